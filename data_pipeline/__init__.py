@@ -1,0 +1,1 @@
+"""Host side: recordings to tokens, shards and packed batches. No module here imports jax."""

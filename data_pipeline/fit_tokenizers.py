@@ -1,0 +1,249 @@
+"""Fits the offline tokenizers on a folder of recordings.
+
+    python -m data_pipeline.fit_tokenizers --audio_dir=DIR [--transcripts=FILE.csv] --output=DIR
+
+writes DIR/semantic and DIR/codec. Only the training split is looked at, and of it a seeded sample
+of bounded length, so that memory and time do not grow with the corpus. The same recordings, flags
+and machine give the same tokenizers.
+"""
+
+import functools
+import hashlib
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from data_pipeline import cli
+from data_pipeline.audio import AudioError, load_audio
+from data_pipeline.cli import UserError
+from data_pipeline.progress import progress
+from data_pipeline.sources import FolderSource, Utterance, assign_splits
+from data_pipeline.tokenizers import mel_rvq, mfcc_kmeans, storage
+from data_pipeline.tokenizers.mel_rvq import MelRVQ, MelRVQConfig
+from data_pipeline.tokenizers.mfcc_kmeans import MFCCKMeans, MFCCKMeansConfig
+
+MAX_SECONDS = 1200.0  # of audio that is looked at
+
+_SEMANTIC_ITERATIONS = 20
+_CODEC_ITERATIONS = 12
+_FRAMES_PER_CLUSTER = 4  # fewer, and clusters are single frames
+_BATCH_FILES = 32
+
+
+def fit_tokenizers(
+    utterances: Sequence[Utterance],
+    output: str | os.PathLike[str],
+    semantic: MFCCKMeansConfig | None = None,
+    codec: MelRVQConfig | None = None,
+    *,
+    max_seconds: float = MAX_SECONDS,
+    min_seconds: float = 0.1,
+    seed: int = 0,
+    num_workers: int | None = None,
+) -> dict:
+    """Fits both tokenizers and writes them to `output`/semantic and `output`/codec.
+
+    Args:
+        utterances: of any split; only `train` (or no split) is used. Recordings that cannot be read
+            are passed over: listing them is the tokenising job's business.
+        output: directory, made if missing.
+        semantic: configuration of the units; None is the default.
+        codec: configuration of the codec; None is the default.
+        max_seconds: of audio to look at.
+        min_seconds: shorter recordings are passed over.
+        seed: of the sample and of k-means.
+        num_workers: processes that read audio; None is one per core.
+
+    Returns:
+        The sha256 of both, the number of utterances and seconds of audio, wall seconds.
+
+    Raises:
+        UserError: too little audio for the number of clusters, or `output` cannot be written.
+    """
+    start = time.monotonic()
+    semantic, codec = semantic or MFCCKMeansConfig(), codec or MelRVQConfig()
+    chosen = _shuffle([u for u in utterances if u.split in ("train", "")], seed)
+    if not chosen:
+        raise UserError("no training recordings to fit tokenizers on")
+    output = Path(output)
+    units, frames, seconds = _extract(
+        chosen, semantic, codec, max_seconds, min_seconds, num_workers
+    )
+    if not units:
+        raise UserError(
+            f"none of the {len(chosen)} training recordings can be read, the first is "
+            f"{chosen[0].path}"
+        )
+    _check_amount("vocab_size", semantic.vocab_size, sum(map(len, units)), seconds)
+    _check_amount("codebook_size", codec.codebook_size, sum(map(len, frames)), seconds)
+    with progress("fit semantic units", _SEMANTIC_ITERATIONS) as advance:
+        unit_weights = mfcc_kmeans.fit(semantic, units, seed, advance, _SEMANTIC_ITERATIONS)
+    with progress("fit acoustic codec", codec.num_codebooks * _CODEC_ITERATIONS) as advance:
+        codec_weights = mel_rvq.fit(codec, np.concatenate(frames), seed, advance, _CODEC_ITERATIONS)
+    return {
+        "output": str(output),
+        "semantic_sha256": storage.save_tokenizer(
+            output / "semantic", MFCCKMeans.kind, semantic, unit_weights
+        ),
+        "codec_sha256": storage.save_tokenizer(output / "codec", MelRVQ.kind, codec, codec_weights),
+        "utterances": len(units),
+        "audio_seconds": round(seconds, 1),
+        "seconds": round(time.monotonic() - start, 2),
+    }
+
+
+def _shuffle(utterances: Sequence[Utterance], seed: int) -> list[Utterance]:
+    """An order that depends on ids and seed only."""
+
+    def rank(utterance: Utterance) -> bytes:
+        return hashlib.blake2b(f"{seed}\0{utterance.id}".encode(), digest_size=8).digest()
+
+    return sorted(utterances, key=rank)
+
+
+def _extract(
+    utterances: Sequence[Utterance],
+    semantic: MFCCKMeansConfig,
+    codec: MelRVQConfig,
+    max_seconds: float,
+    min_seconds: float,
+    num_workers: int | None,
+) -> tuple[list[np.ndarray], list[np.ndarray], float]:
+    """Features of both streams of the first utterances that make up `max_seconds`."""
+    work = functools.partial(_read, semantic=semantic, codec=codec, min_seconds=min_seconds)
+    paths = [utterance.path for utterance in utterances]
+    batches = [paths[i : i + _BATCH_FILES] for i in range(0, len(paths), _BATCH_FILES)]
+    workers = max(1, min(num_workers or os.cpu_count() or 1, len(batches)))
+    units: list[np.ndarray] = []
+    frames: list[np.ndarray] = []
+    seconds = 0.0
+    with (
+        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool,
+        progress("read recordings", round(max_seconds)) as advance,
+    ):
+        # A short queue: neither features nor files beyond the bound pile up in memory.
+        waiting = [pool.submit(work, batch) for batch in batches[: 2 * workers]]
+        following = iter(batches[2 * workers :])
+        while waiting and seconds < max_seconds:
+            before = seconds
+            for own_seconds, own_units, own_frames in waiting.pop(0).result():
+                if seconds < max_seconds:
+                    units.append(own_units)
+                    frames.append(own_frames)
+                    seconds += own_seconds
+            advance(round(seconds) - round(before))
+            if (batch := next(following, None)) is not None:
+                waiting.append(pool.submit(work, batch))
+        pool.shutdown(cancel_futures=True)
+    return units, frames, seconds
+
+
+def _read(
+    paths: Sequence[str], semantic: MFCCKMeansConfig, codec: MelRVQConfig, min_seconds: float
+) -> list[tuple[float, np.ndarray, np.ndarray]]:
+    """Seconds and features of both streams of each readable file; runs in a worker."""
+    found = []
+    for path in paths:
+        try:
+            wav = load_audio(path, semantic.sample_rate, min_seconds)
+            other = (
+                wav
+                if codec.sample_rate == semantic.sample_rate
+                else load_audio(path, codec.sample_rate, min_seconds)
+            )
+        except AudioError:
+            continue  # listed with its reason when the corpus is tokenised
+        found.append(
+            (
+                len(wav) / semantic.sample_rate,
+                mfcc_kmeans.raw_features(semantic, wav),
+                mel_rvq.raw_features(codec, other),
+            )
+        )
+    return found
+
+
+def _check_amount(field: str, clusters: int, frames: int, seconds: float) -> None:
+    needed = _FRAMES_PER_CLUSTER * clusters
+    if frames < needed:
+        raise UserError(
+            f"{seconds:.1f} s of training audio ({frames} frames) are too little for {field} "
+            f"{clusters}, which needs {needed} frames: add recordings, or set {field} to at most "
+            f"{max(2, frames // _FRAMES_PER_CLUSTER)}"
+        )
+
+
+def _define_flags() -> None:
+    """Defined when run as a program only: other programs import this module."""
+    flags.DEFINE_string("audio_dir", None, "Directory tree of recordings.", required=True)
+    flags.DEFINE_string("output", None, "Where semantic/ and codec/ are written.", required=True)
+    flags.DEFINE_string(
+        "transcripts", None, "CSV file: path and optionally speaker, text, language, split."
+    )
+    flags.DEFINE_string(
+        "speaker_pattern", "auto", "auto, or a regular expression with one group for the path."
+    )
+    flags.DEFINE_float("valid_fraction", 0.05, "Share of a speaker's recordings not looked at.")
+    flags.DEFINE_string(
+        "heldout_speakers", None, "How many speakers, or which (a,b,c), are not looked at."
+    )
+    flags.DEFINE_float("min_seconds", 0.1, "Shorter recordings are passed over.")
+    flags.DEFINE_float("max_seconds", MAX_SECONDS, "Audio to look at, in seconds.")
+    flags.DEFINE_integer("vocab_size", MFCCKMeansConfig.vocab_size, "Semantic units.")
+    flags.DEFINE_float("semantic_rate", MFCCKMeansConfig.frame_rate, "Units per second.")
+    flags.DEFINE_integer("num_codebooks", MelRVQConfig.num_codebooks, "Codebooks of the codec.")
+    flags.DEFINE_integer("codebook_size", MelRVQConfig.codebook_size, "Codes per codebook.")
+    flags.DEFINE_float("codec_rate", MelRVQConfig.frame_rate, "Frames per second.")
+    flags.DEFINE_integer("seed", 0, "Of the splits, the sample and k-means.")
+    flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes that read recordings.")
+    flags.DEFINE_string("json_out", None, "File for the result, as JSON.")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program; see the module."""
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}: flags are written --name=value")
+    given = flags.FLAGS
+    try:
+        semantic = MFCCKMeansConfig(frame_rate=given.semantic_rate, vocab_size=given.vocab_size)
+        codec = MelRVQConfig(
+            frame_rate=given.codec_rate,
+            num_codebooks=given.num_codebooks,
+            codebook_size=given.codebook_size,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    heldout = given.heldout_speakers
+    if heldout is not None:
+        heldout = int(heldout) if heldout.isdecimal() else heldout.split(",")
+    # What the source refuses is listed with its reasons when the corpus is tokenised.
+    source = FolderSource(given.audio_dir, given.transcripts, given.speaker_pattern)
+    utterances = assign_splits(source.list()[0], given.valid_fraction, heldout, given.seed)
+    result = fit_tokenizers(
+        utterances,
+        given.output,
+        semantic,
+        codec,
+        max_seconds=given.max_seconds,
+        min_seconds=given.min_seconds,
+        seed=given.seed,
+        num_workers=given.num_workers,
+    )
+    print(
+        f"fitted on {result['utterances']} utterances, {result['audio_seconds']} s of audio, in "
+        f"{result['seconds']} s: {result['output']}"
+    )
+    if given.json_out:
+        cli.write_json(given.json_out, result)
+    return 0
+
+
+if __name__ == "__main__":
+    _define_flags()
+    cli.run(main)

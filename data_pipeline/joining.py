@@ -1,0 +1,154 @@
+"""Cutting lines of records into segments of bounded length, all lines side by side in NumPy.
+
+A line is a run of consecutive records that may share a segment. Each step cuts the next segment off
+every line that is not used up, so the number of steps is that of the longest line's segments.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Segments:
+    """Segments over records in an order: places `first` to `last` of it, both included.
+
+    Attributes:
+        order: (R,) record numbers; lines follow each other.
+        first: (G,) place of the first record of each segment.
+        last: (G,) place of its last record.
+        start: (G,) unit of the first record with which it begins.
+        stop: (G,) unit of the last record before which it ends.
+    """
+
+    order: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+
+    def __len__(self) -> int:
+        """Number of segments G."""
+        return len(self.first)
+
+
+def join_pieces(
+    order: np.ndarray,
+    units: np.ndarray,
+    durations: np.ndarray,
+    line_starts: np.ndarray,
+    *,
+    phases: np.ndarray,
+    crop: int,
+    gap: int,
+    ticks_per_unit: int,
+    grid: int,
+    min_units: int,
+) -> Segments:
+    """Cuts lines anywhere, so that every unit lies in exactly one segment.
+
+    A segment takes as much as fits `crop`. A cut falls on a multiple of `grid` units of its record
+    and leaves no piece below `min_units`; where it cannot, the segment ends before that record.
+    The first segment of a line that does not fit one segment is cut short at random, by at most
+    what keeps the number of segments the same.
+
+    Args:
+        order: (R,) record numbers.
+        units: (R,) their units.
+        durations: (R,) int64 their lengths in ticks.
+        line_starts: (N,) places at which lines begin.
+        phases: (N,) uniform on [0, 1).
+        crop: longest segment in ticks; at least 2 * (min_units + grid) units.
+        gap: ticks of silence between two records of a segment.
+        ticks_per_unit: duration of a unit.
+        grid: cuts fall on multiples of this many units.
+        min_units: shortest piece that a cut may leave.
+    """
+    # Global time: a record begins at starts[place], and the silence after it belongs to it.
+    ends = np.cumsum(durations + gap) - gap
+    starts = ends - durations
+    places = np.asarray(line_starts, np.int64)
+    last_places = np.append(places[1:], len(order)) - 1
+    line_ends = ends[last_places]
+
+    length = line_ends - starts[places]
+    slack = -length % crop
+    smallest = 2 * (min_units + grid) * ticks_per_unit
+    first_crop = np.maximum(crop - (phases * (slack + 1)).astype(np.int64), smallest)
+    limit = np.where(length > crop, first_crop, crop)
+
+    offsets = np.zeros(len(places), np.int64)
+    now = starts[places]
+    cuts: list[tuple[np.ndarray, ...]] = []
+    while len(places):
+        target = now + limit
+        # Past the end of its line, the search is of no use and the line is done.
+        final = target >= line_ends
+        place = np.searchsorted(starts, target, side="right") - 1
+        place = np.where(final, last_places, place)
+        inside = target - starts[place]
+        # The silence after a record is left out where a segment ends with it.
+        whole = final | (inside >= durations[place])
+        same = place == places
+        cut = np.minimum(inside // ticks_per_unit, units[place] - min_units) // grid * grid
+        splits = ~whole & (cut - np.where(same, offsets, 0) >= min_units)
+        last = np.where(whole | splits, place, place - 1)
+        stop = np.where(splits, cut, units[last])
+        if (last < places).any():
+            raise AssertionError("a record longer than the crop could not be cut")
+        cuts.append((places, last, offsets, stop))
+
+        going = ~final
+        places = np.where(splits, place, last + 1)[going]
+        offsets = np.where(splits, cut, 0)[going]
+        now = starts[places] + offsets * ticks_per_unit
+        last_places, line_ends = last_places[going], line_ends[going]
+        limit = np.full(len(places), crop)
+    return _collect(order, cuts)
+
+
+def join_whole(
+    order: np.ndarray,
+    units: np.ndarray,
+    line_starts: np.ndarray,
+    *,
+    measures: Sequence[tuple[np.ndarray, int, int]],
+) -> Segments:
+    """Groups whole records along lines; each segment takes as many as all its budgets hold.
+
+    Args:
+        order: (R,) record numbers.
+        units: (R,) their units.
+        line_starts: (N,) places at which lines begin.
+        measures: each (amounts (R,) int64, amount between two records, budget); no record alone
+            exceeds a budget.
+    """
+    places = np.asarray(line_starts, np.int64)
+    last_places = np.append(places[1:], len(order)) - 1
+    sums = []
+    for amounts, gap, budget in measures:
+        ends = np.cumsum(amounts + gap) - gap
+        sums.append((ends, ends - amounts, budget))
+    cuts: list[tuple[np.ndarray, ...]] = []
+    while len(places):
+        last = last_places
+        for ends, starts, budget in sums:
+            fits = np.searchsorted(ends, starts[places] + budget, side="right") - 1
+            last = np.minimum(last, fits)
+        if (last < places).any():
+            raise AssertionError("a record exceeds a budget")
+        cuts.append((places, last, np.zeros_like(places), units[last]))
+        going = last < last_places
+        places, last_places = last[going] + 1, last_places[going]
+    return _collect(order, cuts)
+
+
+def _collect(order: np.ndarray, cuts: list[tuple[np.ndarray, ...]]) -> Segments:
+    """Puts the segments of all steps in line order, in 32 bits."""
+    first, last, start, stop = (
+        np.concatenate(column).astype(np.int32) for column in zip(*cuts, strict=True)
+    )
+    sequence = np.argsort((first.astype(np.int64) << 32) | start, kind="stable")
+    fields = (column[sequence] for column in (first, last, start, stop))
+    return Segments(order.astype(np.int32), *fields)

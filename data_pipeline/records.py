@@ -1,0 +1,239 @@
+"""Token records on disk: TFDS metadata over ArrayRecord shards, with no TensorFlow.
+
+`tfds.builder_from_directory(DIR).as_data_source(SPLIT)` reads the same files.
+"""
+
+import bisect
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+from google.protobuf.message import DecodeError
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
+
+from data_pipeline.cli import UserError
+
+DATASET_NAME = "speech_tokens"
+_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+# One record per group: a random read then decompresses one record only.
+_WRITER_OPTIONS = "group_size:1"
+
+
+class RecordError(UserError):
+    """A record cannot be read; the message names the shard and the record."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Record:
+    """One utterance, or one chunk of a long one, as tokens.
+
+    Attributes:
+        id: unique in its dataset.
+        source: path of the recording, relative to the corpus.
+        speaker: `unknown` where it is not known.
+        language: `und` where it is not known.
+        text: transcript, or None.
+        start: in the recording, in seconds.
+        end: in the recording, in seconds.
+        units: (S,) uint16 raw semantic units.
+        codes: (Q, T) uint16 acoustic codes.
+    """
+
+    id: str
+    source: str
+    speaker: str
+    language: str
+    text: str | None
+    start: float
+    end: float
+    units: np.ndarray
+    codes: np.ndarray
+
+
+def features(num_codebooks: int) -> tfds.features.FeaturesDict:
+    """TFDS features of a record.
+
+    Codes are stored (T, Q): without TensorFlow only a first dimension may vary.
+    """
+    return tfds.features.FeaturesDict(
+        {
+            "id": tfds.features.Text(),
+            "source": tfds.features.Text(),
+            "speaker": tfds.features.Text(),
+            "language": tfds.features.Text(),
+            "text": tfds.features.Text(),
+            "has_text": tfds.features.Scalar(np.bool_),
+            "start": tfds.features.Scalar(np.float32),
+            "end": tfds.features.Scalar(np.float32),
+            "units": tfds.features.Tensor(shape=(None,), dtype=np.uint16),
+            "codes": tfds.features.Tensor(shape=(None, num_codebooks), dtype=np.uint16),
+        }
+    )
+
+
+def shard_name(split: str, shard: int, num_shards: int) -> str:
+    """File name of a shard, as TFDS expects it."""
+    return f"{DATASET_NAME}-{split}.array_record-{shard:05d}-of-{num_shards:05d}"
+
+
+class ShardWriter:
+    """Writes the records of one shard; equal records give equal bytes."""
+
+    def __init__(self, path: str | Path, num_codebooks: int):
+        self._features = features(num_codebooks)
+        self._serializer = ExampleSerializer(self._features.get_serialized_info())
+        self._writer = ArrayRecordWriter(str(path), _WRITER_OPTIONS)
+        self.num_bytes = 0
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Finishes the file."""
+        self._writer.close()
+
+    def write(self, record: Record) -> None:
+        """Appends a record."""
+        example = dataclasses.asdict(record)
+        example["has_text"] = record.text is not None
+        example["text"] = record.text or ""
+        example["codes"] = np.ascontiguousarray(record.codes.T)
+        message = self._serializer.get_tf_example(self._features.encode_example(example))
+        # The features are a protobuf map, whose order is otherwise free.
+        data = message.SerializeToString(deterministic=True)
+        self._writer.write(data)
+        self.num_bytes += len(data)
+
+
+def write_metadata(
+    dataset_dir: str | Path,
+    num_codebooks: int,
+    shard_lengths: Mapping[str, Sequence[int]],
+    num_bytes: Mapping[str, int],
+) -> None:
+    """Writes the TFDS metadata over finished shards.
+
+    Args:
+        dataset_dir: holds the shards, named by `shard_name`.
+        num_codebooks: Q.
+        shard_lengths: for every split, the number of records of every shard.
+        num_bytes: for every split, the size of its serialised records.
+    """
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=Path(dataset_dir),
+        template=_TEMPLATE,
+        dataset_name=DATASET_NAME,
+        filetype_suffix="array_record",
+    )
+    splits = [
+        tfds.core.SplitInfo(
+            name=name,
+            shard_lengths=list(lengths),
+            num_bytes=num_bytes[name],
+            filename_template=template.replace(split=name),
+        )
+        for name, lengths in shard_lengths.items()
+    ]
+    tfds.folder_dataset.write_metadata(
+        data_dir=str(dataset_dir),
+        features=features(num_codebooks),
+        split_infos=splits,
+        filename_template=_TEMPLATE,
+        check_data=False,  # the check reads through TensorFlow
+    )
+
+
+class RecordReader:
+    """Random access to the records of a split. Safe to use from several threads."""
+
+    def __init__(self, dataset_dir: str | Path, split: str):
+        """Opens the split's metadata; shards are opened when first read.
+
+        Raises:
+            UserError: the directory holds no TFDS metadata, or not that split.
+        """
+        try:
+            builder = tfds.builder_from_directory(str(dataset_dir))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{dataset_dir} holds no TFDS metadata: {error}") from error
+        if split not in builder.info.splits:
+            raise UserError(f"{dataset_dir}: no split {split!r} in dataset_info.json")
+        info = builder.info.splits[split]
+        self._directory = Path(dataset_dir)
+        self._source = builder.as_data_source(split)
+        self._ends = list(itertools.accumulate(info.shard_lengths))
+        self._names = sorted(info.filenames)
+
+    def __len__(self) -> int:
+        """Number of records."""
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> Record:
+        """Reads record `index` of the split, 0 <= index < len.
+
+        Raises:
+            IndexError: there is no such record.
+            RecordError: its shard is missing or damaged.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        try:
+            example = self._source[index]
+            record = Record(
+                id=example["id"].decode(),
+                source=example["source"].decode(),
+                speaker=example["speaker"].decode(),
+                language=example["language"].decode(),
+                text=example["text"].decode() if example["has_text"] else None,
+                start=float(example["start"]),
+                end=float(example["end"]),
+                units=example["units"],
+                codes=np.ascontiguousarray(example["codes"].T),
+            )
+        # What array_record, protobuf and TFDS raise for bytes that are missing or damaged. A
+        # truncated file reads as an empty message, whose features are None.
+        except (
+            RuntimeError,
+            OSError,
+            ValueError,
+            DecodeError,
+            KeyError,
+            AttributeError,
+            TypeError,
+        ) as error:
+            raise self._error(index, str(error)) from error
+        return record
+
+    def read(self, index: int, num_units: int, num_frames: int) -> Record:
+        """Reads a record whose lengths are known from the length index.
+
+        Raises:
+            RecordError: as `__getitem__`, or the lengths are others.
+        """
+        record = self[index]
+        found = (len(record.units), record.codes.shape[1])
+        if found != (num_units, num_frames):
+            reason = f"holds {found} units and frames, the length index {(num_units, num_frames)}"
+            raise self._error(index, reason)
+        return record
+
+    def _error(self, index: int, reason: str) -> RecordError:
+        shard = bisect.bisect_right(self._ends, index)
+        position = index - (self._ends[shard - 1] if shard else 0)
+        return RecordError(
+            f"{self._directory / self._names[shard]}: record {position} of the shard (record "
+            f"{index} of the split) cannot be read: {reason}. Restore the shard from a copy, or "
+            "delete the dataset directory and tokenise again"
+        )

@@ -1,0 +1,114 @@
+"""Spectral features in NumPy and SciPy: framing, mel filterbank, log-mel, MFCC, deltas.
+
+A signal of N samples is padded with zeros to T * hop samples, T = ceil(N / hop); frame t is centred
+on the middle of samples [t * hop, (t + 1) * hop). Features of a frame depend on its own window
+only, so they can be computed for any stretch of a signal.
+"""
+
+import functools
+
+import numpy as np
+import scipy.fft
+import scipy.signal
+
+from data_pipeline.tokenizers.base import num_frames
+
+
+def hop_length(sample_rate: int, frame_rate: float) -> int:
+    """Samples per frame.
+
+    Raises:
+        ValueError: the frame rate does not divide the sample rate.
+    """
+    hop = round(sample_rate / frame_rate) if frame_rate > 0 else 0
+    if hop < 1 or abs(hop * frame_rate - sample_rate) > 1e-6 * sample_rate:
+        raise ValueError(
+            f"frame_rate {frame_rate:g} does not divide sample_rate {sample_rate} into whole hops"
+        )
+    return hop
+
+
+def frame_signal(wav: np.ndarray, hop: int, window: int) -> np.ndarray:
+    """Cuts a signal (N,) into overlapping frames (T, window); a read-only view of a padded copy."""
+    frames = num_frames(len(wav), hop)
+    before = (window - hop) // 2
+    padded = np.zeros((frames - 1) * hop + window, np.float32)
+    kept = wav[: len(padded) - before]
+    padded[before : before + len(kept)] = kept
+    return np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
+
+
+@functools.lru_cache(maxsize=8)
+def hann(window: int) -> np.ndarray:
+    """Periodic Hann window (window,), float32."""
+    return scipy.signal.get_window("hann", window, fftbins=True).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=8)
+def mel_filterbank(
+    sample_rate: int, n_fft: int, num_mels: int, fmin: float, fmax: float
+) -> np.ndarray:
+    """Triangular filters on the mel scale 2595 log10(1 + f / 700), each with unit sum.
+
+    Args:
+        sample_rate: in Hz.
+        n_fft: length of the transform.
+        num_mels: M, the number of filters.
+        fmin: lower edge of the first filter in Hz.
+        fmax: upper edge of the last filter in Hz.
+
+    Returns:
+        float32 (M, n_fft // 2 + 1).
+    """
+    edges_mel = np.linspace(
+        2595 * np.log10(1 + fmin / 700), 2595 * np.log10(1 + fmax / 700), num_mels + 2
+    )
+    edges = 700 * (10 ** (edges_mel / 2595) - 1)
+    bin_width = sample_rate / n_fft
+    # Narrow filters at low frequencies must still reach a bin: no flank is steeper than one bin.
+    lower = np.minimum(edges[:-2], edges[1:-1] - bin_width)
+    upper = np.maximum(edges[2:], edges[1:-1] + bin_width)
+    bins = np.arange(n_fft // 2 + 1) * bin_width
+    rising = (bins[None, :] - lower[:, None]) / (edges[1:-1] - lower)[:, None]
+    falling = (upper[:, None] - bins[None, :]) / (upper - edges[1:-1])[:, None]
+    filters = np.maximum(0.0, np.minimum(rising, falling))
+    filters /= filters.sum(axis=1, keepdims=True)
+    filters = filters.astype(np.float32)
+    filters.setflags(write=False)
+    return filters
+
+
+def magnitude_spectrogram(wav: np.ndarray, hop: int, window: int) -> np.ndarray:
+    """Hann-windowed magnitudes (T, window // 2 + 1), float32; a full-scale sine peaks near 0.5."""
+    taper = hann(window)
+    spectrum = scipy.fft.rfft(frame_signal(wav, hop, window) * taper, axis=-1)
+    return np.abs(spectrum) / taper.sum()
+
+
+def log_mel(
+    wav: np.ndarray,
+    hop: int,
+    window: int,
+    filters: np.ndarray,
+    floor: float,
+) -> np.ndarray:
+    """Natural logarithm of mel magnitudes, floored: float32 (T, M)."""
+    mel = magnitude_spectrogram(wav, hop, window) @ filters.T
+    return np.log(np.maximum(mel, floor))
+
+
+def mfcc(log_mels: np.ndarray, num_coefficients: int) -> np.ndarray:
+    """Mel-frequency cepstral coefficients: orthonormal DCT-II of log-mels (T, M) -> (T, C)."""
+    return scipy.fft.dct(log_mels, type=2, norm="ortho", axis=-1)[:, :num_coefficients]
+
+
+def deltas(features: np.ndarray, reach: int = 2) -> np.ndarray:
+    """Slope of a line through 2 * reach + 1 frames, edges repeated: (T, C) -> (T, C)."""
+    padded = np.pad(features, ((reach, reach), (0, 0)), mode="edge")
+    total = len(features)
+    slope = np.zeros_like(features)
+    for offset in range(1, reach + 1):
+        ahead = padded[reach + offset : reach + offset + total]
+        behind = padded[reach - offset : reach - offset + total]
+        slope += offset * (ahead - behind)
+    return slope / (2 * sum(offset**2 for offset in range(1, reach + 1)))

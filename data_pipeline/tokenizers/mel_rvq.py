@@ -1,0 +1,186 @@
+"""Acoustic codec without a pretrained model: residual vector quantisation of log-mel frames.
+
+A frame's log-mel vector, less its mean over the corpus, is its latent. Codebook q quantises what
+the codebooks before it have left over, greedily, so that the first k codebooks are by themselves
+the codec of k codebooks. Decoding adds the chosen vectors and reconstructs the phase.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+
+from data_pipeline.audio import resample
+from data_pipeline.tokenizers import features, kmeans, storage
+from data_pipeline.tokenizers.vocoder import GriffinLim, invert_mel
+
+
+@dataclasses.dataclass(frozen=True)
+class MelRVQConfig:
+    """Frames, codebooks, and how signals are reconstructed."""
+
+    sample_rate: int = 16_000  # Hz
+    frame_rate: float = 50.0  # frames per second; divides the sample rate
+    num_codebooks: int = 4
+    codebook_size: int = 512
+    num_mels: int = 80
+    window_hops: int = 3  # length of the Hann window in frames
+    floor: float = 1e-5  # of mel magnitudes; a full-scale sine has about 0.2
+    iterations: int = 32  # of Griffin-Lim
+
+    def __post_init__(self):
+        features.hop_length(self.sample_rate, self.frame_rate)
+        if self.num_codebooks < 1:
+            raise ValueError(f"num_codebooks {self.num_codebooks} is not positive")
+        if not 2 <= self.codebook_size <= 1 << 16:
+            raise ValueError(f"codebook_size {self.codebook_size} is not in [2, 65536]")
+
+    @property
+    def hop(self) -> int:
+        """Samples per frame."""
+        return features.hop_length(self.sample_rate, self.frame_rate)
+
+    @property
+    def window(self) -> int:
+        """Samples per window."""
+        return self.window_hops * self.hop
+
+    @property
+    def filters(self) -> np.ndarray:
+        """The mel filterbank (num_mels, window // 2 + 1)."""
+        return features.mel_filterbank(
+            self.sample_rate, self.window, self.num_mels, 0.0, self.sample_rate / 2
+        )
+
+
+class MelRVQ:
+    """The codec; implements `base.AcousticCodec`.
+
+    Attributes:
+        codebooks: float32 (Q, N, D), vectors in the latent space, D = num_mels.
+    """
+
+    kind: ClassVar[str] = "mel_rvq"
+
+    def __init__(self, config: MelRVQConfig, weights: dict[str, np.ndarray], sha256: str):
+        """See `load` and `fit`."""
+        self.config = config
+        self.sha256 = sha256
+        self.id = (
+            f"{self.kind}-{config.num_codebooks}x{config.codebook_size}-{config.frame_rate:g}hz"
+        )
+        self.sample_rate = config.sample_rate
+        self.frame_rate = config.frame_rate
+        self.num_codebooks = config.num_codebooks
+        self.codebook_size = config.codebook_size
+        self.codebooks = weights["codebooks"]
+        self._mean = weights["mean"]
+        self._phase = GriffinLim(config.hop, config.window, config.iterations)
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> "MelRVQ":
+        """Reads a fitted codec.
+
+        Raises:
+            UserError: the directory is not one, or was changed since.
+        """
+        stored = storage.load_tokenizer(directory)
+        return cls(stored.parse_config(MelRVQConfig, directory), stored.weights, stored.sha256)
+
+    def encode(self, wav: np.ndarray, sample_rate: int) -> np.ndarray:
+        """Codes of a signal.
+
+        Args:
+            wav: float32 (N,).
+            sample_rate: its rate in Hz; resampled when it is not the codec's.
+
+        Returns:
+            uint16 (Q, T), T = ceil(N / hop) after resampling.
+        """
+        latents = raw_features(self.config, resample(wav, sample_rate, self.sample_rate))
+        residual = latents - self._mean
+        codes = np.empty((self.num_codebooks, len(residual)), np.uint16)
+        for row, codebook in zip(codes, self.codebooks, strict=True):
+            row[:] = kmeans.nearest(residual, codebook)
+            residual = residual - codebook[row]
+        return codes
+
+    def embed(self, codes: np.ndarray, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Sum of the vectors of codebooks start to stop: codes (Q', T) -> float32 (T, D).
+
+        Raises:
+            ValueError: too many codebooks, or codes outside of them.
+        """
+        codes = np.asarray(codes)
+        if codes.ndim != 2 or not 1 <= len(codes) <= self.num_codebooks:
+            raise ValueError(
+                f"codes must be (Q', T) with Q' from 1 to {self.num_codebooks}, are {codes.shape}"
+            )
+        if codes.size and not 0 <= codes.min() <= codes.max() < self.codebook_size:
+            raise ValueError(
+                f"codes must be from 0 to {self.codebook_size - 1}, are from {codes.min()} to "
+                f"{codes.max()}"
+            )
+        latents = np.zeros((codes.shape[1], self.codebooks.shape[2]), np.float32)
+        for q in range(*slice(start, stop).indices(len(codes))):
+            latents += self.codebooks[q][codes[q]]
+        return latents
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Signal of codes.
+
+        Args:
+            codes: integers (Q', T), the first Q' codebooks of each frame, 1 <= Q' <= Q.
+
+        Returns:
+            float32 (T * hop,) at the codec's sample rate.
+
+        Raises:
+            ValueError: too many codebooks, or codes outside of them.
+        """
+        return self.decode_vectors(self.embed(codes))
+
+    def decode_vectors(self, latents: np.ndarray) -> np.ndarray:
+        """Signal of latents, without quantising them: (T, D) -> float32 (T * hop,)."""
+        if len(latents) == 0:
+            return np.zeros(0, np.float32)
+        mel = np.exp(np.asarray(latents, np.float32) + self._mean)
+        return self._phase(invert_mel(mel, self.config.filters))
+
+
+def raw_features(config: MelRVQConfig, wav: np.ndarray) -> np.ndarray:
+    """Log-mel frames, float32 (T, num_mels), of a signal (N,) at the config's sample rate."""
+    return features.log_mel(wav, config.hop, config.window, config.filters, config.floor)
+
+
+def fit(
+    config: MelRVQConfig,
+    frames: np.ndarray,
+    seed: int,
+    on_iteration: Callable[[int], None] = lambda steps: None,
+    iterations: int = 12,
+) -> dict[str, np.ndarray]:
+    """Fits mean and codebooks, one codebook after the other.
+
+    Args:
+        config: of the codec.
+        frames: `raw_features` of many utterances, float32 (n, num_mels).
+        seed: of k-means.
+        on_iteration: called with 1 after each iteration, for progress.
+        iterations: of k-means, per codebook.
+
+    Returns:
+        The weights: `mean` (D,), `codebooks` (Q, N, D); float32.
+    """
+    mean = frames.mean(axis=0, dtype=np.float64).astype(np.float32)
+    residual = frames - mean
+    codebooks = []
+    for q in range(config.num_codebooks):
+        codebook = kmeans.fit_kmeans(
+            residual, config.codebook_size, seed + q, iterations, on_iteration
+        )
+        residual -= codebook[kmeans.nearest(residual, codebook)]
+        codebooks.append(codebook)
+    return {"mean": mean, "codebooks": np.stack(codebooks)}

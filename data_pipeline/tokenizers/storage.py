@@ -1,0 +1,110 @@
+"""Tokenizers on disk: a directory of `config.json` and `weights.safetensors`, sealed by a hash.
+
+`config.json` holds the tokenizer's kind, its configuration, and the sha256 over both of them and
+over the bytes of the weights. A directory whose content does not match its hash is refused.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from data_pipeline import cli
+from data_pipeline.cli import UserError
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "weights.safetensors"
+
+_Config = TypeVar("_Config")
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTokenizer:
+    """What a tokenizer's directory holds."""
+
+    kind: str
+    config: dict[str, Any]
+    weights: dict[str, np.ndarray]
+    sha256: str
+
+    def parse_config(self, config_type: type[_Config], directory: str | os.PathLike) -> _Config:
+        """Returns the configuration as its dataclass.
+
+        Raises:
+            UserError: a key is missing, unknown or has an impossible value.
+        """
+        expected = {field.name for field in dataclasses.fields(config_type)}
+        if wrong := expected ^ set(self.config):
+            names = ", ".join(sorted(wrong))
+            raise UserError(f"{Path(directory, CONFIG_FILE)}: missing or unknown keys: {names}")
+        try:
+            return config_type(**self.config)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{Path(directory, CONFIG_FILE)}: {error}") from error
+
+
+def save_tokenizer(
+    directory: str | os.PathLike[str], kind: str, config: Any, weights: Mapping[str, np.ndarray]
+) -> str:
+    """Writes a tokenizer and returns its sha256.
+
+    Args:
+        directory: made if missing; a tokenizer in it is replaced.
+        kind: names the implementation.
+        config: a dataclass of JSON values.
+        weights: named arrays.
+
+    Raises:
+        UserError: the directory cannot be written.
+    """
+    directory = Path(directory)
+    data = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in weights.items()})
+    settings = dataclasses.asdict(config)
+    digest = _digest(kind, settings, data)
+    temporary = directory / f".{WEIGHTS_FILE}.partial"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        temporary.replace(directory / WEIGHTS_FILE)
+    except OSError as error:
+        raise UserError(f"cannot write {directory / WEIGHTS_FILE}: {error.strerror}") from error
+    cli.write_json(directory / CONFIG_FILE, {"kind": kind, "config": settings, "sha256": digest})
+    return digest
+
+
+def load_tokenizer(directory: str | os.PathLike[str]) -> StoredTokenizer:
+    """Reads a tokenizer's directory and checks its hash.
+
+    Raises:
+        UserError: a file is missing, unreadable, or does not match the hash.
+    """
+    path, weights_path = Path(directory, CONFIG_FILE), Path(directory, WEIGHTS_FILE)
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        kind, config, expected = stored["kind"], stored["config"], stored["sha256"]
+        data = weights_path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{directory} is not a tokenizer's directory: {error.filename}: {error.strerror}"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a tokenizer's configuration: {error!r}") from error
+    found = _digest(kind, config, data)
+    if found != expected:
+        raise UserError(
+            f"{directory}: sha256 is {found}, {CONFIG_FILE} says {expected}: the files were "
+            "changed or damaged after fitting; fit the tokenizer again"
+        )
+    return StoredTokenizer(kind, config, safetensors.numpy.load(data), found)
+
+
+def _digest(kind: str, config: Mapping[str, Any], data: bytes) -> str:
+    settings = json.dumps({"kind": kind, "config": config}, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(settings.encode() + b"\n" + data).hexdigest()

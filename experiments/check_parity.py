@@ -1,0 +1,74 @@
+"""Compares our models with golden tensors of the official code.
+
+    python -m experiments.check_parity --golden=FILE.npz [--tolerance=1e-5] [--json_out=FILE]
+
+Prints the largest absolute difference of every stored tensor. Exit code 0 when all are within the
+tolerance, 1 when one is not, 2 when the file cannot be used.
+"""
+
+import math
+
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from data_pipeline import cli
+from gpst_jax import parity
+
+_GOLDEN = flags.DEFINE_string("golden", None, "npz file of golden tensors.", required=True)
+_TOLERANCE = flags.DEFINE_float(
+    "tolerance", parity.TOLERANCE, "Largest absolute difference that passes.", lower_bound=0.0
+)
+_JSON_OUT = flags.DEFINE_string("json_out", None, "Also write the differences to this JSON file.")
+
+# Kinds of golden files: how a file is recognised, and what compares it.
+_KINDS = {"gpst": (parity.is_gpst, parity.check_gpst)}
+
+
+def compare(path: str) -> tuple[str, dict[str, float]]:
+    """The kind of a golden file, and the largest difference of each of its tensors.
+
+    Raises:
+        UserError: the file cannot be read, or is of no known kind.
+    """
+    for kind, (recognises, check) in _KINDS.items():
+        if recognises(path):
+            return kind, check(path)
+    raise cli.UserError(
+        f"{path}: none of the known kinds of golden files ({', '.join(_KINDS)}): its weights have "
+        "other names"
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Compares, prints, and returns 1 when a difference exceeds the tolerance."""
+    if len(argv) > 1:
+        raise cli.UserError(f"unexpected argument {argv[1]!r}; the file is given by --golden")
+    kind, differences = compare(_GOLDEN.value)
+    tolerance = _TOLERANCE.value
+    table = Table("tensor", "largest difference", "", title=f"{_GOLDEN.value} ({kind})")
+    for name, difference in differences.items():
+        verdict = "ok" if difference <= tolerance else "ABOVE TOLERANCE"
+        table.add_row(name, f"{difference:.2e}", verdict)
+    Console().print(table)
+    largest = max(differences.values())
+    passed = largest <= tolerance
+    verdict = "ok" if passed else "FAILED"
+    print(f"largest difference {largest:.2e}, tolerance {tolerance:.0e}: {verdict}")
+    if _JSON_OUT.value:
+        report = {
+            "golden": _GOLDEN.value,
+            "kind": kind,
+            "tolerance": tolerance,
+            "passed": passed,
+            # JSON has no infinity: null stands for integers that differ and for NaN.
+            "differences": {
+                name: value if math.isfinite(value) else None for name, value in differences.items()
+            },
+        }
+        cli.write_json(_JSON_OUT.value, report)
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    cli.run(main)

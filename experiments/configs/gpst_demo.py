@@ -1,0 +1,50 @@
+"""GPST at demo size: 4.1M parameters, trained in minutes on two cores.
+
+    make demo
+
+runs it on synthetic speech; on token shards of your own:
+
+    python -m experiments.pretrain --config=experiments/configs/gpst_demo.py \
+        --workdir=RUN --set=data.path=DATASET
+
+Hardware: any; measured figures stand in the README.
+"""
+
+from gpst_jax.config import (
+    DataConfig,
+    GPSTConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainConfig,
+    TransformerConfig,
+)
+
+
+def get_config() -> RunConfig:
+    """The run; `data.path` is given on the command line."""
+    return RunConfig(
+        name="gpst_demo",
+        model=GPSTConfig(
+            global_net=TransformerConfig(d_model=256, num_layers=4, num_heads=4, d_ff=672),
+            local_net=TransformerConfig(d_model=128, num_layers=2, num_heads=4, d_ff=352),
+            block="modern",
+        ),
+        # One segment of 6 s fills a row: 300 units, 300 frames and two start symbols.
+        data=DataConfig(rows=4, row_length=608, frame_budget=304, crop_seconds=6.0),
+        optimizer=OptimizerConfig(
+            name="muon",
+            learning_rate=2e-3,
+            muon_learning_rate=1e-2,
+            schedule="cosine",
+            warmup_steps=50,
+            weight_decay=0.01,
+        ),
+        train=TrainConfig(
+            steps=1200,
+            log_every=10,
+            eval_every=200,
+            eval_batches=8,
+            checkpoint_every_steps=200,
+            checkpoint_every_minutes=2.0,
+        ),
+    )

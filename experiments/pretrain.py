@@ -1,0 +1,196 @@
+"""Pretrains a model on a tokenised dataset; run it again to continue.
+
+    python -m experiments.pretrain --config=experiments/configs/gpst_demo.py --workdir=RUN \
+        --set=data.path=DATASET [--set=section.field=value ...]
+
+`--config` is a Python file (or the name of a module) whose `get_config()` returns a `RunConfig`.
+The workdir holds `checkpoints/`, `metrics.jsonl` and `tensorboard/`.
+
+Exit codes: 0 finished; 1 stopped because training diverged; 2 bad input; 75 interrupted by SIGTERM
+or SIGINT after saving the state, so that the same command continues.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import importlib.util
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+
+from data_pipeline import cli
+from data_pipeline.loader import Loader
+from data_pipeline.packing import PackingConfig
+from data_pipeline.spec import DatasetSpec
+from gpst_jax.checkpoint import CheckpointError
+from gpst_jax.config import ConfigError, RunConfig
+from gpst_jax.metrics import format_duration
+from gpst_jax.objectives import make_objective
+from gpst_jax.train import DivergenceError, TrainResult, train
+
+EXIT_DIVERGED = 1
+EXIT_INTERRUPTED = os.EX_TEMPFAIL  # 75: try again
+
+_CONFIG = flags.DEFINE_string(
+    "config", None, "Python file or module whose get_config() returns the run.", required=True
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of checkpoints and metrics; made when missing.", required=True
+)
+_SET = flags.DEFINE_multi_string(
+    "set", [], "Override of one field, as section.field=value; may be given several times."
+)
+_JSON_OUT = flags.DEFINE_string("json_out", None, "File for the result as JSON.")
+_COMPILATION_CACHE = flags.DEFINE_string(
+    "compilation_cache", None, "Directory that keeps compiled programs between runs."
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Connect the processes of a pod or cluster before anything else."
+)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program; returns its exit code."""
+    del argv
+    logging.getLogger("gpst_jax").setLevel(logging.INFO)
+    if _DISTRIBUTED.value:
+        jax.distributed.initialize()
+    if _COMPILATION_CACHE.value:
+        jax.config.update("jax_compilation_cache_dir", _COMPILATION_CACHE.value)
+    try:
+        config = load_config(_CONFIG.value).override(_SET.value)
+        result = pretrain(config, _WORKDIR.value)
+    except (ConfigError, CheckpointError) as error:
+        raise cli.UserError(str(error)) from error
+    except DivergenceError as error:
+        print(f"error: training diverged: {error}", file=sys.stderr)
+        return EXIT_DIVERGED
+    if jax.process_index() == 0:
+        print(summarize(result))
+        if _JSON_OUT.value:
+            cli.write_json(_JSON_OUT.value, result_json(result))
+    return EXIT_INTERRUPTED if result.interrupted else 0
+
+
+def pretrain(config: RunConfig, workdir: str) -> TrainResult:
+    """Trains `config` in `workdir`, from its newest checkpoint on if there is one."""
+    if not config.data.path:
+        raise ConfigError("config field data.path: empty; give --set=data.path=DATASET")
+    make_workdir(workdir)
+    spec = DatasetSpec.load(config.data.path)
+    objective = make_objective(config, spec)
+    if jax.process_index() == 0:
+        print(describe(config, spec, objective), flush=True)
+    data = config.data
+    packing = PackingConfig(
+        row_length=data.row_length,
+        frame_budget=data.frame_budget,
+        crop_seconds=data.crop_seconds,
+        deduplicate=data.deduplicate,
+        positions=data.positions,
+        join_speakers=data.join_speakers,
+        seed=data.seed,
+    )
+
+    def make_loader(split: str) -> Loader | None:
+        if split not in spec.splits:
+            return None
+        loader = Loader(
+            data.path,
+            split,
+            packing,
+            data.rows,
+            host=jax.process_index(),
+            num_hosts=jax.process_count(),
+            num_workers=data.workers if split == "train" else 0,
+            repeat=split == "train",  # an evaluation never sees a record twice
+        )
+        stack.callback(loader.close)
+        return loader
+
+    with contextlib.ExitStack() as stack:
+        return train(config, objective, make_loader, workdir, dataset=dataclasses.asdict(spec))
+
+
+def load_config(name: str) -> RunConfig:
+    """Returns what `get_config()` gives, of a Python file or an importable module.
+
+    Raises:
+        UserError: there is no such file or module, or it does not define a run.
+    """
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise cli.UserError(f"--config={name}: no such file")
+        spec = importlib.util.spec_from_file_location("run_config", name)
+        if spec is None or spec.loader is None:
+            raise cli.UserError(f"--config={name}: not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    else:
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise cli.UserError(f"--config={name}: {error}; give a .py file or a module") from error
+    config = module.get_config() if hasattr(module, "get_config") else None
+    if not isinstance(config, RunConfig):
+        raise cli.UserError(f"--config={name}: needs a function get_config() -> RunConfig")
+    return config
+
+
+def make_workdir(workdir: str) -> None:
+    """Makes the directory; raises UserError where nothing can be written to it."""
+    try:
+        os.makedirs(workdir, exist_ok=True)
+    except OSError as error:
+        raise cli.UserError(f"--workdir={workdir}: {error.strerror}") from error
+    if not os.access(workdir, os.W_OK | os.X_OK):
+        raise cli.UserError(f"--workdir={workdir}: not writable")
+
+
+def describe(config: RunConfig, spec: DatasetSpec, objective: Any) -> str:
+    """What a run prints before it begins."""
+    shapes = jax.tree.leaves(jax.eval_shape(objective.init, jax.random.key(0)))
+    parameters = sum(leaf.size for leaf in shapes)
+    devices, processes = jax.devices(), jax.process_count()
+    splits = ", ".join(
+        f"{name} {split.num_records:,} records ({split.hours:.2f} h)"
+        for name, split in spec.splits.items()
+    )
+    return "\n".join(
+        [
+            config.to_json(),
+            f"dataset: {config.data.path}: {splits}; {spec.semantic.id} + {spec.codec.id}",
+            f"devices: {len(devices)} x {devices[0].device_kind} in {processes} process(es)",
+            f"parameters: {parameters:,}",
+            f"FLOPs per step: {sum(objective.flops().values()):.3e}",
+        ]
+    )
+
+
+def summarize(result: TrainResult) -> str:
+    """What a run prints when it ends."""
+    state = "interrupted, state saved: run again to continue" if result.interrupted else "finished"
+    losses = [
+        f"{name} {value:.4f}"
+        for name, value in result.final.items()
+        if name.endswith(("/loss", "/nll_semantic", "/nll_acoustic"))
+    ]
+    return "  ".join(
+        [f"{state}: step {result.steps} after {format_duration(result.wall_s)}", *losses]
+    )
+
+
+def result_json(result: TrainResult) -> dict[str, Any]:
+    """The result as `--json_out` writes it."""
+    fields = dataclasses.asdict(result)
+    rates = {name.removeprefix("perf/"): value for name, value in fields.pop("rates").items()}
+    return fields | rates
+
+
+if __name__ == "__main__":
+    cli.run(main)

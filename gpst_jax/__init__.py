@@ -1,0 +1,3 @@
+"""Pretraining of hierarchical speech language models in JAX."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,93 @@
+"""Causal attention over packed segments, and over a static cache for decoding."""
+
+import jax
+import jax.numpy as jnp
+
+
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    segment_ids: jax.Array | None = None,
+    implementation: str = "auto",
+) -> jax.Array:
+    """Causal self-attention in which a position sees only its own segment.
+
+    Args:
+        query: (B, L, H, D/H).
+        key: like `query`.
+        value: like `query`.
+        segment_ids: (B, L) int, or None when every row is one segment.
+        implementation: "xla", "cudnn", or "auto": cuDNN on GPUs in bfloat16, XLA elsewhere.
+
+    Returns:
+        (B, L, H, D/H) in the dtype of `query`; the softmax is taken in float32.
+    """
+    mask = None
+    if segment_ids is not None:
+        mask = (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]
+    return jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        mask=mask,
+        is_causal=True,
+        implementation=_resolve(implementation, query.dtype),
+    )
+
+
+def attend_cache(query: jax.Array, key: jax.Array, value: jax.Array, index: jax.Array) -> jax.Array:
+    """Attention of n new positions over a cache that already holds them.
+
+    Args:
+        query: (B, n, H, D/H), the positions `index` to `index + n - 1` of each row.
+        key: (B, C, H, D/H) cache.
+        value: (B, C, H, D/H) cache.
+        index: (B,) int, how many positions each row held before these.
+
+    Returns:
+        (B, n, H, D/H).
+    """
+    at = index[:, None] + jnp.arange(query.shape[1])[None]
+    visible = jnp.arange(key.shape[1])[None, None, :] <= at[:, :, None]
+    return jax.nn.dot_product_attention(
+        query, key, value, mask=visible[:, None], implementation="xla"
+    )
+
+
+def write_cache(cache: jax.Array, new: jax.Array, index: jax.Array) -> jax.Array:
+    """Writes (B, n, H, D/H) into (B, C, H, D/H), each row at its own position `index` (B,)."""
+    return jax.vmap(
+        lambda row, update, at: jax.lax.dynamic_update_slice_in_dim(row, update, at, axis=0)
+    )(cache, new.astype(cache.dtype), index)
+
+
+def rotary(positions: jax.Array, head_dim: int, base: float = 10_000.0) -> jax.Array:
+    """Angles of rotary position embedding (arXiv 2104.09864).
+
+    Args:
+        positions: (B, L) int, in ticks.
+        head_dim: even width of a head.
+        base: longest wavelength over 2 pi, in ticks.
+
+    Returns:
+        (B, L, head_dim / 2) float32.
+    """
+    frequencies = base ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    return positions.astype(jnp.float32)[..., None] * frequencies[None, None, :]
+
+
+def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
+    """Turns the halves of each head of x (B, L, H, D/H) by `angles` (B, L, D/H/2)."""
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    cos, sin = jnp.cos(angles)[:, :, None, :], jnp.sin(angles)[:, :, None, :]
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)
+
+
+def _resolve(implementation: str, dtype: jnp.dtype) -> str:
+    if implementation != "auto":
+        return implementation
+    on_gpu = jax.default_backend() == "gpu"
+    return "cudnn" if on_gpu and dtype == jnp.bfloat16 else "xla"

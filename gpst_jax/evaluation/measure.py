@@ -1,0 +1,200 @@
+"""Runs a measurement over sound files in parallel processes, with a cache that makes it resumable.
+
+Values depend on the content of a file alone, so a file that several conditions share, or that was
+measured before an interruption, is measured once.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import progress
+from rich.console import Console
+
+from data_pipeline.audio import AudioError, load_audio
+from data_pipeline.cli import UserError
+from gpst_jax.evaluation.recipes import Measurement
+from gpst_jax.evaluation.samples import content_hash
+
+# Below this a process pool costs more than it saves: each worker loads its model for seconds.
+_MIN_FILES_PER_PROCESS = 8
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The value of a file, or why there is none."""
+
+    value: Any = None
+    failure: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a value."""
+        return self.failure is None
+
+
+class Cache:
+    """Values of one measurement by content hash, in an append-only file of JSON lines.
+
+    A line that an interruption cut short is passed over and its file measured again.
+
+    Raises:
+        UserError: the directory cannot be written.
+    """
+
+    def __init__(self, directory: Path, measurement: Measurement) -> None:
+        self._key = measurement.key()
+        self._path = directory / f"{measurement.id.replace('/', '-')}.jsonl"
+        self.values: dict[str, Outcome] = {}
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            # A first newline separates new lines from one that was cut short.
+            self._file = self._path.open("a+", encoding="utf-8")
+            self._file.seek(0)
+            lines = self._file.read().splitlines()
+            self._file.write("\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot write the cache {self._path} ({error.strerror}); name another directory "
+                "with --cache_dir"
+            ) from error
+        for line in lines:
+            with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError):
+                entry = json.loads(line)
+                if entry["key"] == self._key:
+                    self.values[entry["sha256"]] = Outcome(entry["value"], entry["failure"])
+
+    def put(self, sha256: str, outcome: Outcome) -> None:
+        """Keeps a value on disk at once."""
+        self.values[sha256] = outcome
+        entry = {"key": self._key, "sha256": sha256, **asdict(outcome)}
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class _Worker:
+    """The model of this process, loaded with its first file.
+
+    (An error raised while a pool initialises would only reach the user as a broken pool.)
+    """
+
+    measurement: Measurement
+    model: Callable[[np.ndarray], Any] | None = None
+
+
+def _set_measurement(measurement: Measurement) -> None:
+    _Worker.measurement, _Worker.model = measurement, None
+
+
+def _measure(path: str) -> Outcome:
+    try:
+        wav = load_audio(path, _Worker.measurement.sample_rate)
+    except AudioError as error:
+        return Outcome(failure=error.reason)
+    if _Worker.model is None:
+        _Worker.model = _Worker.measurement.load()
+    return Outcome(value=_Worker.model(wav))
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started inside see one thread for each numerical library."""
+    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _outcomes(measurement: Measurement, jobs: list[str], processes: int) -> Iterator[Outcome]:
+    """Outcomes in the order of the jobs."""
+    processes = min(processes, len(jobs) // _MIN_FILES_PER_PROCESS)
+    if processes < 2:
+        _set_measurement(measurement)
+        yield from map(_measure, jobs)
+        return
+    # Spawned, not forked: the parent may hold threads of JAX or torch.
+    with (
+        _one_thread_each(),
+        ProcessPoolExecutor(
+            processes,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_set_measurement,
+            initargs=(measurement,),
+        ) as pool,
+    ):
+        try:
+            yield from pool.map(_measure, jobs, chunksize=2)
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"a process that computes {measurement.id} died (out of memory?); run again to go "
+                "on from here, with --processes=1 to use less memory"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def measure_files(
+    measurement: Measurement,
+    paths: Iterable[Path],
+    *,
+    cache_dir: Path,
+    processes: int,
+    show_progress: bool,
+) -> dict[Path, Outcome]:
+    """Measures files; those of equal content are measured once.
+
+    Args:
+        measurement: what to compute.
+        paths: sound files of any rate; one that is missing or bad gets a failure.
+        cache_dir: where values are kept between runs.
+        processes: how many at most; below 2, or for a few files, this process does the work.
+        show_progress: whether to draw a progress bar with the time left.
+
+    Raises:
+        UserError: a package is missing, the cache cannot be written, or a worker died.
+    """
+    measurement.check()
+    hashes = {path: content_hash(path) for path in dict.fromkeys(paths)}
+    cache = Cache(cache_dir, measurement)
+    try:
+        todo: dict[str, Path] = {}  # content hash -> one path with it
+        for path, sha256 in hashes.items():
+            if sha256 is not None and sha256 not in cache.values:
+                todo.setdefault(sha256, path)
+        if todo:
+            jobs = [str(path) for path in todo.values()]
+            outcomes = _outcomes(measurement, jobs, processes)
+            tracked = progress.track(
+                zip(todo, outcomes, strict=True),
+                description=measurement.id,
+                total=len(todo),
+                disable=not show_progress,
+                console=Console(stderr=True),
+            )
+            for sha256, outcome in tracked:
+                cache.put(sha256, outcome)
+        return {
+            path: Outcome(failure="no such file") if sha256 is None else cache.values[sha256]
+            for path, sha256 in hashes.items()
+        }
+    finally:
+        cache.close()

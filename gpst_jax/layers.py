@@ -1,0 +1,244 @@
+"""Transformer blocks and stacks, shared by the global and the local network.
+
+Modules are Flax NNX and are split once into a graph definition and a plain tree of arrays. The
+layers of a stack share one set of arrays with a leading layer axis and run under `lax.scan`, so
+that compile time does not grow with depth.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from gpst_jax import attention
+from gpst_jax.config import ConfigError, TransformerConfig
+
+Initializer = nnx.initializers.Initializer
+
+
+class Cache(NamedTuple):
+    """Keys and values of a stack: two arrays (layers, B, C, H, D/H)."""
+
+    key: jax.Array
+    value: jax.Array
+
+
+class Context(NamedTuple):
+    """What every layer of a stack sees beside its input."""
+
+    angles: jax.Array | None = None  # (B, L, D/H/2), None without rotary positions
+    segment_ids: jax.Array | None = None  # (B, L), None when a row is one segment
+    index: jax.Array | None = None  # (B,) positions already in the cache; None: no cache
+
+
+class Style(NamedTuple):
+    """The published block (`paper`) or the current one (`modern`)."""
+
+    name: str
+    dtype: jnp.dtype
+    dropout: float = 0.0
+    attention: str = "auto"
+    remat: str = "none"
+
+    @property
+    def modern(self) -> bool:
+        """Whether norms are RMS, the MLP gated, queries and keys normalised, biases absent."""
+        return self.name == "modern"
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Zeroes a share `rate` of x and scales the rest; the identity without a key."""
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
+
+
+def make_norm(width: int, style: Style, rngs: nnx.Rngs) -> nnx.Module:
+    """RMSNorm (modern) or LayerNorm with bias and epsilon 1e-5 (paper), in float32."""
+    if style.modern:
+        return nnx.RMSNorm(width, epsilon=1e-6, dtype=jnp.float32, rngs=rngs)
+    return nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, dtype=jnp.float32, rngs=rngs)
+
+
+class Attention(nnx.Module):
+    """Multi-head causal self-attention with separate query, key, value and output kernels."""
+
+    def __init__(self, config: TransformerConfig, style: Style, *, rngs: nnx.Rngs):
+        width = config.d_model
+        self.num_heads, self.head_dim = config.num_heads, config.head_dim
+        self.implementation = style.attention
+
+        def linear(init: Initializer) -> nnx.Linear:
+            return nnx.Linear(
+                width,
+                width,
+                use_bias=not style.modern,
+                kernel_init=init,
+                dtype=style.dtype,
+                rngs=rngs,
+            )
+
+        if style.modern:
+            inner, outer = _normal(width), _normal(width, config.num_layers)
+        else:  # fairseq: Xavier, with gain 1/sqrt(2) on queries, keys and values
+            inner = nnx.initializers.variance_scaling(0.5, "fan_avg", "uniform")
+            outer = nnx.initializers.xavier_uniform()
+        self.q, self.k, self.v = linear(inner), linear(inner), linear(inner)
+        self.out = linear(outer)
+        self.q_norm = make_norm(self.head_dim, style, rngs) if style.modern else None
+        self.k_norm = make_norm(self.head_dim, style, rngs) if style.modern else None
+
+    def __call__(
+        self, x: jax.Array, context: Context, cache: tuple[jax.Array, jax.Array] | None
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+        """(B, L, D) to (B, L, D); with a cache, also the cache extended by L positions."""
+        heads = (*x.shape[:-1], self.num_heads, self.head_dim)
+        query, key, value = (f(x).reshape(heads) for f in (self.q, self.k, self.v))
+        if self.q_norm is not None and self.k_norm is not None:
+            query = self.q_norm(query).astype(x.dtype)
+            key = self.k_norm(key).astype(x.dtype)
+        if context.angles is not None:
+            query = attention.rotate(query, context.angles)
+            key = attention.rotate(key, context.angles)
+        if cache is None:
+            mixed = attention.attend(
+                query,
+                key,
+                value,
+                segment_ids=context.segment_ids,
+                implementation=self.implementation,
+            )
+        else:
+            assert context.index is not None
+            cache = (
+                attention.write_cache(cache[0], key, context.index),
+                attention.write_cache(cache[1], value, context.index),
+            )
+            mixed = attention.attend_cache(query, *cache, context.index)
+        return self.out(mixed.reshape(x.shape)), cache
+
+
+class Mlp(nnx.Module):
+    """Feed-forward: SwiGLU without biases (modern) or exact GELU with biases (paper)."""
+
+    def __init__(self, config: TransformerConfig, style: Style, *, rngs: nnx.Rngs):
+        def linear(fan_in: int, fan_out: int, init: Initializer) -> nnx.Linear:
+            return nnx.Linear(
+                fan_in,
+                fan_out,
+                use_bias=not style.modern,
+                kernel_init=init,
+                dtype=style.dtype,
+                rngs=rngs,
+            )
+
+        width, inner = config.d_model, config.d_ff
+        if style.modern:
+            self.up = linear(width, inner, _normal(width))
+            self.gate = linear(width, inner, _normal(width))
+            self.down = linear(inner, width, _normal(inner, config.num_layers))
+        else:  # torch's default for linear layers: uniform within 1/sqrt(fan_in)
+            uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+            self.up, self.gate = linear(width, inner, uniform), None
+            self.down = linear(inner, width, uniform)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(B, L, D) to (B, L, D)."""
+        if self.gate is not None:
+            return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        return self.down(jax.nn.gelu(self.up(x), approximate=False))
+
+
+class Block(nnx.Module):
+    """One pre-norm block: attention, then feed-forward, each added to the residual stream."""
+
+    def __init__(self, config: TransformerConfig, style: Style, *, rngs: nnx.Rngs):
+        self.attn_norm = make_norm(config.d_model, style, rngs)
+        self.attn = Attention(config, style, rngs=rngs)
+        self.mlp_norm = make_norm(config.d_model, style, rngs)
+        self.mlp = Mlp(config, style, rngs=rngs)
+        self.dropout = style.dropout
+
+    def __call__(
+        self,
+        x: jax.Array,
+        context: Context,
+        cache: tuple[jax.Array, jax.Array] | None = None,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+        """(B, L, D) to (B, L, D), and the extended cache where one is given."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        mixed, cache = self.attn(self.attn_norm(x).astype(x.dtype), context, cache)
+        x = x + dropout(mixed, self.dropout, keys[0])
+        x = x + dropout(self.mlp(self.mlp_norm(x).astype(x.dtype)), self.dropout, keys[1])
+        return x, cache
+
+
+class Stack(nnx.Module):
+    """Equal blocks under one scan, and the final norm."""
+
+    def __init__(self, config: TransformerConfig, style: Style, *, rngs: nnx.Rngs):
+        self.config, self.style = config, style
+
+        @nnx.split_rngs(splits=config.num_layers)
+        @nnx.vmap(in_axes=0, out_axes=0, transform_metadata={nnx.PARTITION_NAME: None})
+        def build(rngs: nnx.Rngs) -> Block:
+            return Block(config, style, rngs=rngs)
+
+        self.layers = build(rngs)
+        self.final_norm = make_norm(config.d_model, style, rngs)
+
+    def __call__(
+        self, x: jax.Array, context: Context, *, key: jax.Array | None = None
+    ) -> jax.Array:
+        """Teacher-forced pass: (B, L, D) to (B, L, D). A key switches dropout on."""
+        graph, params = nnx.split(self.layers)
+        keys = None if key is None else jax.random.split(key, self.config.num_layers)
+
+        def body(x, layer):
+            params, key = layer
+            return nnx.merge(graph, params)(x, context, key=key)[0], None
+
+        x, _ = jax.lax.scan(_remat(body, self.style.remat), x, (params, keys))
+        return self.final_norm(x).astype(x.dtype)
+
+    def extend(self, x: jax.Array, context: Context, cache: Cache) -> tuple[jax.Array, Cache]:
+        """Runs n further positions (B, n, D) of a decode over the cache and extends it."""
+        graph, params = nnx.split(self.layers)
+
+        def body(x, layer):
+            params, cache = layer
+            return nnx.merge(graph, params)(x, context, cache)
+
+        x, extended = jax.lax.scan(body, x, (params, tuple(cache)))
+        return self.final_norm(x).astype(x.dtype), Cache(*extended)
+
+    def init_cache(self, rows: int, length: int) -> Cache:
+        """An empty cache for `rows` rows of `length` positions, in the activation dtype."""
+        shape = (
+            self.config.num_layers,
+            rows,
+            length,
+            self.config.num_heads,
+            self.config.head_dim,
+        )
+        return Cache(jnp.zeros(shape, self.style.dtype), jnp.zeros(shape, self.style.dtype))
+
+
+def _normal(fan_in: int, num_layers: int = 0) -> Initializer:
+    """Normal with variance 1 / fan_in; outputs of residual branches shrink with depth."""
+    depth = (2 * num_layers) ** -0.5 if num_layers else 1.0
+    return nnx.initializers.normal(depth * fan_in**-0.5)
+
+
+def _remat(body: Callable, policy: str) -> Callable:
+    if policy == "none":
+        return body
+    if policy == "dots":
+        return jax.checkpoint(body, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+    if policy == "full":
+        return jax.checkpoint(body)
+    raise ConfigError(f"config field model.remat: unknown policy {policy!r}")

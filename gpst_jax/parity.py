@@ -1,0 +1,246 @@
+"""Parity of the `paper` block with golden tensors of the official code.
+
+A golden file is an npz without pickles: `config/` scalars, `weights/` under the official names,
+`inputs/` and `outputs/`. The weights are loaded into our model, the raw units and codes go through
+our token layout, and every stored output is compared.
+"""
+
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipeline import tokens
+from data_pipeline.cli import UserError
+from data_pipeline.tokens import TokenLayout
+from gpst_jax import gpst, losses
+from gpst_jax.config import GPSTConfig, TransformerConfig
+from gpst_jax.gpst import GPST
+
+TOLERANCE = 1e-5
+
+_GLOBAL, _LOCAL = "decoder.global_decoder", "decoder.local_decoder"
+_BLOCK_PARTS = {
+    "attn_norm": "self_attn_layer_norm",
+    "attn/q": "self_attn.q_proj",
+    "attn/k": "self_attn.k_proj",
+    "attn/v": "self_attn.v_proj",
+    "attn/out": "self_attn.out_proj",
+    "mlp_norm": "final_layer_norm",
+    "mlp/up": "fc1",
+    "mlp/down": "fc2",
+}
+
+
+def is_gpst(path: str) -> bool:
+    """Whether the npz file holds tensors of GPST, told by the names of its weights.
+
+    Raises:
+        UserError: the file is missing or not an npz.
+    """
+    return f"weights/{_GLOBAL}.embed_tokens.weight" in _read(path)
+
+
+def check_gpst(path: str) -> dict[str, float]:
+    """Largest absolute difference of every stored output; inf where integers differ.
+
+    Matrix products run in full float32, which accelerators do not do by default.
+
+    Args:
+        path: npz file of the layout above.
+
+    Returns:
+        Differences by output name; ids and targets are 0 or inf.
+
+    Raises:
+        UserError: the file is missing, not an npz, or lacks an entry.
+    """
+    golden = _read(path)
+    config, layout, deduplicated = _configuration(golden)
+    params = import_weights(golden, config)
+    model = gpst.bind(config, layout, params)
+    batch = _batch(golden, layout, deduplicated)
+    with jax.default_matmul_precision("highest"):
+        ours = _forward(model, layout, batch, golden)
+    differences = {}
+    for name, value in ours.items():
+        stored = _entry(golden, name)
+        if stored.shape != value.shape:
+            raise UserError(f"{path}: {name} has shape {stored.shape}, ours is {value.shape}")
+        if np.issubdtype(stored.dtype, np.integer):
+            differences[name] = 0.0 if np.array_equal(stored, value) else float("inf")
+        else:
+            worst = float(np.abs(stored - value).max(initial=0.0))
+            # NaN compares as neither above nor below a tolerance.
+            differences[name] = worst if np.isfinite(worst) else float("inf")
+    return differences
+
+
+def import_weights(golden: dict[str, np.ndarray], config: GPSTConfig) -> dict:
+    """Our parameters (nested dict of float32 arrays) from official weights."""
+
+    def get(name: str) -> np.ndarray:
+        return _entry(golden, f"weights/{name}").astype(np.float32)
+
+    def affine(name: str, kind: str) -> dict:
+        weight = get(f"{name}.weight")
+        matrix = weight.T if kind == "kernel" else weight
+        return {kind: matrix, "bias": get(f"{name}.bias")}
+
+    def net(prefix: str, num_layers: int) -> dict:
+        layers: dict = {}
+        for ours, theirs in _BLOCK_PARTS.items():
+            kind = "scale" if ours.endswith("norm") else "kernel"
+            parts = [affine(f"{prefix}.layers.{i}.{theirs}", kind) for i in range(num_layers)]
+            node = layers
+            *parents, leaf = ours.split("/")
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[leaf] = {key: np.stack([part[key] for part in parts]) for key in parts[0]}
+        return {
+            "layers": layers,
+            "final_norm": affine(f"{prefix}.layer_norm", "scale"),
+            "embed": {"embedding": get(f"{prefix}.embed_tokens.weight")},
+            # The first two rows of the official table stand for padding and are never added.
+            "positions": {"embedding": get(f"{prefix}.embed_positions.weight")[2:]},
+        }
+
+    acoustic = get(f"{_LOCAL}.output_projection.weight")
+    return {
+        "global_net": net(_GLOBAL, config.global_net.num_layers),
+        "local_net": net(_LOCAL, config.local_net.num_layers),
+        "projector": affine("decoder.global_local_projector", "kernel"),
+        "semantic_head": {"kernel": get(f"{_GLOBAL}.output_projection.weight").T},
+        "acoustic_head": {"kernel": acoustic.T if config.shared_acoustic_head else acoustic},
+    }
+
+
+def _configuration(golden) -> tuple[GPSTConfig, TokenLayout, bool]:
+    def scalar(name: str):
+        return _entry(golden, f"config/{name}").item()
+
+    def net(level: str) -> TransformerConfig:
+        return TransformerConfig(
+            *(int(scalar(f"{level}_{part}")) for part in ("dim", "layers", "heads", "ffn"))
+        )
+
+    positions = _entry(golden, f"weights/{_GLOBAL}.embed_positions.weight")
+    config = GPSTConfig(
+        global_net=net("global"),
+        local_net=net("local"),
+        block="paper",
+        shared_acoustic_head=bool(scalar("share_lm_head")),
+        label_smoothing=float(scalar("label_smoothing")),
+        max_positions=len(positions) - 2,
+    )
+    layout = TokenLayout(
+        int(scalar("source_vocab")), int(scalar("depth")), int(scalar("codec_dim")), 50, 75
+    )
+    return config, layout, bool(scalar("reduce"))
+
+
+def _batch(golden, layout: TokenLayout, deduplicated: bool) -> dict[str, np.ndarray]:
+    """Segments of the stored items, one per row, in the stored order of rows."""
+    items = []
+    for item in _entry(golden, "inputs/order"):
+        units = _entry(golden, f"inputs/units_{item}")
+        codes = _entry(golden, f"inputs/codes_{item}")[: layout.num_codebooks]
+        items.append(
+            tokens.segment_tokens(
+                layout, [(units, codes)], positions="running", deduplicated=deduplicated
+            )
+        )
+
+    def stack(name: str, fill: int) -> np.ndarray:
+        longest = max(len(item[name]) for item in items)
+        shape = (len(items), longest, *items[0][name].shape[1:])
+        out = np.full(shape, fill, np.int32)
+        for row, item in zip(out, items, strict=True):
+            row[: len(item[name])] = item[name]
+        return out
+
+    batch = {name: stack(name, 0) for name in ("positions", "streams", "frame_index")}
+    batch["tokens"] = stack("tokens", tokens.PAD)
+    batch["frames"] = stack("frames", tokens.PAD)
+    batch["semantic_targets"] = stack("semantic_targets", tokens.NO_TARGET)
+    batch["segment_ids"] = (batch["tokens"][..., 0] != tokens.PAD).astype(np.int32)
+    batch["frame_segments"] = (batch["frames"][..., 0] != tokens.PAD).astype(np.int32)
+    return batch
+
+
+def _forward(model: GPST, layout: TokenLayout, batch, golden) -> dict[str, np.ndarray]:
+    real, frames_mask = batch["segment_ids"] > 0, batch["frame_segments"] > 0
+    predicts = batch["semantic_targets"] >= 0
+    embeds = model.embed(batch["tokens"], batch["positions"], batch["streams"])
+    hidden = model.hidden(
+        batch["tokens"], batch["positions"], batch["streams"], batch["segment_ids"]
+    )
+    picked = np.take_along_axis(np.asarray(hidden), batch["frame_index"][:, :, None], axis=1)
+    picked, frames = jnp.asarray(picked[frames_mask]), jnp.asarray(batch["frames"][frames_mask])
+    local = model.local_hidden(picked, frames)
+    semantic, acoustic = model.semantic_logits(hidden[predicts]), model.acoustic_logits(local)
+    semantic_targets = batch["semantic_targets"][predicts]
+    acoustic_targets = layout.ids_to_classes(batch["frames"][frames_mask])
+    smoothing = model.config.label_smoothing
+    row, frame = np.nonzero(frames_mask)
+
+    def means(logits, targets):
+        ones = jnp.ones(targets.shape)
+        return [
+            total / targets.size
+            for total in losses.cross_entropy(logits, jnp.asarray(targets), ones, smoothing)
+        ]
+
+    semantic_loss, semantic_nll = means(semantic, semantic_targets)
+    acoustic_loss, acoustic_nll = means(acoustic, acoustic_targets)
+    labels = np.full(_entry(golden, "inputs/src_labels").shape, tokens.PAD)
+    for label, targets in zip(labels, batch["semantic_targets"], strict=True):
+        kept = targets[targets >= 0]
+        label[: len(kept)] = kept
+
+    def real_rows(name: str, value) -> np.ndarray:
+        # Padded rows hold nothing that is defined: take the stored values there.
+        return np.where(real[..., None], np.asarray(value), _entry(golden, name))
+
+    ours = {
+        "inputs/src_tokens": batch["tokens"],
+        "inputs/prev_output_tokens": batch["frames"],
+        "inputs/src_labels": labels,
+        "inputs/src_lengths": predicts.sum(axis=1),
+        "inputs/target_lengths": frames_mask.sum(axis=1),
+        "outputs/global_embeds": real_rows("outputs/global_embeds", embeds),
+        "outputs/global_hidden": real_rows("outputs/global_hidden", hidden),
+        "outputs/local_embeds": model.local_inputs(picked, frames),
+        "outputs/local_hidden": local,
+        "outputs/semantic_logits": semantic,
+        "outputs/semantic_positions": np.argwhere(predicts),
+        "outputs/semantic_targets": semantic_targets,
+        "outputs/acoustic_logits": acoustic,
+        "outputs/acoustic_positions": np.stack([row, batch["frame_index"][row, frame], frame], 1),
+        "outputs/acoustic_targets": acoustic_targets,
+        "outputs/semantic_loss": semantic_loss,
+        "outputs/acoustic_loss": acoustic_loss,
+        "outputs/semantic_nll": semantic_nll,
+        "outputs/acoustic_nll": acoustic_nll,
+        "outputs/loss": semantic_loss + acoustic_loss,
+        "outputs/nll_loss": semantic_nll + acoustic_nll,
+    }
+    return {name: np.asarray(value) for name, value in ours.items()}
+
+
+def _read(path: str) -> dict[str, np.ndarray]:
+    try:
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise UserError(f"{path}: a single array, not an npz file")
+        with archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not a readable npz file of arrays ({error})") from error
+
+
+def _entry(golden: dict[str, np.ndarray], name: str) -> np.ndarray:
+    if name not in golden:
+        raise UserError(f"golden file: entry {name} is missing; see docs/parity.md for the layout")
+    return golden[name]

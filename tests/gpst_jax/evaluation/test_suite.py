@@ -1,0 +1,107 @@
+import json
+import math
+
+import pytest
+
+from data_pipeline.cli import UserError
+from gpst_jax.evaluation.suite import EvaluationConfig, evaluate
+
+WER, SIM, MOS = "wer/toy", "sim-o/toy", "mos/toy"
+
+
+@pytest.fixture
+def config(toy_recipes):
+    return EvaluationConfig(wer=WER, similarity=SIM, mos=(MOS,), processes=1, resamples=300)
+
+
+@pytest.fixture
+def results(config, toy_samples):
+    return evaluate(toy_samples, config, show_progress=False)[0]
+
+
+def test_error_rates_are_those_counted_by_hand(results):
+    assert results["ceilings"]["recording"][WER]["value"] == 0
+    assert results["ceilings"]["codec"][WER]["value"] == pytest.approx(2 / 48)
+    transfer = results["modes"]["speaker_transfer"][WER]
+    assert transfer["value"] == pytest.approx(6 / 48)  # two words wrong, four of a missing file
+    assert (transfer["n"], transfer["failed"], transfer["deletions"]) == (12, 1, 4)
+    assert results["modes"]["unconditional"][WER]["value"] == pytest.approx(1 / 24)
+    assert results["modes"]["unconditional"][WER]["n"] == 6
+
+
+def test_floors_are_far_from_the_ceilings(results):
+    assert results["floors"]["shuffled_references"][WER]["value"] > 0.5
+    assert results["floors"]["shuffled_pairs_unconditional"][WER]["value"] > 0.5
+    floor = results["floors"]["another_speaker"][SIM]["value"]
+    assert floor == pytest.approx(math.cos(0.45 * math.pi), abs=1e-3)
+    assert results["ceilings"]["recording"][SIM]["value"] == pytest.approx(1, abs=1e-3)
+
+
+def test_transferred_voices_are_told_apart(results):
+    row = results["modes"]["speaker_transfer"]["closer_to_prompt"]
+    assert row["n"] == 12
+    assert row["value"] == pytest.approx(8 / 12)  # three kept the source's voice, one is missing
+    assert row["prompt_reference_codec_audio"]["value"] == 1
+    assert row["difference_to_codec"]["value"] == pytest.approx(-4 / 12)
+    assert row["recipe"] == SIM
+    # A missing file has no similarity to the prompt at all: (8 + 3 cos) / 12.
+    expected = (8 + 3 * math.cos(0.45 * math.pi)) / 12
+    assert results["modes"]["speaker_transfer"][SIM]["value"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_differences_are_paired_by_id(results):
+    differences = results["differences"]
+    assert set(differences) == {"codec - recording", "speaker_transfer - codec"}
+    assert differences["codec - recording"][WER]["value"] == pytest.approx(2 / 48)
+    assert differences["speaker_transfer - codec"][WER]["value"] == pytest.approx(4 / 48)
+    assert differences["speaker_transfer - codec"][MOS]["value"] == pytest.approx((1 - 3) / 12)
+
+
+def test_result_is_json_with_a_recipe_for_every_number(results):
+    json.dumps(results, allow_nan=False)
+    for section in ("modes", "ceilings", "floors"):
+        for rows in results[section].values():
+            for key, row in rows.items():
+                assert key in results["recipes"] or row["recipe"] in results["recipes"]
+                assert {"value", "ci95", "n"} <= set(row)
+
+
+def test_speech_without_transcripts_says_so(config, toy_samples):
+    for path in toy_samples.glob("*/manifest.jsonl"):
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [row | {"text": None, "pair": None} for row in rows]
+        path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    results, _ = evaluate(toy_samples, config, show_progress=False)
+    row = results["modes"]["speaker_transfer"][WER]
+    assert row["value"] is None
+    assert row["n"] == 0
+    assert row["reason"] == "not available: no transcripts"
+    assert results["modes"]["speaker_transfer"][SIM]["n"] == 12
+
+
+def test_fewer_items_are_the_same_in_every_condition(config, toy_samples):
+    few = EvaluationConfig(
+        wer=WER, similarity=SIM, mos=(MOS,), similarity_items=5, mos_items=4, processes=1
+    )
+    results, items = evaluate(toy_samples, few, show_progress=False)
+    assert results["ceilings"]["codec"][SIM]["n"] == 5
+    assert results["ceilings"]["codec"][MOS]["n"] == 4
+    assert results["ceilings"]["codec"][WER]["n"] == 12
+    assert results["differences"]["speaker_transfer - codec"][SIM]["n"] == 5
+    scored = [item["id"] for item in items["codec"] if item["similarity"] is not None]
+    assert scored == [i["id"] for i in items["recording"] if i["similarity"] is not None]
+
+
+def test_recipes_of_the_wrong_kind_are_refused(toy_recipes):
+    with pytest.raises(UserError, match="measures no wer"):
+        EvaluationConfig(wer=SIM)
+    with pytest.raises(UserError, match="similarity_items"):
+        EvaluationConfig(similarity_items=-1)
+
+
+def test_a_transcript_outside_the_grammar_names_its_sample(config, toy_samples):
+    path = toy_samples / "codec" / "manifest.jsonl"
+    text = path.read_text(encoding="utf-8").replace("zero one two three", "zero one two hundred")
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"condition codec, sample u0.*hundred"):
+        evaluate(toy_samples, config, show_progress=False)

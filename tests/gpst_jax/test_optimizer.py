@@ -1,0 +1,150 @@
+"""Schedules against direct formulas, what is decayed and clipped, Muon, and the guard."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gpst_jax.config import OptimizerConfig
+from gpst_jax.optimizer import check_step, init_guard, make_optimizer, make_schedule
+
+
+def inverse_sqrt(t):
+    return 0.1 * (t + 1) / 10 if t < 10 else 0.1 * math.sqrt(10 / (t + 1))
+
+
+def cosine(t):
+    if t < 10:
+        return 0.1 * (t + 1) / 10
+    return 0.01 + 0.09 * 0.5 * (1 + math.cos(math.pi * (t - 10) / 90))
+
+
+def wsd(t):
+    if t < 10:
+        return 0.1 * (t + 1) / 10
+    return 0.1 if t < 80 else 0.1 - 0.09 * (t - 80) / 20
+
+
+@pytest.mark.parametrize("formula", [inverse_sqrt, cosine, wsd])
+def test_schedule_formula(formula):
+    config = OptimizerConfig(
+        learning_rate=0.1,
+        schedule=formula.__name__,
+        warmup_steps=10,
+        decay_fraction=0.2,
+        final_fraction=0.1,
+    )
+    steps = np.arange(101)
+    rates = jax.vmap(make_schedule(config, 100))(steps)
+    np.testing.assert_allclose(rates, [formula(t) for t in steps], rtol=1e-5)
+    np.testing.assert_allclose(rates[9], 0.1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["inverse_sqrt", "cosine", "wsd"])
+def test_schedule_without_warmup_begins_at_the_peak(name):
+    config = OptimizerConfig(learning_rate=0.1, schedule=name, warmup_steps=0)
+    assert float(make_schedule(config, 10)(0)) == pytest.approx(0.1)
+
+
+def params():
+    values = jax.random.normal(jax.random.key(0), (2, 6, 4))
+    return {
+        "global": {
+            "embed": {"embedding": values[0]},
+            "layers": {
+                "attn_norm": {"scale": jnp.ones((2, 6)), "bias": jnp.ones((2, 6))},
+                "attn": {"q": {"kernel": values, "bias": jnp.ones((2, 4))}},
+            },
+        },
+        "projector": {"kernel": values[1]},
+    }
+
+
+def update(config, gradients, trainable=lambda path: True):
+    tx = make_optimizer(config, 10, trainable)
+    updates, _ = jax.jit(lambda p, g: tx.update(g, tx.init(p), p))(params(), gradients)
+    return updates
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_only_kernels_decay(name):
+    config = OptimizerConfig(
+        name=name, learning_rate=0.1, muon_learning_rate=0.1, weight_decay=0.5, warmup_steps=0
+    )
+    updates = update(config, jax.tree.map(jnp.zeros_like, params()))
+    flat = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(updates)}
+    expected = {
+        jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(params())
+    }
+    for path, leaf in flat.items():
+        rate = -0.1 * 0.5 if path.endswith("['kernel']") else 0
+        np.testing.assert_allclose(leaf, rate * expected[path], rtol=1e-6, err_msg=path)
+
+
+def test_clip_bounds_the_gradient_of_trainable_parameters():
+    # The first Adam step is blind to scale, so the moment shows what went in.
+    gradients = jax.tree.map(lambda x: 5.0 * jnp.ones_like(x), params())
+    config = OptimizerConfig(clip_norm=1.0, beta1=0.9)
+
+    def moment(trainable):
+        tx = make_optimizer(config, 10, trainable)
+        _, state = tx.update(gradients, tx.init(params()), params())
+        return optax.tree.get(state, "mu")
+
+    assert float(optax.tree.norm(moment(lambda path: True))) == pytest.approx(0.1)
+    assert float(optax.tree.norm(moment(lambda path: "projector" in path))) == pytest.approx(0.1)
+
+
+def test_muon_orthogonalises_each_layer_and_leaves_the_rest_to_adam():
+    config = OptimizerConfig(
+        name="muon",
+        learning_rate=0.001,
+        muon_learning_rate=0.1,
+        weight_decay=0.0,
+        warmup_steps=0,
+        clip_norm=1e9,
+    )
+    key = jax.random.key(1)
+    gradients = jax.tree.map(lambda x: jax.random.normal(key, x.shape), params())
+    updates = update(config, gradients)
+    kernel = updates["global"]["layers"]["attn"]["q"]["kernel"]
+    # Each layer's update is near the orthogonal factor of its own gradient: all singular values
+    # alike, whatever those of the gradient.
+    for layer in range(2):
+        singular = np.linalg.svd(np.asarray(kernel[layer]), compute_uv=False) / 0.1
+        assert singular.min() > 0.6
+        assert singular.max() < 1.3
+        u, _, v = np.linalg.svd(
+            np.asarray(gradients["global"]["layers"]["attn"]["q"]["kernel"][layer]),
+            full_matrices=False,
+        )
+        assert np.vdot(-kernel[layer] / 0.1, u @ v) / 4 > 0.6
+    # AdamW's first step has the size of its learning rate everywhere.
+    np.testing.assert_allclose(abs(updates["projector"]["kernel"]), 0.001, rtol=1e-3)
+    np.testing.assert_allclose(abs(updates["global"]["embed"]["embedding"]), 0.001, rtol=1e-3)
+
+
+def test_guard_refuses_spikes_once_it_knows_the_norm():
+    guard = init_guard()
+    norms = [50.0, *[1.0] * 30, 9.0, 1.0, 30.0, math.nan, 1.0]
+    accepted = []
+    check = jax.jit(check_step, static_argnums=3)
+    for norm in norms:
+        ok, guard = check(guard, jnp.float32(1), jnp.float32(norm), 5.0)
+        accepted.append(bool(ok))
+    # At the beginning nothing is a spike; at the end the average is near 50/20 + 1.
+    assert accepted[:31] == [True] * 31
+    assert accepted[31:] == [True, True, False, False, True]
+    assert (int(guard.applied), int(guard.skipped), int(guard.in_row)) == (34, 2, 0)
+
+
+def test_guard_ignores_spikes_when_off_but_never_infinity():
+    guard = init_guard()
+    for loss, norm, expected in ((1, 1e30, True), (1, math.inf, False), (math.nan, 1, False)):
+        ok, guard = check_step(guard, jnp.float32(loss), jnp.float32(norm), 0.0)
+        assert bool(ok) == expected
+    assert int(guard.in_row) == 2
+    assert np.isfinite(guard.norm)
