@@ -43,7 +43,7 @@ $(STAMP): setup.py $(wildcard $(LOCK))
 	@[ -f "$(LOCK)" ] || { echo "error: there is no $(LOCK): LAYER is -full or not set" >&2; exit 2; }
 	@if [ -d $(VENV) ] && \
 	     [ "$$($(VENV)/bin/python -c '$(VERSION)' 2>/dev/null || true)" != "$(TAG)" ]; then \
-	  echo "== $(VENV) is of another Python: making it anew"; rm -rf $(VENV); \
+	  echo "== $(VENV) has no working $(TAG): making it anew"; rm -rf $(VENV); \
 	fi
 	@echo "== $(VENV) for $(TAG), from $(LOCK)"
 	@[ -d $(VENV) ] || "$(PYTHON)" -m venv --without-pip $(VENV)

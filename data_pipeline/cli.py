@@ -5,6 +5,7 @@ and reaches the user as one line on standard error; anything else is a bug and k
 """
 
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -12,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from absl import app
+import absl.logging
+from absl import app, flags
 
 USER_ERROR_EXIT_CODE = 2
 
@@ -33,6 +35,11 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     """
 
     def guarded(argv: list[str]) -> int:
+        if not flags.FLAGS["verbosity"].present:
+            # Our own progress at INFO; libraries such as Orbax say too much there.
+            absl.logging.set_verbosity(absl.logging.WARNING)
+            for package in ("gpst_jax", "data_pipeline"):
+                logging.getLogger(package).setLevel(logging.INFO)
         try:
             return main(argv) or 0
         except UserError as error:

@@ -9,10 +9,11 @@ and machine give the same tokenizers.
 
 import functools
 import hashlib
+import itertools
 import multiprocessing
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from data_pipeline.tokenizers import mel_rvq, mfcc_kmeans, storage
 from data_pipeline.tokenizers.mel_rvq import MelRVQ, MelRVQConfig
 from data_pipeline.tokenizers.mfcc_kmeans import MFCCKMeans, MFCCKMeansConfig
 
-MAX_SECONDS = 1200.0  # of audio that is looked at
+MAX_SECONDS = 1800.0  # of audio that is looked at
 
 _SEMANTIC_ITERATIONS = 20
 _CODEC_ITERATIONS = 12
@@ -58,7 +59,7 @@ def fit_tokenizers(
         max_seconds: of audio to look at.
         min_seconds: shorter recordings are passed over.
         seed: of the sample and of k-means.
-        num_workers: processes that read audio; None is one per core.
+        num_workers: processes that read audio; None is one per core, 0 works in this one.
 
     Returns:
         The sha256 of both, the number of utterances and seconds of audio, wall seconds.
@@ -85,7 +86,7 @@ def fit_tokenizers(
     with progress("fit semantic units", _SEMANTIC_ITERATIONS) as advance:
         unit_weights = mfcc_kmeans.fit(semantic, units, seed, advance, _SEMANTIC_ITERATIONS)
     with progress("fit acoustic codec", codec.num_codebooks * _CODEC_ITERATIONS) as advance:
-        codec_weights = mel_rvq.fit(codec, np.concatenate(frames), seed, advance, _CODEC_ITERATIONS)
+        codec_weights = mel_rvq.fit(codec, frames, seed, advance, _CODEC_ITERATIONS)
     return {
         "output": str(output),
         "semantic_sha256": storage.save_tokenizer(
@@ -119,29 +120,40 @@ def _extract(
     work = functools.partial(_read, semantic=semantic, codec=codec, min_seconds=min_seconds)
     paths = [utterance.path for utterance in utterances]
     batches = [paths[i : i + _BATCH_FILES] for i in range(0, len(paths), _BATCH_FILES)]
-    workers = max(1, min(num_workers or os.cpu_count() or 1, len(batches)))
+    if num_workers is None:
+        num_workers = os.cpu_count() or 1
     units: list[np.ndarray] = []
     frames: list[np.ndarray] = []
     seconds = 0.0
-    with (
-        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool,
-        progress("read recordings", round(max_seconds)) as advance,
-    ):
-        # A short queue: neither features nor files beyond the bound pile up in memory.
-        waiting = [pool.submit(work, batch) for batch in batches[: 2 * workers]]
-        following = iter(batches[2 * workers :])
-        while waiting and seconds < max_seconds:
+    with progress("read recordings, seconds of audio", round(max_seconds)) as advance:
+        for found in _map(work, batches, min(num_workers, len(batches))):
             before = seconds
-            for own_seconds, own_units, own_frames in waiting.pop(0).result():
+            for own_seconds, own_units, own_frames in found:
                 if seconds < max_seconds:
                     units.append(own_units)
                     frames.append(own_frames)
                     seconds += own_seconds
             advance(round(seconds) - round(before))
-            if (batch := next(following, None)) is not None:
-                waiting.append(pool.submit(work, batch))
-        pool.shutdown(cancel_futures=True)
+            if seconds >= max_seconds:
+                break
     return units, frames, seconds
+
+
+def _map(work: Callable, items: Sequence, num_workers: int) -> Iterator:
+    """Yields the results in order, from processes unless `num_workers` is 0."""
+    if num_workers == 0:
+        yield from map(work, items)
+        return
+    with ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn")) as pool:
+        try:
+            # A short queue: neither results nor work that nobody asks for piles up.
+            waiting = [pool.submit(work, item) for item in items[: 2 * num_workers]]
+            for following in itertools.chain(items[2 * num_workers :], [None] * len(waiting)):
+                yield waiting.pop(0).result()
+                if following is not None:
+                    waiting.append(pool.submit(work, following))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _read(

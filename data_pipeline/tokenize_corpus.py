@@ -37,7 +37,7 @@ _REPORTS = ".reports"
 _RUN_VERSION = 1
 _FITTED = "fitted on this corpus"
 # About this many shards, of so many recordings: small enough to lose little, few enough to open.
-_SHARDS, _LEAST_PER_SHARD, _MOST_PER_SHARD = 64, 16, 4096
+_SHARDS, _LEAST_PER_SHARD, _MOST_PER_SHARD = 16, 64, 4096
 
 
 @dataclasses.dataclass(frozen=True)

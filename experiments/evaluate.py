@@ -31,13 +31,13 @@ _WER = flags.DEFINE_enum(
     "wer",
     _DEFAULTS.wer,
     [r.id for r in recipes.RECIPES.values() if r.kind == "wer"],
-    "Recipe of the word error rate.",
+    "Recipe of the word error rate. GPST_HUBERT_CTC in the environment names a local model.",
 )
 _SIMILARITY = flags.DEFINE_enum(
     "similarity",
     _DEFAULTS.similarity,
     [r.id for r in recipes.RECIPES.values() if r.kind == "similarity"],
-    "Recipe of the speaker similarity.",
+    "Recipe of the speaker similarity. GPST_WAVLM_SV in the environment names a local model.",
 )
 _SIMILARITY_ITEMS = flags.DEFINE_integer(
     "similarity_items", _DEFAULTS.similarity_items, "Items for similarity per condition; 0: none."

@@ -14,7 +14,6 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.util
-import logging
 import os
 import sys
 from pathlib import Path
@@ -57,7 +56,6 @@ _DISTRIBUTED = flags.DEFINE_bool(
 def main(argv: list[str]) -> int:
     """Runs the program; returns its exit code."""
     del argv
-    logging.getLogger("gpst_jax").setLevel(logging.INFO)
     if _DISTRIBUTED.value:
         jax.distributed.initialize()
     if _COMPILATION_CACHE.value:

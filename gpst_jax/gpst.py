@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from data_pipeline.tokens import EOS, PAD, TokenLayout
-from gpst_jax import attention
+from gpst_jax import attention, sharding
 from gpst_jax.config import GPSTConfig, TransformerConfig
 from gpst_jax.layers import Cache, Context, Stack, Style, dropout
 
@@ -97,7 +97,7 @@ class GPST(nnx.Module):
             x = x + self.global_net.positions(positions)
         if self.streams is not None:
             x = x + self.streams(streams)
-        return x.astype(self.config.dtype)
+        return sharding.constrain(x.astype(self.config.dtype), ("batch", "length", "embed"))
 
     def context(self, positions: jax.Array, **fields) -> Context:
         """Rotary angles of the positions (B, L) for the modern block, and the given fields."""
@@ -134,7 +134,8 @@ class GPST(nnx.Module):
         rest = self.local_net.lookup(frames[:, :-1])
         assert self.local_net.positions is not None
         positions = self.local_net.positions.embedding[...]
-        return (jnp.concatenate([first, rest], axis=1) + positions[None]).astype(self.config.dtype)
+        x = jnp.concatenate([first, rest], axis=1) + positions[None]
+        return sharding.constrain(x.astype(self.config.dtype), ("batch", "codebooks", "embed"))
 
     def local_hidden(
         self, hidden: jax.Array, frames: jax.Array, *, key: jax.Array | None = None

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gpst_jax import attention
+from gpst_jax import attention, sharding
 from gpst_jax.config import ConfigError, TransformerConfig
 
 Initializer = nnx.initializers.Initializer
@@ -200,7 +200,8 @@ class Stack(nnx.Module):
 
         def body(x, layer):
             params, key = layer
-            return nnx.merge(graph, params)(x, context, key=key)[0], None
+            x = nnx.merge(graph, params)(x, context, key=key)[0]
+            return sharding.constrain(x, ("batch", "length", "embed")), None
 
         x, _ = jax.lax.scan(_remat(body, self.style.remat), x, (params, keys))
         return self.final_norm(x).astype(x.dtype)

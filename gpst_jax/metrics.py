@@ -159,7 +159,7 @@ class MetricsWriter:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one line; it is on its way to the disk when this returns."""
         values = {name: float(value) for name, value in values.items()}
-        line = {"step": step, "time": round(time.time(), 3)}
+        line: dict[str, float | None] = {"step": step, "time": round(time.time(), 3)}
         line |= {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()

@@ -38,5 +38,7 @@ def load_codec(directory: str | os.PathLike[str]) -> AcousticCodec:
 def _load(directory: str | os.PathLike[str], kinds: dict, role: str):
     kind = storage.load_tokenizer(directory).kind
     if kind not in kinds:
-        raise UserError(f"{directory} holds a {kind!r}: not a {role} ({', '.join(kinds)})")
+        raise UserError(
+            f"{directory} holds a {kind!r}: not the {role} that is needed ({', '.join(kinds)})"
+        )
     return kinds[kind].load(directory)

@@ -31,11 +31,12 @@ def hop_length(sample_rate: int, frame_rate: float) -> int:
 def frame_signal(wav: np.ndarray, hop: int, window: int) -> np.ndarray:
     """Cuts a signal (N,) into overlapping frames (T, window); a read-only view of a padded copy."""
     frames = num_frames(len(wav), hop)
-    before = (window - hop) // 2
-    padded = np.zeros((frames - 1) * hop + window, np.float32)
-    kept = wav[: len(padded) - before]
-    padded[before : before + len(kept)] = kept
-    return np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
+    centring = (window - hop) // 2  # zeros in front; where negative, samples that no frame sees
+    padded = np.zeros(max(0, centring) + max(frames * hop, len(wav)) + window, np.float32)
+    start = max(0, centring)
+    padded[start : start + len(wav)] = wav
+    views = np.lib.stride_tricks.sliding_window_view(padded[max(0, -centring) :], window)
+    return views[::hop][:frames]
 
 
 @functools.lru_cache(maxsize=8)

@@ -6,6 +6,7 @@ import numpy as np
 
 _BLOCK = 4096  # points per distance table, (block, clusters) float32
 _SEEDING_POINTS = 16_384
+_CANDIDATES = 4
 
 
 def nearest(points: np.ndarray, centroids: np.ndarray) -> np.ndarray:
@@ -25,7 +26,7 @@ def fit_kmeans(
     iterations: int = 20,
     on_iteration: Callable[[int], None] = lambda steps: None,
 ) -> np.ndarray:
-    """Centroids of k-means, started by k-means++ on a sample.
+    """Centroids of k-means, started by greedy k-means++ on a sample.
 
     Clusters that lose all their points restart at the points that lie farthest from their own
     centroid.
@@ -66,20 +67,28 @@ def fit_kmeans(
 
 
 def _seed_centroids(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """k-means++ (Arthur and Vassilvitskii 2007) on at most 16,384 of the points."""
+    """Greedy k-means++ (Arthur and Vassilvitskii 2007) on at most 16,384 of the points.
+
+    Each step draws a few candidates by their squared distance to the chosen points and keeps the
+    one that lowers the sum of squared distances most.
+    """
     size = min(len(points), max(_SEEDING_POINTS, 2 * count))
     sample = points[np.sort(rng.choice(len(points), size, replace=False))]
     norms = np.einsum("nd,nd->n", sample, sample)
     chosen = [int(rng.integers(size))]
-    distances = np.full(size, np.inf, np.float64)
+    distances = _distances(sample, norms, chosen)[:, 0]
     while len(chosen) < count:
-        last = sample[chosen[-1]]
-        latest = norms - 2 * (sample @ last) + last @ last
-        distances = np.minimum(distances, np.maximum(latest, 0.0))
-        total = np.cumsum(distances)
-        if total[-1] <= 0:  # fewer distinct points than clusters
-            chosen.append(int(rng.integers(size)))
-        else:
-            pick = int(np.searchsorted(total, rng.uniform(0, total[-1]), side="right"))
-            chosen.append(min(pick, size - 1))
+        total = np.cumsum(distances, dtype=np.float64)
+        draws = rng.uniform(0, 1, _CANDIDATES) * total[-1]
+        candidates = np.minimum(np.searchsorted(total, draws, side="right"), size - 1)
+        lowered = np.minimum(distances[:, None], _distances(sample, norms, candidates))
+        best = int(np.argmin(lowered.sum(axis=0)))
+        chosen.append(int(candidates[best]))
+        distances = lowered[:, best]
     return sample[chosen].astype(np.float32)
+
+
+def _distances(points: np.ndarray, norms: np.ndarray, chosen) -> np.ndarray:
+    """Squared distances (n, c) of points (n, D) to those of the given indices (c,)."""
+    squared = norms[:, None] - 2 * (points @ points[chosen].T) + norms[chosen]
+    return np.maximum(squared, 0.0)

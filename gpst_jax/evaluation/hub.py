@@ -15,6 +15,8 @@ from data_pipeline.cli import UserError
 
 HUBERT_CTC = "facebook/hubert-large-ls960-ft"
 WAVLM_SV = "microsoft/wavlm-base-plus-sv"
+HUBERT_CTC_VARIABLE = "GPST_HUBERT_CTC"
+WAVLM_SV_VARIABLE = "GPST_WAVLM_SV"
 
 
 def _pretrained(name: str, variable: str, *loaders: Callable[[str], Any]) -> list[Any]:
@@ -40,7 +42,7 @@ def load_hubert_ctc() -> Callable[[np.ndarray], str]:
 
     processor, model = _pretrained(
         HUBERT_CTC,
-        "GPST_HUBERT_CTC",
+        HUBERT_CTC_VARIABLE,
         Wav2Vec2Processor.from_pretrained,
         HubertForCTC.from_pretrained,
     )
@@ -51,7 +53,7 @@ def load_hubert_ctc() -> Callable[[np.ndarray], str]:
         inputs = processor(wav, sampling_rate=16000, return_tensors="pt")
         with torch.inference_mode():
             ids = model(inputs.input_values).logits.argmax(-1)
-        return processor.batch_decode(ids)[0]
+        return processor.batch_decode(ids, skip_special_tokens=True)[0]
 
     return transcribe
 
@@ -63,7 +65,7 @@ def load_wavlm_xvector() -> Callable[[np.ndarray], list[float]]:
 
     extractor, model = _pretrained(
         WAVLM_SV,
-        "GPST_WAVLM_SV",
+        WAVLM_SV_VARIABLE,
         Wav2Vec2FeatureExtractor.from_pretrained,
         WavLMForXVector.from_pretrained,
     )

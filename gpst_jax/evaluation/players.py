@@ -146,14 +146,17 @@ def _renditions(name: str, samples: Sequence[Sample], items: dict[str, dict[str,
     for sample in samples:
         if sample.pair is not None:
             pairs.setdefault(sample.pair, []).append(sample)
-    players = ""
+    rows = ""
     for pair in list(pairs.values())[: max(1, ITEMS // 2)]:
         seconds = max(_seconds(sample.audio) for sample in pair) or 1.0
+        players = ""
         for i, sample in enumerate(pair, 1):
             note = _transcript(items, name, sample)
-            players += _player(f"units {sample.pair}, rendition {i}", sample.audio, seconds, note)
+            label = f"units {sample.pair}, rendition {i}"
+            players += _player(label, sample.audio, seconds, note)
+        rows += f'<div class="players">{players}</div>'
     title = escape(tables.condition_name(name))
-    return _block(title, players)
+    return f'<section class="item"><h3>{title}</h3>{rows}</section>'
 
 
 def _block(title: str, players: str) -> str:

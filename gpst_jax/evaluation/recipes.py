@@ -5,6 +5,7 @@ and a bare "WER" is never printed. Recipes with "smoke" in their name run from p
 with models too weak for published numbers: they compare conditions of one experiment.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,16 +27,21 @@ class Measurement:
     modules: tuple[tuple[str, str], ...]  # (import name, distribution) of the packages it needs
     load: Callable[[], Callable[[np.ndarray], Any]]  # the model; returns wav (N,) -> JSON value
     extra: str = "eval"
+    directory_variable: str = ""  # environment variable that names a local directory of weights
 
     def check(self) -> None:
         """Raises UserError when a package is missing."""
         require(self.id, dict(self.modules), self.extra)
 
     def key(self) -> str:
-        """Identifies values that may stand for each other: id, version, package versions."""
+        """Identifies values that may stand for each other: id, version, packages, weights."""
         found = versions(dict(self.modules))
         packages = ",".join(f"{name}={version}" for name, version in sorted(found.items()))
-        return f"{self.id};v{self.version};{packages}"
+        return f"{self.id};v{self.version};{packages};{self.weights() or ''}"
+
+    def weights(self) -> str | None:
+        """The local directory that stands in for the published weights, if one is named."""
+        return os.environ.get(self.directory_variable) if self.directory_variable else None
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class Recipe:
             "normalisation": self.normalisation,
             "aggregation": self.aggregation,
             "packages": versions(dict(self.measurement.modules)),
+            "weights": self.measurement.weights(),
         }
 
 
@@ -119,6 +126,7 @@ _RECIPES = (
             modules=(*_TORCH, _JIWER),
             load=hub.load_hubert_ctc,
             extra="codecs,eval",
+            directory_variable=hub.HUBERT_CTC_VARIABLE,
         ),
         text_kinds=("digits", "free"),
         normalise=wer.normalise_librispeech,
@@ -155,6 +163,7 @@ _RECIPES = (
             modules=_TORCH,
             load=hub.load_wavlm_xvector,
             extra="codecs,eval",
+            directory_variable=hub.WAVLM_SV_VARIABLE,
         ),
     ),
     Recipe(

@@ -111,12 +111,14 @@ def _plain(value: float | None) -> str:
 def _recipe_list(results: dict[str, Any]) -> str:
     entries = ""
     for name, recipe in results["recipes"].items():
+        weights = f" Weights from {escape(recipe['weights'])}." if recipe["weights"] else ""
         packages = ", ".join(f"{k} {v}" for k, v in recipe["packages"].items())
         entries += (
             f"<dt><code>{escape(name)}</code> version {recipe['version']}</dt>"
             f"<dd>{escape(recipe['model'])}. Input at {recipe['sample_rate']} Hz: "
             f"{escape(recipe['normalisation'])}. "
-            f"Aggregation: {escape(recipe['aggregation'])}. Packages: {escape(packages)}.</dd>"
+            f"Aggregation: {escape(recipe['aggregation'])}. Packages: {escape(packages)}."
+            f"{weights}</dd>"
         )
     return f"<h2>Recipes</h2><dl>{entries}</dl>"
 

@@ -32,6 +32,7 @@ table.facts{width:auto}
 table.facts th{color:var(--soft);padding-right:2rem}
 table.facts td{overflow-wrap:anywhere;max-width:40rem}
 .players{display:grid;grid-template-columns:repeat(auto-fill,minmax(18rem,1fr));gap:1.25rem 1rem}
+.players+.players{margin-top:1.25rem}
 .item{border-top:1px solid var(--line);padding-bottom:1rem}
 figure{margin:0;display:flex;flex-direction:column;gap:.35rem;justify-content:flex-end}
 figcaption{font-size:.8rem;line-height:1.35;color:var(--soft);margin-bottom:auto}

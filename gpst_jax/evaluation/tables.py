@@ -101,15 +101,11 @@ def print_results(results: Row) -> None:
     """Prints a table for each recipe, with ceilings, modes, floors and paired differences."""
     console = Console()
     parts = [(title, lines, False) for title, lines in sections(results)]
-    differences = [
-        (f"{condition_name(a)} minus {condition_name(b)}", rows)
-        for (a, b), rows in ((n.split(" - "), rows) for n, rows in results["differences"].items())
-    ]
     for recipe_id in recipe_columns(results):
         table = Table(title=recipe_id, title_justify="left", title_style="bold", box=box.SIMPLE)
         for header in ("", "value", "95 % interval", "items"):
             table.add_column(header, justify="right" if header else "left")
-        for _, lines, signed in [*parts, ("", differences, True)]:
+        for _, lines, signed in [*parts, ("", list(results["differences"].items()), True)]:
             rows = [(name, rows[recipe_id]) for name, rows in lines if recipe_id in rows]
             for name, row in rows:
                 if row["value"] is None:

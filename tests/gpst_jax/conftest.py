@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -58,7 +59,7 @@ def _random_params(config, layout, seed=0):
         else:
             fan_in = leaf.shape[-2] if name == "kernel" else leaf.shape[-1]
             noise = noise * fan_in**-0.5
-        return noise.astype(np.float32)
+        return jnp.asarray(noise, jnp.float32)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
@@ -77,5 +78,5 @@ def random_part():
 
 @pytest.fixture(scope="session")
 def random_params():
-    """Function (config, layout, seed=0) -> parameters as NumPy arrays."""
+    """Function (config, layout, seed=0) -> nested dict of parameters."""
     return _random_params

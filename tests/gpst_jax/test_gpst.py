@@ -41,7 +41,7 @@ class Toy:
         self._forward = jax.jit(self._run)
 
     def model(self):
-        return gpst.bind(self.config, LAYOUT, jax.tree.map(jnp.asarray, self.params))
+        return gpst.bind(self.config, LAYOUT, self.params)
 
     def _run(self, params, batch):
         model = gpst.bind(self.config, LAYOUT, params)
@@ -111,19 +111,20 @@ def test_global_input_is_the_scaled_sum_of_the_stack(toy, parts):
     model, segment = toy.model(), toy.segment(*parts[0])
     ids, times, streams = (segment[name] for name in ("tokens", "positions", "streams"))
     got = model.embed(ids[None], times[None], streams[None])[0]
-    table = toy.params["global_net"]["embed"]["embedding"]
+    params = jax.tree.map(np.asarray, toy.params)
+    table = params["global_net"]["embed"]["embedding"]
     for t, stack in enumerate(ids):
         want = sum(table[i] * 32**0.5 for i in stack if i != 1)
         if toy.config.block == "paper":
-            want = want + toy.params["global_net"]["positions"]["embedding"][t]
+            want = want + params["global_net"]["positions"]["embedding"][t]
         else:
-            want = want + toy.params["streams"]["embedding"][streams[t]]
+            want = want + params["streams"]["embedding"][streams[t]]
         np.testing.assert_allclose(got[t], want, atol=1e-5)
 
 
 def test_padding_slots_add_exactly_zero(toy):
     table = toy.params["global_net"]["embed"]["embedding"]
-    assert (table[1] != 0).any()  # the row itself is not zero here
+    assert np.abs(table[1]).max() > 0  # the row itself is not zero here
     assert (np.asarray(toy.model().global_net.lookup(jnp.array([1, 1]))) == 0).all()
 
 
@@ -135,7 +136,7 @@ def test_codebooks_have_rows_of_their_own(toy):
 
 
 def test_local_input_holds_the_hidden_state_and_earlier_codes(toy):
-    model, params = toy.model(), toy.params
+    model, params = toy.model(), jax.tree.map(np.asarray, toy.params)
     rng = np.random.default_rng(0)
     hidden = rng.normal(size=(2, 32)).astype(np.float32)
     ids = LAYOUT.codes_to_ids(rng.integers(5, size=(3, 2)))
@@ -402,16 +403,22 @@ def test_parameter_counts_of_the_published_sizes(num_global, num_local, codebook
     assert count / 1e6 == pytest.approx(millions, abs=0.1)
 
 
-def test_initial_parameters_are_float32_and_follow_the_key(toys):
-    config = toys["paper"].config
+def test_initial_parameters_are_float32_and_follow_the_key():
+    net = TransformerConfig(32, 2, 4, 32)  # few different shapes, as each is compiled
+    config = GPSTConfig(net, net)
     one, same, other = (gpst.init(config, LAYOUT, jax.random.key(seed)) for seed in (0, 0, 1))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(one))
     jax.tree.map(np.testing.assert_array_equal, one, same)
     kernel, changed = (
-        np.asarray(p["global_net"]["layers"]["attn"]["q"]["kernel"]) for p in (one, other)
+        np.asarray(params["global_net"]["layers"]["attn"]["q"]["kernel"]) for params in (one, other)
     )
     assert np.abs(kernel - changed).max() > 0.01
     assert np.abs(kernel[0] - kernel[1]).max() > 0.01  # layers differ
-    assert np.std(one["global_net"]["embed"]["embedding"]) == pytest.approx(32**-0.5, rel=0.1)
-    assert np.std(one["semantic_head"]["kernel"]) == pytest.approx(32**-0.5, rel=0.1)
-    assert np.std(one["acoustic_head"]["kernel"]) == pytest.approx(16**-0.5, rel=0.1)
+    for leaf in (
+        kernel,
+        one["global_net"]["embed"]["embedding"],
+        one["local_net"]["embed"]["embedding"],
+        one["semantic_head"]["kernel"],
+        one["acoustic_head"]["kernel"],
+    ):
+        assert np.std(leaf) == pytest.approx(32**-0.5, rel=0.1)

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpst_jax import sharding
-from gpst_jax.config import ConfigError, MeshConfig
+from data_pipeline.tokens import TokenLayout
+from gpst_jax import gpst, sharding
+from gpst_jax.config import ConfigError, GPSTConfig, MeshConfig, TransformerConfig
 
 
 def shape(*sizes):
@@ -61,6 +62,21 @@ def test_rules(path, sizes, spec):
         tree = {name: tree}
     (found,) = jax.tree.leaves(sharding.parameter_shardings(mesh, tree))
     assert found.spec == jax.P(*spec)
+
+
+@pytest.mark.parametrize("block", ["modern", "paper"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_every_parameter_of_the_model_has_a_rule(block, shared):
+    net = TransformerConfig(d_model=16, num_layers=2, num_heads=2, d_ff=32)
+    config = GPSTConfig(net, net, block=block, shared_acoustic_head=shared)
+    layout = TokenLayout(12, 2, 8, 50.0, 50.0)
+    shapes = jax.eval_shape(lambda: gpst.init(config, layout, jax.random.key(0)))
+    mesh = sharding.make_mesh(MeshConfig(1, 4, 2))
+    shardings = jax.tree.leaves(sharding.parameter_shardings(mesh, shapes))
+    # All that is large is cut over all eight devices, or at least over fsdp.
+    for (path, leaf), found in zip(jax.tree.leaves_with_path(shapes), shardings, strict=True):
+        parts = leaf.size // np.prod(found.shard_shape(leaf.shape))
+        assert parts >= (4 if path[-1].key in ("kernel", "embedding") else 1), path
 
 
 @pytest.mark.parametrize(
