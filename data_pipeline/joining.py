@@ -39,7 +39,7 @@ def join_pieces(
     durations: np.ndarray,
     line_starts: np.ndarray,
     *,
-    phases: np.ndarray,
+    remainder_first: np.ndarray,
     crop: int,
     gap: int,
     ticks_per_unit: int,
@@ -50,15 +50,14 @@ def join_pieces(
 
     A segment takes as much as fits `crop`. A cut falls on a multiple of `grid` units of its record
     and leaves no piece below `min_units`; where it cannot, the segment ends before that record.
-    The first segment of a line that does not fit one segment is cut short at random, by at most
-    what keeps the number of segments the same.
 
     Args:
         order: (R,) record numbers.
         units: (R,) their units.
         durations: (R,) int64 their lengths in ticks.
         line_starts: (N,) places at which lines begin.
-        phases: (N,) uniform on [0, 1).
+        remainder_first: (N,) bool, whether the first segment of a line is the short one, or the
+            last.
         crop: longest segment in ticks; at least 2 * (min_units + grid) units.
         gap: ticks of silence between two records of a segment.
         ticks_per_unit: duration of a unit.
@@ -72,11 +71,13 @@ def join_pieces(
     last_places = np.append(places[1:], len(order)) - 1
     line_ends = ends[last_places]
 
+    # What does not fill a segment comes first or last, in one piece: two halves of it would each
+    # leave a row of one segment badly filled. Cuts fall up to a grid step early, hence the margin.
     length = line_ends - starts[places]
-    slack = -length % crop
+    margin = length // crop * grid * ticks_per_unit
     smallest = 2 * (min_units + grid) * ticks_per_unit
-    first_crop = np.maximum(crop - (phases * (slack + 1)).astype(np.int64), smallest)
-    limit = np.where(length > crop, first_crop, crop)
+    remainder = np.clip(length % crop + margin, smallest, crop)
+    limit = np.where((length > crop) & remainder_first, remainder, crop)
 
     offsets = np.zeros(len(places), np.int64)
     now = starts[places]

@@ -2,7 +2,7 @@
 
 A plan is a pure function of (seed, pass, length index). Each pass it puts every speaker's records
 in a random order, lays them end to end with a short silence between them, cuts the line into
-segments of at most the crop length, and groups whole segments into rows. A row is addressed by its
+segments of the crop length, what is left over at a random end, and groups whole segments into rows. A row is addressed by its
 number, so the state of a reader is one number, any number of hosts reads the same rows, and resume
 is exact. Nothing here touches a record: lengths are enough.
 
@@ -292,7 +292,7 @@ class PackingPlan:
                 index.units[order],
                 durations,
                 starts,
-                phases=random.fractions(len(starts)),
+                remainder_first=random.bits(len(starts)),
                 crop=self._crop,
                 gap=self._gap,
                 ticks_per_unit=self.layout.ticks_per_unit,
@@ -363,9 +363,9 @@ class _RandomKeys:
         """A permutation (size,) int64."""
         return np.argsort(self._bits.random_raw(size), kind="stable")
 
-    def fractions(self, size: int) -> np.ndarray:
-        """Uniform on [0, 1): (size,) float64."""
-        return (self._bits.random_raw(size) >> np.uint64(11)) * 2.0**-53
+    def bits(self, size: int) -> np.ndarray:
+        """Fair coins (size,) bool."""
+        return self._bits.random_raw(size) >> np.uint64(63) == 1
 
 
 def _exclusive_sum(values: np.ndarray) -> np.ndarray:

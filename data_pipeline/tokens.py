@@ -201,7 +201,7 @@ def segment_tokens(
     if positions == "running":
         index = np.arange(length, dtype=np.int32)
     else:
-        lengths = [(len(u), np.asarray(c).shape[1]) for u, (_, c) in zip(unit_parts, parts)]
+        lengths = [(len(u), np.asarray(c).shape[1]) for u, c in parts]
         unit_times, frame_times = part_times(layout, lengths)
         index = np.concatenate([[0], unit_times, [0], frame_times]).astype(np.int32)
     end = np.full((1, layout.num_codebooks), EOS, np.int32)

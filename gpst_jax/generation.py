@@ -101,7 +101,8 @@ class Generator:
     def run(self) -> dict[str, int]:
         """Writes every condition; returns the number of samples by condition."""
         self._check_settings()
-        counts = {}
+        counts: dict[str, int] = {}
+        kind = "free"
         for split, suffix, count in (
             ("valid", "", self.config.items),
             ("unseen", UNSEEN, self.config.unseen_items),
@@ -117,8 +118,11 @@ class Generator:
                 self.report(f"{split}: no item, its rows are left out")
                 continue
             counts |= self._split(items, chosen, suffix)
+            kind = chosen[0].text_kind if not suffix else kind
         if "unconditional" in self.config.modes:
-            counts["unconditional"] = self._condition("unconditional", self._unconditional)
+            counts["unconditional"] = self._condition(
+                "unconditional", functools.partial(self._unconditional, kind)
+            )
         return counts
 
     def _split(self, items: ItemSet, chosen: list[Item], suffix: str) -> dict[str, int]:
@@ -154,13 +158,13 @@ class Generator:
         entries = []
         for item in chosen:
             self._write("recording" + suffix, item.id, items.audio(item.stretches))
-            entries.append(self._entry(item, suffix, f"{item.id}.wav"))
+            entries.append(self._entry(item, suffix) | _same_voice(item, chosen, suffix))
         return entries
 
     def _codec(self, chosen, suffix) -> list[dict[str, Any]]:
         codes = {item.id: _codes(self._parts(item)) for item in chosen}
         self._vocode("codec" + suffix, codes)
-        return [self._entry(item, suffix, f"{item.id}.wav") for item in chosen]
+        return [self._entry(item, suffix) | _same_voice(item, chosen, suffix) for item in chosen]
 
     def _semantic_to_acoustic(self, items, chosen, suffix) -> list[dict[str, Any]]:
         requests = [
@@ -168,7 +172,7 @@ class Generator:
             for index, item in enumerate(chosen)
         ]
         self._decode("semantic_to_acoustic" + suffix, requests, [item.id for item in chosen])
-        return [self._entry(item, suffix, f"{item.id}.wav") for item in chosen]
+        return [self._entry(item, suffix) for item in chosen]
 
     def _continuation(self, items, chosen, suffix) -> list[dict[str, Any]]:
         # Half of a short utterance is given, so that half is left to generate.
@@ -180,7 +184,7 @@ class Generator:
             prefixes[item.id] = request.codes
         names = [item.id for item in chosen]
         self._decode("continuation" + suffix, requests, names, prefixes)
-        return [self._entry(item, suffix, f"{item.id}.wav") for item in chosen]
+        return [self._entry(item, suffix) for item in chosen]
 
     def _speaker_transfer(self, items: ItemSet, chosen, suffix) -> list[dict[str, Any]]:
         name = "speaker_transfer" + suffix
@@ -195,7 +199,7 @@ class Generator:
             )
             names.append(item.id)
             self._write(name, f"{item.id}-prompt", items.audio(stretches))
-            entry = self._entry(item, suffix, f"{item.id}.wav") | {
+            entry = self._entry(item, suffix) | {
                 "prompt_speaker": speaker,
                 "prompt_audio": f"{item.id}-prompt.wav",
             }
@@ -231,8 +235,8 @@ class Generator:
                 return speaker, stretches, None
         return None
 
-    def _unconditional(self) -> list[dict[str, Any]]:
-        """Two renderings of each sequence of sampled units."""
+    def _unconditional(self, kind: str) -> list[dict[str, Any]]:
+        """Two renderings of each sequence of sampled units; `kind` of text as in the corpus."""
         count = self.config.items
         requests = [
             self.builder.unconditional(self.config.unconditional_seconds, item=index)
@@ -249,7 +253,12 @@ class Generator:
                 names.append(f"unconditional-{index:04d}-{rendering}")
                 entries.append(
                     _blank()
-                    | {"id": names[-1], "audio": f"{names[-1]}.wav", "pair": f"{index:04d}"}
+                    | {
+                        "id": names[-1],
+                        "audio": f"{names[-1]}.wav",
+                        "pair": f"{index:04d}",
+                        "text_kind": kind,
+                    }
                 )
         self._decode("unconditional", requests, names)
         return entries
@@ -310,10 +319,10 @@ class Generator:
     def _write(self, condition: str, name: str, wav: np.ndarray) -> None:
         write_audio(self.output / condition / f"{name}.wav", wav, self.spec.sample_rate)
 
-    def _entry(self, item: Item, suffix: str, audio: str) -> dict[str, Any]:
+    def _entry(self, item: Item, suffix: str) -> dict[str, Any]:
         return _blank() | {
             "id": item.id,
-            "audio": audio,
+            "audio": f"{item.id}.wav",
             "text": item.text,
             "text_kind": item.text_kind,
             "speaker": item.speaker,
@@ -350,6 +359,15 @@ def _blank() -> dict[str, Any]:
         "prompt_reference_codec_audio pair"
     )
     return {name: None for name in names.split()} | {"text_kind": "free"}
+
+
+def _same_voice(item: Item, chosen: Sequence[Item], suffix: str) -> dict[str, Any]:
+    """The next chosen recording of the same voice, which ceilings of similarity compare with."""
+    own = [other.id for other in chosen if other.speaker == item.speaker]
+    if len(own) == 1:
+        return {}
+    other = own[(own.index(item.id) + 1) % len(own)]
+    return {"prompt_speaker": item.speaker, "prompt_audio": f"../recording{suffix}/{other}.wav"}
 
 
 def _units(parts: Sequence[Part]) -> np.ndarray:

@@ -46,7 +46,7 @@ class Item:
 
     @property
     def text_kind(self) -> str:
-        """ "digits" when every word is a digit's name, else "free"."""
+        """Whether every word is a digit's name ("digits") or not ("free")."""
         words = (self.text or "").lower().split()
         return "digits" if words and all(word in _DIGITS for word in words) else "free"
 
