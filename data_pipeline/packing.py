@@ -2,9 +2,9 @@
 
 A plan is a pure function of (seed, pass, length index). Each pass it puts every speaker's records
 in a random order, lays them end to end with a short silence between them, cuts the line into
-segments of the crop length, what is left over at a random end, and groups whole segments into rows. A row is addressed by its
-number, so the state of a reader is one number, any number of hosts reads the same rows, and resume
-is exact. Nothing here touches a record: lengths are enough.
+segments of the crop length with what is left over at a random end, and groups whole segments into
+rows. A row is addressed by its number, so the state of a reader is one number, any number of hosts
+reads the same rows, and resume is exact. Nothing here touches a record: lengths are enough.
 
 Time on a line is counted in ticks, the common multiple of both token rates, and a record lasts as
 long as the longer of its two streams; so one length bounds both streams.

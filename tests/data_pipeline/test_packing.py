@@ -224,13 +224,30 @@ def test_librispeech_like_lengths_fill_the_rows() -> None:
     assert efficiency["frames"] == (real[:, 1] + 1).sum() / (plan.num_rows(0) * 751)
 
 
-def test_short_utterances_fill_the_rows() -> None:
-    """Digit strings of a second or two, joined by speaker; also where nobody is known."""
+@pytest.mark.parametrize(
+    ("low", "high", "speakers", "crop"),
+    [
+        (0.6, 3.0, 4, 4.0),  # digit strings, joined
+        (0.6, 3.0, 0, 4.0),  # nobody is known: nothing may be joined
+        (4.0, 20.0, 400, 10.0),  # a handful of utterances of each speaker
+        (11.0, 16.0, 0, 10.0),  # a crop and a bit, each its own segment
+    ],
+)
+def test_other_lengths_fill_the_rows_too(
+    low: float, high: float, speakers: int, crop: float
+) -> None:
     layout = _layout()
-    seconds = np.random.default_rng(0).uniform(0.6, 3.0, 3000)
-    for speakers in (["a", "b", "c", "d"], ["unknown"]):
-        plan = _plan(layout, _index(layout, seconds, speakers), row_length=512, frame_budget=304)
-        assert min(plan.efficiency().values()) >= 0.93, speakers
+    seconds = np.random.default_rng(0).uniform(low, high, 3000)
+    names = [str(name) for name in range(speakers)] or ["unknown"]
+    stacks = int(75 * crop) + 1
+    plan = _plan(
+        layout,
+        _index(layout, seconds, names),
+        crop,
+        row_length=int(50 * crop) + stacks + 1,
+        frame_budget=stacks,
+    )
+    assert min(plan.efficiency().values()) >= 0.95
 
 
 def test_long_and_short_rows_are_mixed() -> None:

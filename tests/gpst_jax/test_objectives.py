@@ -252,8 +252,8 @@ def test_kept_frames_keep_their_stacks(batch, dropping):
 def test_counts_of_long_segments_are_exact(percent):
     """The floor of n (1 - p) + 1 in float32 is that of exact arithmetic."""
     objective = _objective(local_drop=percent / 100)
-    lengths = np.arange(2, 760)
-    segments = np.zeros((len(lengths), lengths[-1]), np.int32)
+    lengths = np.append(np.arange(2, 758, 13), [100, 751])
+    segments = np.zeros((len(lengths), lengths.max()), np.int32)
     for row, n in zip(segments, lengths, strict=True):
         row[:n] = 1
     counts = jax.jit(jax.vmap(lambda row: objective._keep_counts(row[None])[0, 0]))(segments)
@@ -286,9 +286,9 @@ def test_the_loss_over_kept_frames_is_unbiased(dropping, pack_rows, segments, pa
 
         return jax.vmap(one)(keys)
 
-    drawn = np.asarray(losses(jax.random.split(KEY, 1000)))
+    drawn = np.asarray(losses(jax.random.split(KEY, 300)))
     total, count = dropping.loss(params, batch, KEY, weights, False)[1]["nll_acoustic"]
-    error = drawn.std() / len(drawn) ** 0.5
+    error = float(drawn.std()) / len(drawn) ** 0.5
     assert drawn.std() > 0.01  # the frames differ, so that a biased choice would show
     assert drawn.mean() == pytest.approx(float(total / count), abs=4 * error)
 

@@ -1,0 +1,93 @@
+"""The demo from end to end in its small form, on the real entry points."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.demo import merge_results
+
+MODES = ("unconditional", "semantic_to_acoustic", "speaker_transfer", "continuation")
+TINY = [
+    "--set=model.global_net.d_model=64",
+    "--set=model.global_net.num_layers=1",
+    "--set=model.global_net.d_ff=96",
+    "--set=model.local_net.d_model=32",
+    "--set=model.local_net.num_layers=1",
+    "--set=model.local_net.d_ff=64",
+    "--set=optimizer.name=adamw",
+]
+
+
+def run_demo(workdir: Path, *flags: str) -> subprocess.CompletedProcess:
+    environment = dict(os.environ) | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    command = [sys.executable, "-m", "experiments.demo", "--smoke", f"--workdir={workdir}"]
+    return subprocess.run(
+        [*command, *TINY, *flags], capture_output=True, text=True, timeout=900, env=environment
+    )
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("demo")
+    done = run_demo(workdir)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_report_holds_every_mode_and_ceiling(demo):
+    report = json.loads((demo / "report.json").read_text())
+    assert set(MODES) <= set(report["modes"])
+    assert {"recording", "codec", "recording_unseen", "codec_unseen"} <= set(report["ceilings"])
+    for mode in MODES:
+        wer = report["modes"][mode]["wer/pocketsphinx-digits-smoke"]
+        assert wer["n"] > 0
+        assert wer["ci95"][0] <= wer["value"] <= wer["ci95"][1]
+    assert report["train"]["steps"] == 30
+    assert len(report["train"]["final_nll_acoustic"]) == 4
+    steps = {"corpus", "tokenise", "pretrain", "generate", "evaluate"}
+    assert set(report["timings_s"]) == steps
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_page_is_one_file_with_players(demo):
+    page = (demo / "report.html").read_text()
+    assert page.count("<audio") >= len(MODES)
+    assert "data:audio/" in page
+    assert 'src="http' not in page
+    assert 'href="http' not in page
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_second_call_only_repeats_the_report(demo):
+    """What is finished stays: nothing is trained, generated or measured again."""
+    kept = [demo / "tokens/dataset.json", demo / "samples/codec/manifest.jsonl"]
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    steps = sorted(path.name for path in (demo / "train/checkpoints").iterdir())
+    done = run_demo(demo)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert {path: path.stat().st_mtime_ns for path in kept} == before
+    assert sorted(path.name for path in (demo / "train/checkpoints").iterdir()) == steps
+
+
+def test_folder_without_audio_is_one_clear_line(tmp_path):
+    done = run_demo(tmp_path / "run", "--source=folder")
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("error: --audio_dir is missing")
+    assert "Traceback" not in done.stderr
+
+
+def test_merge_takes_one_loss_per_codebook():
+    final = {"eval/nll_semantic": 1.5, "eval/nll_acoustic_q0": 2.0, "eval/nll_acoustic_q1": 3.0}
+    train = {"final": final, "steps": 7, "parameters": 5, "tokens_per_s": 1.0}
+    merged = merge_results({"modes": {}}, train, {"pretrain": 1.26})
+    assert merged["train"]["final_nll_acoustic"] == [2.0, 3.0]
+    assert merged["train"]["final_nll_semantic"] == 1.5
+    assert merged["timings_s"] == {"pretrain": 1.3}

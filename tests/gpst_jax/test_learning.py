@@ -1,0 +1,168 @@
+"""Models learn what they should: a batch by heart, and a speaker from a prompt."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from data_pipeline.tokens import TokenLayout, segment_tokens
+from gpst_jax.config import DataConfig, GPSTConfig, RunConfig, TransformerConfig
+from gpst_jax.objectives import GPSTObjective
+from gpst_jax.sampling import Decoder, Request, SamplingConfig
+
+GREEDY = SamplingConfig(top_k=1)
+KEY = jax.random.key(0)
+
+
+def _objective(layout, *, rows, row_length, frame_budget, **model):
+    positions = "running" if model.get("block") == "paper" else "time"
+    fields = {"rows": rows, "row_length": row_length, "frame_budget": frame_budget}
+    data = DataConfig(**fields, positions=positions, crop_seconds=1.0)
+    nets = TransformerConfig(32, 2, 4, 64), TransformerConfig(16, 2, 2, 32)
+    config = GPSTConfig(*nets, max_positions=160, **model)
+    return GPSTObjective(RunConfig(name="toy", model=config, data=data), layout)
+
+
+def _train(objective, params, batches, learning_rate):
+    """One Adam step per batch (leading axis): final parameters and the metrics of every step."""
+    steps = len(batches["tokens"])
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps, alpha=0.05))
+
+    def step(carry, inputs):
+        params, state = carry
+        batch, key = inputs
+        weights = objective.weights(batch)
+        gradient, metrics = jax.grad(
+            lambda p: objective.loss(p, batch, key, weights, True), has_aux=True
+        )(params)
+        updates, state = optimizer.update(gradient, state)
+        means = {name: total / count for name, (total, count) in metrics.items()}
+        return (optax.apply_updates(params, updates), state), means
+
+    @jax.jit
+    def run(params, batches):
+        keys = jax.random.split(KEY, steps)
+        (params, _), metrics = jax.lax.scan(step, (params, optimizer.init(params)), (batches, keys))
+        return params, metrics
+
+    return run(params, batches)
+
+
+# A batch by heart
+
+LAYOUT = TokenLayout(num_units=11, num_codebooks=3, codebook_size=5, unit_rate=50, frame_rate=75)
+
+
+@pytest.mark.parametrize("block", ["paper", "modern"])
+def test_one_batch_is_learnt_by_heart(block, pack_rows, random_part, random_params):
+    """Both streams below 0.1 nats, and greedy decoding gives the training codes back."""
+    rng = np.random.default_rng(0)
+    parts = [random_part(LAYOUT, rng, 18, 27) for _ in range(3)]
+    objective = _objective(LAYOUT, rows=2, row_length=96, frame_budget=56, block=block)
+    positions = objective.config.data.positions
+    segments = [segment_tokens(LAYOUT, [part], positions=positions) for part in parts]
+    batch = pack_rows([segments[:2], segments[2:]], 96, 56)
+    steps = 300
+    batches = {name: np.broadcast_to(v, (steps, *v.shape)) for name, v in batch.items()}
+    params = random_params(objective.model_config, LAYOUT)
+    params, metrics = _train(objective, params, batches, 1e-2)
+    assert metrics["nll_semantic"][0] > 1
+    assert metrics["nll_acoustic"][0] > 1
+    assert metrics["nll_semantic"][-1] < 0.1
+    assert metrics["nll_acoustic"][-1] < 0.1
+
+    requests = [
+        Request(units, np.zeros((3, 0), int), max_frames=30, item=i)
+        for i, (units, _) in enumerate(parts)
+    ]
+    decoder = Decoder(objective.model_config, LAYOUT, params, positions)
+    for (_, codes), result in zip(parts, decoder.decode(requests, acoustic=GREEDY), strict=True):
+        np.testing.assert_array_equal(result.codes, codes)
+        assert result.frames_ended
+
+
+# A speaker from a prompt
+
+SPEAKERS, UNITS = 4, 6
+SILENCE = UNITS  # a unit of its own
+TOY = TokenLayout(UNITS + 1, 2, SPEAKERS * UNITS + 1, unit_rate=50, frame_rate=50)
+
+
+def _speak(rng, speaker, length):
+    """Random units and the codes of a speaker, who shifts the codes that all speakers share."""
+    units = rng.integers(UNITS, size=length)
+    codes = np.stack([units, (units + 1) % UNITS]) + speaker * UNITS
+    return units, codes
+
+
+_SILENCE = np.array([SILENCE]), np.full((2, 1), SPEAKERS * UNITS)
+
+
+@functools.cache
+def _corpus(pack_rows, steps, rows, seed=0):
+    """Batches of joined pairs: an utterance, silence, another one of the same speaker."""
+    rng = np.random.default_rng(seed)
+    batches = []
+    for _ in range(steps):
+        segments = []
+        for _ in range(rows):
+            speaker = rng.integers(SPEAKERS)
+            parts = [_speak(rng, speaker, 5), _SILENCE, _speak(rng, speaker, 6)]
+            segments.append([segment_tokens(TOY, parts)])
+        batches.append(pack_rows(segments, 26, 13))
+    return jax.tree.map(lambda *arrays: np.stack(arrays), *batches)
+
+
+def _toy_objective(**model):
+    return _objective(TOY, rows=16, row_length=26, frame_budget=13, **model)
+
+
+def _shift_of(codes):
+    """The speaker that most codes belong to."""
+    return np.bincount(np.minimum(codes // UNITS, SPEAKERS).ravel()).argmax()
+
+
+def test_a_prompt_fixes_the_speaker(pack_rows, random_params):
+    """Transfer speaks with the shift of the prompt, decoding without one does so by chance."""
+    objective = _toy_objective()
+    params = random_params(objective.model_config, TOY)
+    params, _ = _train(objective, params, _corpus(pack_rows, 500, 16), 5e-3)
+    decoder = Decoder(objective.model_config, TOY, params, "time")
+    rng = np.random.default_rng(1)
+    transfer, without, speakers, targets = [], [], [], []
+    for item in range(64):
+        speaker = int(rng.integers(SPEAKERS))
+        prompt = _speak(rng, speaker, 5)
+        target = rng.integers(UNITS, size=6)
+        units = np.concatenate([prompt[0], _SILENCE[0], target])
+        codes = np.concatenate([prompt[1], _SILENCE[1]], axis=1)
+        limits = {"min_frames": 6, "max_frames": 6, "item": item}
+        transfer.append(Request(units, codes, part_lengths=[(5, 5), (1, 1), (6, 6)], **limits))
+        without.append(Request(target, np.zeros((2, 0), int), **limits))
+        speakers.append(speaker)
+        targets.append(target)
+    speakers = np.array(speakers)
+    got = decoder.decode(transfer, acoustic=GREEDY)
+    hits = np.mean([_shift_of(r.codes) for r in got] == speakers)
+    chance = np.mean([_shift_of(r.codes) for r in decoder.decode(without)] == speakers)
+    content = np.mean([r.codes[0] % UNITS == t for r, t in zip(got, targets, strict=True)])
+    assert hits > 0.9
+    assert chance < 0.5  # a quarter and noise
+    assert content > 0.9  # the words are those of the target
+
+
+def test_bfloat16_learns_like_float32(pack_rows, random_params):
+    """The same start and batches: the loss curves stay within 0.05 nats while both fall."""
+    curves = {}
+    for dtype in ("float32", "bfloat16"):
+        objective = _toy_objective(dtype=dtype)
+        params = random_params(objective.model_config, TOY)
+        trained, metrics = _train(objective, params, _corpus(pack_rows, 60, 16), 3e-3)
+        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(trained))
+        curves[dtype] = np.stack([metrics["nll_semantic"], metrics["nll_acoustic"]])
+    start, end = curves["float32"][:, :5].mean(1), curves["float32"][:, -5:].mean(1)
+    assert (end < start - 0.5).all()
+    np.testing.assert_allclose(curves["bfloat16"], curves["float32"], rtol=0, atol=0.05)
