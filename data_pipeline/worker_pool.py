@@ -3,6 +3,7 @@
 import itertools
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -31,7 +32,9 @@ def _finished(tasks: Sequence[ShardTask], num_workers: int) -> Iterator[ShardTas
     with (
         _one_thread_each(),
         ProcessPoolExecutor(
-            min(num_workers, len(tasks)), multiprocessing.get_context("spawn")
+            min(num_workers, len(tasks)),
+            multiprocessing.get_context("spawn"),
+            initializer=_end_with_parent,
         ) as pool,
     ):
         waiting: dict[Future, ShardTask] = {}
@@ -52,6 +55,18 @@ def _finished(tasks: Sequence[ShardTask], num_workers: int) -> Iterator[ShardTas
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Lets a worker end when its parent was killed; it would wait for work for ever."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

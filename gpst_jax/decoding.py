@@ -19,7 +19,7 @@ from gpst_jax.layers import Cache, Context
 class _State(NamedTuple):
     cache: Cache
     hidden: jax.Array  # (B, D) hidden state of the newest position
-    index: jax.Array  # (B,) positions in the cache
+    filled: jax.Array  # (B,) positions in the cache
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -48,7 +48,7 @@ def decode_batch(config, layout, positions, static, params, keys, units, codes, 
     state = _State(
         cache=model.global_net.init_cache(rows, length),
         hidden=jnp.zeros((rows, config.global_net.d_model), config.dtype),
-        index=jnp.zeros(rows, jnp.int32),
+        filled=jnp.zeros(rows, jnp.int32),
     )
     state = _read(model, positions, state, units, SEMANTIC)
     outputs = _nothing("units", (rows, 0))
@@ -79,23 +79,23 @@ def _read(model, positions, state: _State, prefix, stream: int) -> _State:
     tokens, lengths = prefix["tokens"], prefix["lengths"]
     times = prefix["times"]
     if positions == "running":
-        times = state.index[:, None] + jnp.arange(tokens.shape[1])[None]
+        times = state.filled[:, None] + jnp.arange(tokens.shape[1])[None]
     streams = jnp.full(tokens.shape[:2], stream, jnp.int32)
-    hidden, cache = model.extend(tokens, times, streams, state.index, state.cache)
+    hidden, cache = model.extend(tokens, times, streams, state.filled, state.cache)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    return _State(cache, last, state.index + lengths)
+    return _State(cache, last, state.filled + lengths)
 
 
 def _append(model, positions, state: _State, stack, time, stream: int, active) -> _State:
     """Feeds one stack (B, Q) to the active rows; the others keep their state."""
     if positions == "running":
-        time = state.index
+        time = state.filled
     streams = jnp.full((stack.shape[0], 1), stream, jnp.int32)
-    hidden, cache = model.extend(stack[:, None], time[:, None], streams, state.index, state.cache)
+    hidden, cache = model.extend(stack[:, None], time[:, None], streams, state.filled, state.cache)
     return _State(
         cache,
         jnp.where(active[:, None], hidden[:, 0], state.hidden),
-        state.index + active.astype(jnp.int32),
+        state.filled + active.astype(jnp.int32),
     )
 
 
@@ -223,6 +223,8 @@ def sample_frame(model: gpst.GPST, hidden, may_end, keys, temperature, top_k: in
         stack; of an end, that of a whole stack of ends.
     """
     layout, net = model.layout, model.local_net
+    assert net.positions is not None
+    positions = net.positions.embedding[...]
     rows = hidden.shape[0]
     classes = jnp.arange(layout.acoustic_classes)
     codes_only = jnp.broadcast_to((classes >= NUM_SPECIALS)[None], (rows, len(classes)))
@@ -230,9 +232,9 @@ def sample_frame(model: gpst.GPST, hidden, may_end, keys, temperature, top_k: in
 
     def step(carry, codebook):
         x, cache, end, log_prob = carry
-        x = (x + net.positions.embedding[...][codebook][None]).astype(model.config.dtype)
-        index = jnp.full(rows, codebook, jnp.int32)
-        out, cache = net.extend(x[:, None], Context(index=index), cache)
+        x = (x + positions[codebook][None]).astype(model.config.dtype)
+        filled = jnp.full(rows, codebook, jnp.int32)
+        out, cache = net.extend(x[:, None], Context(filled=filled), cache)
         logits = model.codebook_logits(out[:, 0], codebook)
         code_keys = jax.vmap(lambda key: jax.random.fold_in(key, codebook))(keys)
         allowed = jnp.where(codebook == 0, first_allowed, codes_only)

@@ -80,7 +80,7 @@ class GPST(nnx.Module):
         self.projector = nnx.Linear(
             wide, narrow, kernel_init=nnx.initializers.xavier_uniform(), dtype=dtype, rngs=rngs
         )
-        heads = (narrow, layout.acoustic_classes)
+        heads: tuple[int, ...] = (narrow, layout.acoustic_classes)
         if not config.shared_acoustic_head:
             heads = (layout.num_codebooks, *heads)
         self.semantic_head = Head((wide, layout.semantic_vocab), wide, rngs=rngs)
@@ -175,12 +175,12 @@ class GPST(nnx.Module):
         tokens: jax.Array,
         positions: jax.Array,
         streams: jax.Array,
-        index: jax.Array,
+        filled: jax.Array,
         cache: Cache,
     ) -> tuple[jax.Array, Cache]:
-        """Decodes n further positions (B, n, Q) after `index` (B,) cached ones."""
+        """Decodes n further positions (B, n, Q) after `filled` (B,) cached ones."""
         x = self.embed(tokens, positions, streams)
-        return self.global_net.extend(x, self.context(positions, index=index), cache)
+        return self.global_net.extend(x, self.context(positions, filled=filled), cache)
 
 
 class Head(nnx.Module):

@@ -151,7 +151,8 @@ class ItemSet:
         return np.concatenate(pieces)
 
     def _items(self, speaker: str, records: list[Record], min_seconds: float) -> list[Item]:
-        items, pending = [], []
+        items: list[Item] = []
+        pending: list[Stretch] = []
         for record in records:
             for stretch in self._stretches(record):
                 pending.append(stretch)

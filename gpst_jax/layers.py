@@ -30,7 +30,7 @@ class Context(NamedTuple):
 
     angles: jax.Array | None = None  # (B, L, D/H/2), None without rotary positions
     segment_ids: jax.Array | None = None  # (B, L), None when a row is one segment
-    index: jax.Array | None = None  # (B,) positions already in the cache; None: no cache
+    filled: jax.Array | None = None  # (B,) positions already in the cache; None: no cache
 
 
 class Style(NamedTuple):
@@ -112,12 +112,12 @@ class Attention(nnx.Module):
                 implementation=self.implementation,
             )
         else:
-            assert context.index is not None
+            assert context.filled is not None
             cache = (
-                attention.write_cache(cache[0], key, context.index),
-                attention.write_cache(cache[1], value, context.index),
+                attention.write_cache(cache[0], key, context.filled),
+                attention.write_cache(cache[1], value, context.filled),
             )
-            mixed = attention.attend_cache(query, *cache, context.index)
+            mixed = attention.attend_cache(query, *cache, context.filled)
         return self.out(mixed.reshape(x.shape)), cache
 
 
@@ -136,13 +136,13 @@ class Mlp(nnx.Module):
             )
 
         width, inner = config.d_model, config.d_ff
+        self.gate = linear(width, inner, _normal(width)) if style.modern else None
         if style.modern:
             self.up = linear(width, inner, _normal(width))
-            self.gate = linear(width, inner, _normal(width))
             self.down = linear(inner, width, _normal(inner, config.num_layers))
         else:  # torch's default for linear layers: uniform within 1/sqrt(fan_in)
             uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-            self.up, self.gate = linear(width, inner, uniform), None
+            self.up = linear(width, inner, uniform)
             self.down = linear(inner, width, uniform)
 
     def __call__(self, x: jax.Array) -> jax.Array:

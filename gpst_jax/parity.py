@@ -176,8 +176,9 @@ def _forward(model: GPST, layout: TokenLayout, batch, golden) -> dict[str, np.nd
     hidden = model.hidden(
         batch["tokens"], batch["positions"], batch["streams"], batch["segment_ids"]
     )
-    picked = np.take_along_axis(np.asarray(hidden), batch["frame_index"][:, :, None], axis=1)
-    picked, frames = jnp.asarray(picked[frames_mask]), jnp.asarray(batch["frames"][frames_mask])
+    taken = np.take_along_axis(np.asarray(hidden), batch["frame_index"][:, :, None], axis=1)
+    picked = jnp.asarray(taken[frames_mask])
+    frames = jnp.asarray(batch["frames"][frames_mask])
     local = model.local_hidden(picked, frames)
     semantic, acoustic = model.semantic_logits(hidden[predicts]), model.acoustic_logits(local)
     semantic_targets = batch["semantic_targets"][predicts]

@@ -27,7 +27,7 @@ class MelRVQConfig:
     sample_rate: int = 16_000  # Hz
     frame_rate: float = 50.0  # frames per second; divides the sample rate
     num_codebooks: int = 4
-    codebook_size: int = 512
+    codebook_size: int = 256
     num_mels: int = 80
     window_hops: int = 3  # length of the Hann window in frames
     floor: float = 1e-5  # of mel magnitudes; a full-scale sine has about 0.2

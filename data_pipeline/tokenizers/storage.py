@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import safetensors
@@ -22,7 +22,10 @@ from data_pipeline.cli import UserError
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
 
-_Config = TypeVar("_Config")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_Config = TypeVar("_Config", bound="DataclassInstance")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """Models learn what they should: a batch by heart, and a speaker from a prompt."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,10 +24,10 @@ def _objective(layout, *, rows, row_length, frame_budget, **model):
     return GPSTObjective(RunConfig(name="toy", model=config, data=data), layout)
 
 
-def _train(objective, params, batches, learning_rate):
+def _train(objective, params, batches, learning_rate, total_steps):
     """One Adam step per batch (leading axis): final parameters and the metrics of every step."""
     steps = len(batches["tokens"])
-    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps, alpha=0.05))
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, total_steps, alpha=0.05))
 
     def step(carry, inputs):
         params, state = carry
@@ -65,10 +63,10 @@ def test_one_batch_is_learnt_by_heart(block, pack_rows, random_part, random_para
     positions = objective.config.data.positions
     segments = [segment_tokens(LAYOUT, [part], positions=positions) for part in parts]
     batch = pack_rows([segments[:2], segments[2:]], 96, 56)
-    steps = 300
+    steps = 150
     batches = {name: np.broadcast_to(v, (steps, *v.shape)) for name, v in batch.items()}
     params = random_params(objective.model_config, LAYOUT)
-    params, metrics = _train(objective, params, batches, 1e-2)
+    params, metrics = _train(objective, params, batches, 1e-2, steps)
     assert metrics["nll_semantic"][0] > 1
     assert metrics["nll_acoustic"][0] > 1
     assert metrics["nll_semantic"][-1] < 0.1
@@ -87,6 +85,7 @@ def test_one_batch_is_learnt_by_heart(block, pack_rows, random_part, random_para
 # A speaker from a prompt
 
 SPEAKERS, UNITS = 4, 6
+TOY_STEPS = 500
 SILENCE = UNITS  # a unit of its own
 TOY = TokenLayout(UNITS + 1, 2, SPEAKERS * UNITS + 1, unit_rate=50, frame_rate=50)
 
@@ -101,18 +100,18 @@ def _speak(rng, speaker, length):
 _SILENCE = np.array([SILENCE]), np.full((2, 1), SPEAKERS * UNITS)
 
 
-@functools.cache
-def _corpus(pack_rows, steps, rows, seed=0):
+@pytest.fixture(scope="module")
+def corpus(pack_rows):
     """Batches of joined pairs: an utterance, silence, another one of the same speaker."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     batches = []
-    for _ in range(steps):
-        segments = []
-        for _ in range(rows):
+    for _ in range(TOY_STEPS):
+        rows = []
+        for _ in range(16):
             speaker = rng.integers(SPEAKERS)
             parts = [_speak(rng, speaker, 5), _SILENCE, _speak(rng, speaker, 6)]
-            segments.append([segment_tokens(TOY, parts)])
-        batches.append(pack_rows(segments, 26, 13))
+            rows.append([segment_tokens(TOY, parts)])
+        batches.append(pack_rows(rows, 26, 13))
     return jax.tree.map(lambda *arrays: np.stack(arrays), *batches)
 
 
@@ -120,16 +119,22 @@ def _toy_objective(**model):
     return _objective(TOY, rows=16, row_length=26, frame_budget=13, **model)
 
 
+@pytest.fixture(scope="module")
+def trained(corpus, random_params):
+    """A float32 model trained on the corpus: its objective, parameters and loss curves."""
+    objective = _toy_objective()
+    params = random_params(objective.model_config, TOY)
+    return objective, *_train(objective, params, corpus, 5e-3, TOY_STEPS)
+
+
 def _shift_of(codes):
     """The speaker that most codes belong to."""
     return np.bincount(np.minimum(codes // UNITS, SPEAKERS).ravel()).argmax()
 
 
-def test_a_prompt_fixes_the_speaker(pack_rows, random_params):
+def test_a_prompt_fixes_the_speaker(trained):
     """Transfer speaks with the shift of the prompt, decoding without one does so by chance."""
-    objective = _toy_objective()
-    params = random_params(objective.model_config, TOY)
-    params, _ = _train(objective, params, _corpus(pack_rows, 500, 16), 5e-3)
+    objective, params, _ = trained
     decoder = Decoder(objective.model_config, TOY, params, "time")
     rng = np.random.default_rng(1)
     transfer, without, speakers, targets = [], [], [], []
@@ -151,18 +156,19 @@ def test_a_prompt_fixes_the_speaker(pack_rows, random_params):
     content = np.mean([r.codes[0] % UNITS == t for r, t in zip(got, targets, strict=True)])
     assert hits > 0.9
     assert chance < 0.5  # a quarter and noise
-    assert content > 0.9  # the words are those of the target
+    assert content > 0.5  # the words are those of the target; chance is a sixth
 
 
-def test_bfloat16_learns_like_float32(pack_rows, random_params):
-    """The same start and batches: the loss curves stay within 0.05 nats while both fall."""
-    curves = {}
-    for dtype in ("float32", "bfloat16"):
-        objective = _toy_objective(dtype=dtype)
-        params = random_params(objective.model_config, TOY)
-        trained, metrics = _train(objective, params, _corpus(pack_rows, 60, 16), 3e-3)
-        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(trained))
-        curves[dtype] = np.stack([metrics["nll_semantic"], metrics["nll_acoustic"]])
-    start, end = curves["float32"][:, :5].mean(1), curves["float32"][:, -5:].mean(1)
-    assert (end < start - 0.5).all()
-    np.testing.assert_allclose(curves["bfloat16"], curves["float32"], rtol=0, atol=0.05)
+def test_bfloat16_learns_like_float32(trained, corpus, random_params):
+    """The same start and batches: the loss curves stay within 0.02 nats while they fall."""
+    steps = 60
+    objective = _toy_objective(dtype="bfloat16")
+    params = random_params(objective.model_config, TOY)
+    first = {name: value[:steps] for name, value in corpus.items()}
+    params, low = _train(objective, params, first, 5e-3, TOY_STEPS)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+    for name in ("nll_semantic", "nll_acoustic"):
+        curve, reference = np.asarray(low[name]), np.asarray(trained[2][name][:steps])
+        assert reference[-5:].mean() < reference[:5].mean() - 0.5
+        np.testing.assert_allclose(curve, reference, rtol=0, atol=0.02)
+        assert np.abs(curve - reference).max() > 0  # another precision indeed
