@@ -18,6 +18,8 @@ from absl import app, flags
 
 USER_ERROR_EXIT_CODE = 2
 
+JSON_OUT = flags.DEFINE_string("json_out", None, "File for the program's result, as JSON.")
+
 
 class UserError(Exception):
     """Bad input: the message names the file or flag, what is wrong with it, and the remedy."""
@@ -47,6 +49,8 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
             print(f"error: {message}", file=sys.stderr)
             return USER_ERROR_EXIT_CODE
 
+    # `--help` lists the flags of the program's own module: count this shared one among them.
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["json_out"])
     app.run(guarded)
     raise AssertionError("absl.app.run does not return")
 

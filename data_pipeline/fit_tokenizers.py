@@ -214,7 +214,6 @@ def _define_flags() -> None:
     flags.DEFINE_float("codec_rate", MelRVQConfig.frame_rate, "Frames per second.")
     flags.DEFINE_integer("seed", 0, "Of the splits, the sample and k-means.")
     flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes that read recordings.")
-    flags.DEFINE_string("json_out", None, "File for the result, as JSON.")
 
 
 def main(argv: list[str]) -> int:
@@ -251,8 +250,8 @@ def main(argv: list[str]) -> int:
         f"fitted on {result['utterances']} utterances, {result['audio_seconds']} s of audio, in "
         f"{result['seconds']} s: {result['output']}"
     )
-    if given.json_out:
-        cli.write_json(given.json_out, result)
+    if cli.JSON_OUT.value:
+        cli.write_json(cli.JSON_OUT.value, result)
     return 0
 
 

@@ -272,7 +272,6 @@ def _define_flags() -> None:
     )
     flags.DEFINE_integer("seed", default.seed, "Of the texts.", lower_bound=0)
     flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes.", lower_bound=1)
-    flags.DEFINE_string("json_out", None, "File for the result, as JSON.")
 
 
 def main(argv: list[str]) -> int:
@@ -289,8 +288,8 @@ def main(argv: list[str]) -> int:
         f"{sum(counts.values())} utterances ({counts['train']} train, {counts['valid']} valid, "
         f"{counts['unseen']} unseen) in {result['output']}, {result['seconds']} s"
     )
-    if given.json_out:
-        cli.write_json(given.json_out, result)
+    if cli.JSON_OUT.value:
+        cli.write_json(cli.JSON_OUT.value, result)
     return 0
 
 

@@ -315,7 +315,6 @@ def _define_flags() -> None:
         "utterances_per_shard", 0, "Recordings per shard; 0 chooses by the size of the corpus."
     )
     flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes; 0 works in this one.")
-    flags.DEFINE_string("json_out", None, "File for the result, as JSON.")
 
 
 def _config_from_flags() -> CorpusConfig:
@@ -333,8 +332,8 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}: flags are written --name=value")
     result = tokenize_corpus(_config_from_flags())
-    if flags.FLAGS.json_out:
-        cli.write_json(flags.FLAGS.json_out, result)
+    if cli.JSON_OUT.value:
+        cli.write_json(cli.JSON_OUT.value, result)
     counts, failed = result["statistics"], result["statistics"]["failed"]
     for name, split in result["splits"].items():
         print(

@@ -19,7 +19,6 @@ _GOLDEN = flags.DEFINE_string("golden", None, "npz file of golden tensors.", req
 _TOLERANCE = flags.DEFINE_float(
     "tolerance", parity.TOLERANCE, "Largest absolute difference that passes.", lower_bound=0.0
 )
-_JSON_OUT = flags.DEFINE_string("json_out", None, "Also write the differences to this JSON file.")
 
 # Kinds of golden files: how a file is recognised, and what compares it.
 _KINDS = {"gpst": (parity.is_gpst, parity.check_gpst)}
@@ -55,7 +54,7 @@ def main(argv: list[str]) -> int:
     passed = largest <= tolerance
     verdict = "ok" if passed else "FAILED"
     print(f"largest difference {largest:.2e}, tolerance {tolerance:.0e}: {verdict}")
-    if _JSON_OUT.value:
+    if cli.JSON_OUT.value:
         report = {
             "golden": _GOLDEN.value,
             "kind": kind,
@@ -66,7 +65,7 @@ def main(argv: list[str]) -> int:
                 name: value if math.isfinite(value) else None for name, value in differences.items()
             },
         }
-        cli.write_json(_JSON_OUT.value, report)
+        cli.write_json(cli.JSON_OUT.value, report)
     return 0 if passed else 1
 
 

@@ -32,7 +32,6 @@ _SET = flags.DEFINE_multi_string("set", [], "Overrides of the configuration: sec
 _ITEMS = flags.DEFINE_integer("items", 200, "Generated items per mode for seen voices.")
 _UNSEEN = flags.DEFINE_integer("unseen_items", 100, "Generated items per mode for unseen voices.")
 _SMOKE = flags.DEFINE_bool("smoke", False, "A small corpus, few steps and few items: minutes.")
-_JSON_OUT = flags.DEFINE_string("json_out", None, "Also write report.json's content here.")
 
 _PARTIAL = 1  # exit code of the tokeniser when it had to leave files out
 
@@ -73,8 +72,8 @@ def main(argv: list[str]) -> int:
 
     merged = merge_results(_read(results), _read(train_json), timings.seconds)
     cli.write_json(workdir / "report.json", merged)
-    if _JSON_OUT.value:
-        cli.write_json(_JSON_OUT.value, merged)
+    if cli.JSON_OUT.value:
+        cli.write_json(cli.JSON_OUT.value, merged)
     page = workdir / "report.html"
     report.render_report(
         merged, samples, run / "metrics.jsonl", page, "GPST demo: speech in, speech out"

@@ -20,7 +20,6 @@ from gpst_jax.evaluation.tables import print_results
 _DEFAULTS = suite.EvaluationConfig()
 
 _SAMPLES = flags.DEFINE_string("samples", None, "Directory of generated samples.", required=True)
-_JSON_OUT = flags.DEFINE_string("json_out", None, "Where to write the results as JSON.")
 _ITEMS_OUT = flags.DEFINE_string("items_out", None, "Where to write the scores of single items.")
 _REPORT = flags.DEFINE_string("report", None, "Where to write the results as an HTML page.")
 _METRICS = flags.DEFINE_string(
@@ -87,8 +86,8 @@ def main(argv: list[str]) -> int:
         ),
         cache_dir=_CACHE_DIR.value,
     )
-    if _JSON_OUT.value:
-        cli.write_json(_JSON_OUT.value, results)
+    if cli.JSON_OUT.value:
+        cli.write_json(cli.JSON_OUT.value, results)
     if _ITEMS_OUT.value:
         _write_items(_ITEMS_OUT.value, items)
     if _REPORT.value:

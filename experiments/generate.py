@@ -42,7 +42,6 @@ _TEMPERATURE = flags.DEFINE_float(
 _TOP_K = flags.DEFINE_integer("top_k", 0, "Codes kept; 0 all, 1 greedy.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", _DEFAULT.batch_size, "Items decoded at once.")
 _SEED = flags.DEFINE_integer("seed", 0, "Fixes the choice of items and all that is drawn.")
-_JSON_OUT = flags.DEFINE_string("json_out", None, "File for the result as JSON.")
 
 
 def main(argv: list[str]) -> int:
@@ -79,8 +78,8 @@ def main(argv: list[str]) -> int:
         "seconds": round(time.monotonic() - started, 2),
     }
     print(f"{sum(counts.values())} samples in {_OUTPUT.value}")
-    if _JSON_OUT.value:
-        cli.write_json(_JSON_OUT.value, result)
+    if cli.JSON_OUT.value:
+        cli.write_json(cli.JSON_OUT.value, result)
     return 0
 
 

@@ -44,7 +44,6 @@ _WORKDIR = flags.DEFINE_string(
 _SET = flags.DEFINE_multi_string(
     "set", [], "Override of one field, as section.field=value; may be given several times."
 )
-_JSON_OUT = flags.DEFINE_string("json_out", None, "File for the result as JSON.")
 _COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache", None, "Directory that keeps compiled programs between runs."
 )
@@ -70,8 +69,8 @@ def main(argv: list[str]) -> int:
         return EXIT_DIVERGED
     if jax.process_index() == 0:
         print(summarize(result))
-        if _JSON_OUT.value:
-            cli.write_json(_JSON_OUT.value, result_json(result))
+        if cli.JSON_OUT.value:
+            cli.write_json(cli.JSON_OUT.value, result_json(result))
     return EXIT_INTERRUPTED if result.interrupted else 0
 
 

@@ -243,5 +243,7 @@ def _read(path: str) -> dict[str, np.ndarray]:
 
 def _entry(golden: dict[str, np.ndarray], name: str) -> np.ndarray:
     if name not in golden:
-        raise UserError(f"golden file: entry {name} is missing; see docs/parity.md for the layout")
+        raise UserError(
+            f"golden file: entry {name} is missing; tests/gpst_jax/make_golden.py writes the layout"
+        )
     return golden[name]

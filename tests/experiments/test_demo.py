@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from experiments.demo import merge_results
-
 MODES = ("unconditional", "semantic_to_acoustic", "speaker_transfer", "continuation")
 TINY = [
     "--set=model.global_net.d_model=64",
@@ -82,12 +80,3 @@ def test_folder_without_audio_is_one_clear_line(tmp_path):
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error: --audio_dir is missing")
     assert "Traceback" not in done.stderr
-
-
-def test_merge_takes_one_loss_per_codebook():
-    final = {"eval/nll_semantic": 1.5, "eval/nll_acoustic_q0": 2.0, "eval/nll_acoustic_q1": 3.0}
-    train = {"final": final, "steps": 7, "parameters": 5, "tokens_per_s": 1.0}
-    merged = merge_results({"modes": {}}, train, {"pretrain": 1.26})
-    assert merged["train"]["final_nll_acoustic"] == [2.0, 3.0]
-    assert merged["train"]["final_nll_semantic"] == 1.5
-    assert merged["timings_s"] == {"pretrain": 1.3}
