@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
+from threadpoolctl import threadpool_limits
 
 from data_pipeline import cli
 from data_pipeline.audio import AudioError, load_audio
@@ -83,10 +84,12 @@ def fit_tokenizers(
         )
     _check_amount("vocab_size", semantic.vocab_size, sum(map(len, units)), seconds)
     _check_amount("codebook_size", codec.codebook_size, sum(map(len, frames)), seconds)
-    with progress("fit semantic units", _SEMANTIC_ITERATIONS) as advance:
-        unit_weights = mfcc_kmeans.fit(semantic, units, seed, advance, _SEMANTIC_ITERATIONS)
-    with progress("fit acoustic codec", codec.num_codebooks * _CODEC_ITERATIONS) as advance:
-        codec_weights = mel_rvq.fit(codec, frames, seed, advance, _CODEC_ITERATIONS)
+    # One thread: sums in another order would give other bits, and so other tokenizers.
+    with threadpool_limits(1):
+        with progress("fit semantic units", _SEMANTIC_ITERATIONS) as advance:
+            unit_weights = mfcc_kmeans.fit(semantic, units, seed, advance, _SEMANTIC_ITERATIONS)
+        with progress("fit acoustic codec", codec.num_codebooks * _CODEC_ITERATIONS) as advance:
+            codec_weights = mel_rvq.fit(codec, frames, seed, advance, _CODEC_ITERATIONS)
     return {
         "output": str(output),
         "semantic_sha256": storage.save_tokenizer(
@@ -161,23 +164,24 @@ def _read(
 ) -> list[tuple[float, np.ndarray, np.ndarray]]:
     """Seconds and features of both streams of each readable file; runs in a worker."""
     found = []
-    for path in paths:
-        try:
-            wav = load_audio(path, semantic.sample_rate, min_seconds)
-            other = (
-                wav
-                if codec.sample_rate == semantic.sample_rate
-                else load_audio(path, codec.sample_rate, min_seconds)
+    with threadpool_limits(1):
+        for path in paths:
+            try:
+                wav = load_audio(path, semantic.sample_rate, min_seconds)
+                other = (
+                    wav
+                    if codec.sample_rate == semantic.sample_rate
+                    else load_audio(path, codec.sample_rate, min_seconds)
+                )
+            except AudioError:
+                continue  # listed with its reason when the corpus is tokenised
+            found.append(
+                (
+                    len(wav) / semantic.sample_rate,
+                    mfcc_kmeans.raw_features(semantic, wav),
+                    mel_rvq.raw_features(codec, other),
+                )
             )
-        except AudioError:
-            continue  # listed with its reason when the corpus is tokenised
-        found.append(
-            (
-                len(wav) / semantic.sample_rate,
-                mfcc_kmeans.raw_features(semantic, wav),
-                mel_rvq.raw_features(codec, other),
-            )
-        )
     return found
 
 
