@@ -40,6 +40,7 @@ CORE = [
     "sentencepiece>=0.2.3",
     "soundfile>=0.14",
     "soxr>=1.1",
+    "threadpoolctl>=3.5",
     "tensorboardX>=2.6.5",
     "tensorflow-datasets>=4.9.10",
 ]

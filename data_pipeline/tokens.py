@@ -11,6 +11,7 @@ end ids (arXiv 2406.00976, section 3; layout of the official code).
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -67,7 +68,7 @@ class TokenLayout:
         """Global id that fills the stack which opens the acoustic stream."""
         return EOS + self.semantic_vocab
 
-    @property
+    @functools.cached_property
     def tick_rate(self) -> Fraction:
         """Ticks per second: the least common multiple of both rates (150 for 50 and 75)."""
         unit, frame = _rate(self.unit_rate), _rate(self.frame_rate)
@@ -76,12 +77,12 @@ class TokenLayout:
             math.gcd(unit.denominator, frame.denominator),
         )
 
-    @property
+    @functools.cached_property
     def ticks_per_unit(self) -> int:
         """Duration of a raw unit in ticks."""
         return int(self.tick_rate / _rate(self.unit_rate))
 
-    @property
+    @functools.cached_property
     def ticks_per_frame(self) -> int:
         """Duration of a frame in ticks."""
         return int(self.tick_rate / _rate(self.frame_rate))
