@@ -30,7 +30,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Directory for everything
 _CONFIG = flags.DEFINE_string("config", "experiments/configs/gpst_demo.py", "The training run.")
 _SET = flags.DEFINE_multi_string("set", [], "Overrides of the configuration: section.field=value.")
 _ITEMS = flags.DEFINE_integer("items", 200, "Generated items per mode for seen voices.")
-_UNSEEN = flags.DEFINE_integer("unseen_items", 100, "Generated items per mode for unseen voices.")
+_UNSEEN = flags.DEFINE_integer("unseen_items", 60, "Generated items per mode for unseen voices.")
 _SMOKE = flags.DEFINE_bool("smoke", False, "A small corpus, few steps and few items: minutes.")
 
 _PARTIAL = 1  # exit code of the tokeniser when it had to leave files out

@@ -36,7 +36,7 @@ class GenerationConfig:
 
     modes: tuple[str, ...] = MODES
     items: int = 200
-    unseen_items: int = 100
+    unseen_items: int = 60
     prompt_seconds: float = 3.0
     unconditional_seconds: float = 4.0
     semantic: SamplingConfig = dataclasses.field(
@@ -45,7 +45,7 @@ class GenerationConfig:
     acoustic: SamplingConfig = dataclasses.field(
         default_factory=lambda: SamplingConfig(temperature=0.7)
     )
-    batch_size: int = 50
+    batch_size: int = 100
     seed: int = 0
     workers: int = 2
 
@@ -101,6 +101,15 @@ class Generator:
     def run(self) -> dict[str, int]:
         """Writes every condition; returns the number of samples by condition."""
         self._check_settings()
+        with ProcessPoolExecutor(
+            self.config.workers,
+            mp_context=get_context("spawn"),
+            initializer=_load_codec,
+            initargs=(str(self.codec_path),),
+        ) as self._pool:
+            return self._conditions()
+
+    def _conditions(self) -> dict[str, int]:
         counts: dict[str, int] = {}
         kind = "free"
         for split, suffix, count in (
@@ -237,7 +246,7 @@ class Generator:
 
     def _unconditional(self, kind: str) -> list[dict[str, Any]]:
         """Two renderings of each sequence of sampled units; `kind` of text as in the corpus."""
-        count = self.config.items
+        count = -(-self.config.items // 2)
         requests = [
             self.builder.unconditional(self.config.unconditional_seconds, item=index)
             for index in range(count)
@@ -302,18 +311,8 @@ class Generator:
         jobs = [
             (str(self.output / condition / f"{name}.wav"), value) for name, value in codes.items()
         ]
-        if not jobs:
-            return
-        with (
-            ProcessPoolExecutor(
-                self.config.workers,
-                mp_context=get_context("spawn"),
-                initializer=_load_codec,
-                initargs=(str(self.codec_path),),
-            ) as pool,
-            progress(f"{condition} audio", len(jobs)) as advance,
-        ):
-            for _ in pool.map(_write_codes, jobs, chunksize=4):
+        with progress(f"{condition} audio", len(jobs)) as advance:
+            for _ in self._pool.map(_write_codes, jobs, chunksize=4):
                 advance(1)
 
     def _write(self, condition: str, name: str, wav: np.ndarray) -> None:

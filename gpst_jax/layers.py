@@ -2,7 +2,7 @@
 
 Modules are Flax NNX and are split once into a graph definition and a plain tree of arrays. The
 layers of a stack share one set of arrays with a leading layer axis and run under `lax.scan`, so
-that compile time does not grow with depth.
+that compile time does not grow with depth; decoding walks them one by one.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,13 @@ Initializer = nnx.initializers.Initializer
 
 
 class Cache(NamedTuple):
-    """Keys and values of a stack: two arrays (layers, B, C, H, D/H)."""
+    """Keys and values of a stack: one array (B, H, C, D/H) of each per layer.
 
-    key: jax.Array
-    value: jax.Array
+    Layers are apart, so that a decode loop writes one position in place and copies nothing.
+    """
+
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
 
 
 class Context(NamedTuple):
@@ -211,24 +214,19 @@ class Stack(nnx.Module):
     def extend(self, x: jax.Array, context: Context, cache: Cache) -> tuple[jax.Array, Cache]:
         """Runs n further positions (B, n, D) of a decode over the cache and extends it."""
         graph, params = nnx.split(self.layers)
-
-        def body(x, layer):
-            params, cache = layer
-            return nnx.merge(graph, params)(x, context, cache)
-
-        x, extended = jax.lax.scan(body, x, (params, tuple(cache)))
-        return self.final_norm(x).astype(x.dtype), Cache(*extended)
+        keys, values = [], []
+        for layer, (key, value) in enumerate(zip(*cache, strict=True)):
+            block = nnx.merge(graph, jax.tree.map(lambda leaf, layer=layer: leaf[layer], params))
+            x, (key, value) = block(x, context, (key, value))
+            keys.append(key)
+            values.append(value)
+        return self.final_norm(x).astype(x.dtype), Cache(tuple(keys), tuple(values))
 
     def init_cache(self, rows: int, length: int) -> Cache:
         """An empty cache for `rows` rows of `length` positions, in the activation dtype."""
-        shape = (
-            self.config.num_layers,
-            rows,
-            length,
-            self.config.num_heads,
-            self.config.head_dim,
-        )
-        return Cache(jnp.zeros(shape, self.style.dtype), jnp.zeros(shape, self.style.dtype))
+        shape = (rows, self.config.num_heads, length, self.config.head_dim)
+        empty = tuple(jnp.zeros(shape, self.style.dtype) for _ in range(self.config.num_layers))
+        return Cache(empty, empty)
 
 
 def _flat(linear: nnx.Linear, x: jax.Array) -> jax.Array:

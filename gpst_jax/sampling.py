@@ -100,7 +100,7 @@ class Decoder:
         seed: int = 0,
         semantic: SamplingConfig = SamplingConfig(),
         acoustic: SamplingConfig = SamplingConfig(),
-        batch_size: int = 64,
+        batch_size: int = 100,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Result]:
         """Decodes requests in batches of one padded shape, shortest first.
@@ -260,5 +260,5 @@ def _pad_prefix(items: list[tuple[np.ndarray, np.ndarray]], length: int) -> dict
     return {"tokens": tokens, "times": times, "lengths": lengths}
 
 
-def _round_up(value: int, multiple: int = 32) -> int:
+def _round_up(value: int, multiple: int = 64) -> int:
     return -(-value // multiple) * multiple

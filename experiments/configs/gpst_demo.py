@@ -29,12 +29,12 @@ def get_config() -> RunConfig:
             local_net=TransformerConfig(d_model=128, num_layers=2, num_heads=4, d_ff=352),
             block="modern",
         ),
-        # One segment of 6 s fills a row: 300 units, 300 frames and two start symbols.
-        data=DataConfig(rows=4, row_length=608, frame_budget=304, crop_seconds=6.0),
+        # One segment of 5 s fills a row: 250 units, 250 frames and two start symbols.
+        data=DataConfig(rows=4, row_length=512, frame_budget=256, crop_seconds=5.0),
         optimizer=OptimizerConfig(
             name="muon",
             learning_rate=2e-3,
-            muon_learning_rate=1e-2,
+            muon_learning_rate=2e-2,
             schedule="cosine",
             warmup_steps=30,
             weight_decay=0.01,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.tokens import EOS, TokenLayout, segment_tokens
-from gpst_jax import gpst
+from gpst_jax import attention, gpst
 from gpst_jax.config import GPSTConfig, TransformerConfig
 from gpst_jax.layers import Context
 
@@ -289,6 +289,24 @@ def test_frames_are_independent_in_the_local_net(toy):
     for i in range(5):
         one = logits(hidden[i : i + 1], ids[i : i + 1])
         np.testing.assert_allclose(one[0], whole[i], atol=1e-5)
+
+
+def test_attention_over_rows_of_several_blocks():
+    """Against the plain formula, where a row is longer than what one product handles."""
+    length = 2 * attention._BLOCK + 5
+    rng = np.random.default_rng(0)
+    query, key, value = rng.normal(size=(3, 1, length, 2, 4)).astype(np.float32)
+    segments = np.sort(rng.integers(4, size=(1, length)))
+    for ids in (None, segments):
+        got = attention.attend(*map(jnp.asarray, (query, key, value)), segment_ids=ids)
+        seen = np.tril(np.ones((length, length), bool))
+        if ids is not None:
+            seen &= ids[0][:, None] == ids[0][None]
+        for head in range(2):
+            scores = query[0, :, head] @ key[0, :, head].T / 2
+            weights = np.exp(scores) * seen
+            want = weights @ value[0, :, head] / weights.sum(-1, keepdims=True)
+            np.testing.assert_allclose(got[0, :, head], want, atol=1e-5)
 
 
 # Positions

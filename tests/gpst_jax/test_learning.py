@@ -20,7 +20,7 @@ def _objective(layout, *, rows, row_length, frame_budget, **model):
     fields = {"rows": rows, "row_length": row_length, "frame_budget": frame_budget}
     data = DataConfig(**fields, positions=positions, crop_seconds=1.0)
     nets = TransformerConfig(32, 2, 4, 64), TransformerConfig(16, 2, 2, 32)
-    config = GPSTConfig(*nets, max_positions=160, **model)
+    config = GPSTConfig(*nets, max_positions=512, **model)
     return GPSTObjective(RunConfig(name="toy", model=config, data=data), layout)
 
 
@@ -54,7 +54,7 @@ def _train(objective, params, batches, learning_rate, total_steps):
 LAYOUT = TokenLayout(num_units=11, num_codebooks=3, codebook_size=5, unit_rate=50, frame_rate=75)
 
 
-@pytest.mark.parametrize("block", ["paper", "modern"])
+@pytest.mark.parametrize("block", ["modern", pytest.param("paper", marks=pytest.mark.slow)])
 def test_one_batch_is_learnt_by_heart(block, pack_rows, random_part, random_params):
     """Both streams below 0.1 nats, and greedy decoding gives the training codes back."""
     rng = np.random.default_rng(0)
@@ -160,7 +160,7 @@ def test_a_prompt_fixes_the_speaker(trained):
 
 
 def test_bfloat16_learns_like_float32(trained, corpus, random_params):
-    """The same start and batches: the loss curves stay within 0.02 nats while they fall."""
+    """The same start and batches: curves within 0.05 nats, 0.01 on average, while they fall."""
     steps = 60
     objective = _toy_objective(dtype="bfloat16")
     params = random_params(objective.model_config, TOY)
@@ -170,5 +170,6 @@ def test_bfloat16_learns_like_float32(trained, corpus, random_params):
     for name in ("nll_semantic", "nll_acoustic"):
         curve, reference = np.asarray(low[name]), np.asarray(trained[2][name][:steps])
         assert reference[-5:].mean() < reference[:5].mean() - 0.5
-        np.testing.assert_allclose(curve, reference, rtol=0, atol=0.02)
+        np.testing.assert_allclose(curve, reference, rtol=0, atol=0.05)
+        assert np.abs(curve - reference).mean() < 0.01
         assert np.abs(curve - reference).max() > 0  # another precision indeed
