@@ -215,11 +215,12 @@ class Stack(nnx.Module):
         """Runs n further positions (B, n, D) of a decode over the cache and extends it."""
         graph, params = nnx.split(self.layers)
         keys, values = [], []
-        for layer, (key, value) in enumerate(zip(*cache, strict=True)):
+        for layer, held in enumerate(zip(*cache, strict=True)):
             block = nnx.merge(graph, jax.tree.map(lambda leaf, layer=layer: leaf[layer], params))
-            x, (key, value) = block(x, context, (key, value))
-            keys.append(key)
-            values.append(value)
+            x, extended = block(x, context, held)
+            assert extended is not None
+            keys.append(extended[0])
+            values.append(extended[1])
         return self.final_norm(x).astype(x.dtype), Cache(tuple(keys), tuple(values))
 
     def init_cache(self, rows: int, length: int) -> Cache:
