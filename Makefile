@@ -75,7 +75,7 @@ format: install  ## Rewrites the code in the project's format and applies the sa
 	$(RUN) ruff format .
 
 pytest: install  ## The tests alone; ARGS chooses, for example ARGS='-m "not slow"'.
-	$(RUN) pytest $(ARGS)
+	$(RUN) pytest -n 2 --dist loadfile $(ARGS)
 
 demo: install  ## Corpus, tokens, training, generation, evaluation and report, in runs/demo.
 	$(RUN) experiments.demo $(ARGS)

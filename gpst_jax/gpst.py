@@ -94,7 +94,9 @@ class GPST(nnx.Module):
         """
         x = self.global_net.lookup(tokens).sum(axis=2)
         if self.global_net.positions is not None:
-            x = x + self.global_net.positions(positions)
+            table = self.global_net.positions.embedding[...]
+            # Padding may stand beyond the table, where a lookup would give NaN.
+            x = x + table[jnp.minimum(positions, len(table) - 1)]
         if self.streams is not None:
             x = x + self.streams(streams)
         return sharding.constrain(x.astype(self.config.dtype), ("batch", "length", "embed"))

@@ -72,7 +72,7 @@ class GPSTObjective:
         layout: vocabulary sizes, codebooks and rates of the dataset.
     """
 
-    # A row holds at most so many segments beyond which local-drop's static budget would not do.
+    # The static budget of local-drop has room for one frame more than its share in so many segments.
     MAX_SEGMENTS = 64
 
     def __init__(self, config: RunConfig, layout: TokenLayout):
@@ -121,16 +121,16 @@ class GPSTObjective:
         """Numbers of predictions: semantic ones, and codes of the frames that are kept."""
         semantic = (batch["semantic_targets"] >= 0).sum()
         frames = batch["frame_segments"] > 0
-        kept = frames
+        kept = frames.sum()
         if self.model_config.local_drop > 0:
-            ranks = jnp.zeros_like(batch["frame_segments"])  # any order keeps the same number
-            ranks = _rank_in_segment(batch["frame_segments"], ranks.astype(jnp.float32))
-            kept = frames & (ranks < self._keep_counts(batch["frame_segments"]))
+            any_order = jnp.zeros(frames.shape, jnp.float32)  # all keep the same number
+            by_row = self._keep(batch["frame_segments"], any_order).sum(axis=1)
+            kept = jnp.minimum(by_row, self.kept_frames).sum()
         depth = self.layout.num_codebooks
         return {
             "semantic": jnp.maximum(semantic, 1).astype(jnp.float32),
             "acoustic": jnp.maximum(frames.sum() * depth, 1).astype(jnp.float32),
-            "acoustic_kept": jnp.maximum(kept.sum() * depth, 1).astype(jnp.float32),
+            "acoustic_kept": jnp.maximum(kept * depth, 1).astype(jnp.float32),
         }
 
     def loss(
@@ -198,10 +198,185 @@ class GPSTObjective:
         """
         segments, frames = batch["frame_segments"], batch["frames"]
         scores = jax.random.uniform(key, segments.shape)
-        keep = _rank_in_segment(segments, scores) < self._keep_counts(segments)
-        keep &= segments > 0
-        # Stable: kept frames first, in their order.
-        order = jnp.argsort(~keep, axis=1, stable=True)[:, : self.kept_frames]
+        keep = self._keep(segments, scores)
+        # Rows of more than MAX_SEGMENTS segments may keep more than fits: chance decides there too.
+        order = jnp.argsort(jnp.where(keep, scores, jnp.inf), axis=1)[:, : self.kept_frames]
+        index = jnp.take_along_axis(batch["frame_index"], order, axis=1)
+        frames = jnp.take_along_axis(frames, order[:, :, None], axis=1)
+        return index, frames, jnp.take_along_axis(keep, order, axis=1)
+
+    @property
+    def kept_frames(self) -> int:
+        """K: frames per row that the local network computes in training."""
+        budget = self.config.data.frame_budget
+        if self.model_config.local_drop == 0:
+            return budget
+        kept = math.floor(budget * (1 - self.model_config.local_drop)) + self.MAX_SEGMENTS
+        return min(budget, kept)
+
+    def _keep(self, segments: jax.Array, scores: jax.Array) -> jax.Array:
+        """Which frames (B, F) local-drop keeps: those with the lowest scores of their segment."""
+        count = (segments[:, :, None] == segments[:, None, :]).sum(axis=2)
+        keep = jnp.floor(count * (1.0 - self.model_config.local_drop) + 1.0).astype(jnp.int32)
+        return (segments > 0) & (_rank_in_segment(segments, scores) < keep)
+
+    def flops(self) -> dict[str, float]:
+        """Floating-point operations of one training step by part; their sum counts for MFU."""
+
+    def rates(self, batch: Batch) -> dict[str, jax.Array]:
+        """What a batch holds: `tokens` predicted and `audio_seconds`."""
+
+    def trainable(self, path: str) -> bool:
+        """Whether the parameter at `path` is updated."""
+
+    def check_dataset(self, spec: DatasetSpec) -> None:
+        """Raises ConfigError when the dataset does not fit the model."""
+
+
+def make_objective(config: RunConfig, spec: DatasetSpec) -> "GPSTObjective":
+    """The objective of a run on a dataset."""
+    objective = GPSTObjective(config, spec.layout())
+    objective.check_dataset(spec)
+    return objective
+
+
+class GPSTObjective:
+    """GPST: mean semantic loss plus mean acoustic loss, one to one (arXiv 2406.00976, eq. 7).
+
+    Args:
+        config: the run; rows, row length and frame budget fix the batch.
+        layout: vocabulary sizes, codebooks and rates of the dataset.
+    """
+
+    # The static budget of local-drop has room for one frame more than its share in so many segments.
+    MAX_SEGMENTS = 64
+
+    def __init__(self, config: RunConfig, layout: TokenLayout):
+        self.config, self.layout = config, layout
+        self.model_config: GPSTConfig = config.model
+        longest = math.ceil(config.data.crop_seconds * (layout.unit_rate + layout.frame_rate)) + 2
+        if self.model_config.block == "paper" and longest > self.model_config.max_positions:
+            raise ConfigError(
+                f"config field model.max_positions: {self.model_config.max_positions} rows are too "
+                f"few for data.crop_seconds {config.data.crop_seconds}, which takes {longest}"
+            )
+        modern_time = self.model_config.block == "modern" and config.data.positions != "time"
+        if modern_time or (
+            self.model_config.block == "paper" and config.data.positions != "running"
+        ):
+            raise ConfigError(
+                "config field data.positions: the modern block runs on 'time', the paper block on "
+                f"'running'; got {config.data.positions!r} for {self.model_config.block!r}"
+            )
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh parameters: nested dict of float32 arrays."""
+        return gpst.init(self.model_config, self.layout, key)
+
+    def model(self, params: Params) -> gpst.GPST:
+        """The module over the given parameters."""
+        return gpst.bind(self.model_config, self.layout, params)
+
+    def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of the global batch; see data_pipeline/loader.py for the meaning of the names."""
+        data, depth = self.config.data, self.layout.num_codebooks
+        row, budget = (data.rows, data.row_length), (data.rows, data.frame_budget)
+        shapes = {
+            "tokens": (*row, depth),
+            "positions": row,
+            "streams": row,
+            "segment_ids": row,
+            "semantic_targets": row,
+            "frame_index": budget,
+            "frames": (*budget, depth),
+            "frame_segments": budget,
+        }
+        return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes.items()}
+
+    def weights(self, batch: Batch) -> dict[str, jax.Array]:
+        """Numbers of predictions: semantic ones, and codes of the frames that are kept."""
+        semantic = (batch["semantic_targets"] >= 0).sum()
+        frames = batch["frame_segments"] > 0
+        kept = frames.sum()
+        if self.model_config.local_drop > 0:
+            any_order = jnp.zeros(frames.shape, jnp.float32)  # all keep the same number
+            by_row = self._keep(batch["frame_segments"], any_order).sum(axis=1)
+            kept = jnp.minimum(by_row, self.kept_frames).sum()
+        depth = self.layout.num_codebooks
+        return {
+            "semantic": jnp.maximum(semantic, 1).astype(jnp.float32),
+            "acoustic": jnp.maximum(frames.sum() * depth, 1).astype(jnp.float32),
+            "acoustic_kept": jnp.maximum(kept * depth, 1).astype(jnp.float32),
+        }
+
+    def loss(
+        self,
+        params: Params,
+        batch: Batch,
+        key: jax.Array,
+        weights: Mapping[str, jax.Array],
+        train: bool,
+    ) -> tuple[jax.Array, Metrics]:
+        """Label-smoothed losses of both streams; nll metrics are unsmoothed, in nats."""
+        model, config = self.model(params), self.model_config
+        keys = jax.random.split(key, 3)
+        global_key, local_key = (keys[0], keys[1]) if train and config.dropout else (None, None)
+        hidden = model.hidden(
+            batch["tokens"],
+            batch["positions"],
+            batch["streams"],
+            batch["segment_ids"],
+            key=global_key,
+        )
+        total, metrics = jnp.zeros((), jnp.float32), {}
+        mask = batch["semantic_targets"] >= 0
+        if config.semantic_loss:
+            loss, nll = losses.chunked_cross_entropy(
+                hidden,
+                model.semantic_head.kernel[...],
+                batch["semantic_targets"],
+                mask,
+                config.label_smoothing,
+            )
+            total += loss / weights["semantic"]
+            metrics["nll_semantic"] = (nll, mask.sum())
+
+        drop = train and config.local_drop > 0
+        index, frames, valid = batch["frame_index"], batch["frames"], batch["frame_segments"] > 0
+        if drop:
+            index, frames, valid = self._drop_frames(batch, keys[2])
+        loss, nll = self._acoustic_loss(model, hidden, index, frames, valid, local_key)
+        total += loss.sum() / weights["acoustic_kept" if drop else "acoustic"]
+        for codebook in range(self.layout.num_codebooks):
+            metrics[f"nll_acoustic_q{codebook}"] = (nll[codebook], valid.sum())
+        metrics["nll_acoustic"] = (nll.sum(), valid.sum() * self.layout.num_codebooks)
+        return total, metrics
+
+    def _acoustic_loss(self, model, hidden, index, frames, valid, key):
+        """Summed losses and nlls by codebook, two (Q,) arrays, of frames (B, K, Q)."""
+        depth = self.layout.num_codebooks
+        picked = jnp.take_along_axis(hidden, index[:, :, None], axis=1)
+        picked = picked.reshape(-1, hidden.shape[-1])
+        flat = frames.reshape(-1, depth)
+        logits = model.acoustic_logits(model.local_hidden(picked, flat, key=key))
+        classes, mask = model.targets(flat), valid.reshape(-1)
+
+        def by_codebook(logits, targets):
+            return losses.cross_entropy(logits, targets, mask, self.model_config.label_smoothing)
+
+        return jax.vmap(by_codebook, in_axes=1)(logits, classes)
+
+    def _drop_frames(self, batch, key):
+        """Local-drop: a random part of every segment's frames, gathered to a static budget.
+
+        Each segment of n predicted stacks keeps floor(n (1 - p) + 1) of them, drawn without
+        replacement; the end stack is one of the n.
+        """
+        segments, frames = batch["frame_segments"], batch["frames"]
+        scores = jax.random.uniform(key, segments.shape)
+        keep = self._keep(segments, scores)
+        # Rows of more than MAX_SEGMENTS segments may keep more than fits: chance decides there too.
+        order = jnp.argsort(jnp.where(keep, scores, jnp.inf), axis=1)[:, : self.kept_frames]
         index = jnp.take_along_axis(batch["frame_index"], order, axis=1)
         frames = jnp.take_along_axis(frames, order[:, :, None], axis=1)
         return index, frames, jnp.take_along_axis(keep, order, axis=1)

@@ -123,9 +123,10 @@ class Decoder:
         if not requests:
             raise ValueError("decode: no requests")
         shape = _Shape.of(requests)
-        if self.config.block == "paper" and shape.length > self.config.max_positions:
+        longest = max(_length(request) for request in requests)
+        if self.config.block == "paper" and longest > self.config.max_positions:
             raise ConfigError(
-                f"decode: {shape.length} positions are more than the model's table of "
+                f"decode: {longest} positions are more than the model's table of "
                 f"{self.config.max_positions}; shorten the prompt or max_frames"
             )
         order = sorted(range(len(requests)), key=lambda i: _work(requests[i]))
@@ -242,6 +243,12 @@ class _Shape:
     def length(self) -> int:
         """Positions of the cache."""
         return self.units + self.codes + self.max_units + self.max_frames
+
+
+def _length(request: Request) -> int:
+    """Positions of a request at its longest, both start symbols included."""
+    given = len(request.units) + request.codes.shape[1]
+    return 2 + given + request.max_units + request.max_frames
 
 
 def _work(request: Request) -> int:

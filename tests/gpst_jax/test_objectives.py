@@ -318,9 +318,6 @@ def test_the_local_net_runs_on_a_static_part_of_the_frames():
     assert half.flops()["global"] == whole.flops()["global"]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="beyond MAX_SEGMENTS kept frames are cut off but still counted"
-)
 def test_rows_of_very_many_segments_lose_no_frame_silently(pack_rows, random_part):
     """More segments than the static budget is made for: what is counted is what is computed."""
     rng, many = np.random.default_rng(0), 140
