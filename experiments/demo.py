@@ -98,7 +98,8 @@ def merge_results(evaluation: dict, train: dict, timings: dict[str, float]) -> d
         "train": {
             "steps": train["steps"],
             "parameters": train["parameters"],
-            "tokens_per_s": train["tokens_per_s"],
+            # A call that only finds the run finished has no rate of its own.
+            "tokens_per_s": train.get("tokens_per_s", final.get("perf/tokens_per_s")),
             "final_nll_semantic": final.get("eval/nll_semantic"),
             "final_nll_acoustic": [final[f"eval/nll_acoustic_q{q}"] for q in range(codebooks)],
         },
