@@ -40,10 +40,10 @@ class GenerationConfig:
     prompt_seconds: float = 3.0
     unconditional_seconds: float = 4.0
     semantic: SamplingConfig = dataclasses.field(
-        default_factory=lambda: SamplingConfig(temperature=0.8)
+        default_factory=lambda: SamplingConfig(temperature=0.7)
     )
     acoustic: SamplingConfig = dataclasses.field(
-        default_factory=lambda: SamplingConfig(temperature=0.7)
+        default_factory=lambda: SamplingConfig(temperature=0.4)
     )
     batch_size: int = 100
     seed: int = 0
@@ -116,8 +116,10 @@ class Generator:
             ("valid", "", self.config.items),
             ("unseen", UNSEEN, self.config.unseen_items),
         ):
-            if split not in self.spec.splits or count == 0:
-                self.report(f"{split}: no such split, its rows are left out")
+            if count == 0:
+                continue
+            if split not in self.spec.splits:
+                self.report(f"the dataset has no split {split}: its rows are left out")
                 continue
             items = ItemSet(
                 self.dataset_dir, self.spec, split, self.audio_dir, seed=self.config.seed
@@ -246,7 +248,7 @@ class Generator:
 
     def _unconditional(self, kind: str) -> list[dict[str, Any]]:
         """Two renderings of each sequence of sampled units; `kind` of text as in the corpus."""
-        count = -(-self.config.items // 2)
+        count = self.config.items
         requests = [
             self.builder.unconditional(self.config.unconditional_seconds, item=index)
             for index in range(count)
