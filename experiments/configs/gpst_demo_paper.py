@@ -3,7 +3,7 @@
     make demo ARGS='--config=experiments/configs/gpst_demo_paper.py --workdir=runs/demo_paper'
 
 Everything else is that of `gpst_demo.py`, so the two blocks compare at equal width, data and
-steps. The README gives both results.
+steps. Expected figures: not measured.
 """
 
 import dataclasses
