@@ -4,6 +4,7 @@ libsndfile decodes wav, flac, ogg and mp3; soxr resamples. Every way in which a 
 unusable ends in one exception type with a reason that can be put in a failure manifest.
 """
 
+import io
 import os
 import re
 from pathlib import Path
@@ -17,7 +18,9 @@ from data_pipeline.cli import UserError
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 SILENCE_PEAK = 1e-4  # -80 dB of full scale: about three steps of a 16-bit recording
 
-_BLOCK_FRAMES = 1 << 20
+_BLOCK_SAMPLES = 1 << 20
+# Rates outside come from damaged headers; resampling from 1 Hz would make hours out of seconds.
+_SAMPLE_RATES = (2000, 768000)
 _UNKNOWN_LENGTH = 1 << 48  # a header without a length reads as more frames than this
 _STREAMED_WAV_BYTES = 0xFFFFFF00  # writers to a pipe leave sizes from here on in the header
 
@@ -64,7 +67,39 @@ def load_audio(
         raise AudioError(f"cannot be read: {error.strerror}", path) from error
     if size == 0:
         raise AudioError("the file is empty", path)
-    wav, source_rate = _decode(path)
+    return usable(*_decode(path), sample_rate, min_seconds, path)
+
+
+def decode_audio(data: bytes, path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
+    """Decodes the content of an audio file that lies within another one.
+
+    Args:
+        data: of a wav, flac, ogg or mp3 file.
+        path: for messages.
+
+    Returns:
+        The mean of its channels, float32 (N,), and its sample rate in Hz.
+
+    Raises:
+        AudioError: it is empty, not decodable, or truncated.
+    """
+    if not data:
+        raise AudioError("the file is empty", path)
+    return _decode(path, io.BytesIO(data))
+
+
+def usable(
+    wav: np.ndarray,
+    source_rate: int,
+    sample_rate: int,
+    min_seconds: float,
+    path: str | os.PathLike[str],
+) -> np.ndarray:
+    """Checks a decoded signal, float32 (N,), and resamples it; arguments as `load_audio`.
+
+    Raises:
+        AudioError: no samples, too short, silent, or NaN or infinite samples.
+    """
     if len(wav) == 0:
         raise AudioError("holds no samples", path)
     if not np.isfinite(wav).all():
@@ -93,18 +128,23 @@ def write_audio(path: str | os.PathLike[str], wav: np.ndarray, sample_rate: int)
         raise UserError(f"cannot write {path}: {error}") from error
 
 
-def _decode(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
+def _decode(
+    path: str | os.PathLike[str], content: io.BytesIO | None = None
+) -> tuple[np.ndarray, int]:
     """Returns the mono float32 samples (N,) and their rate, with truncation refused."""
     try:
-        file = soundfile.SoundFile(os.fspath(path))
+        file = soundfile.SoundFile(os.fspath(path) if content is None else content)
     except (soundfile.SoundFileError, OSError) as error:
         raise AudioError("cannot be decoded as audio (damaged, or another format)", path) from error
     # Read in blocks: a damaged header that promises billions of frames then allocates nothing.
     blocks = []
     with file:
+        if not _SAMPLE_RATES[0] <= file.samplerate <= _SAMPLE_RATES[1]:
+            raise AudioError(f"impossible sample rate of {file.samplerate} Hz", path)
         promised = _promised_frames(file)
+        block_frames = max(1, _BLOCK_SAMPLES // file.channels)
         try:
-            while len(block := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
+            while len(block := file.read(block_frames, dtype="float32", always_2d=True)):
                 blocks.append(block.mean(axis=1))
         except soundfile.SoundFileError as error:
             raise AudioError("truncated or damaged: decoding stopped midway", path) from error

@@ -42,6 +42,7 @@ def finish(
     codec: AcousticCodec,
     min_seconds: float,
     chunk_seconds: float,
+    batch_mismatches: Mapping[str, int],
 ) -> DatasetSpec | None:
     """Writes everything that goes beside the shards.
 
@@ -54,16 +55,18 @@ def finish(
         codec: the codec used.
         min_seconds: shortest recording taken.
         chunk_seconds: longest record.
+        batch_mismatches: see `batch_check.batch_mismatches`.
 
     Returns:
         The spec, as written; or None when no input became a record: then only the failure
         manifest is written.
     """
     failures = [dataclasses.asdict(failure) for failure in list_failures]
-    recorded = 0
+    recorded, left_out = 0, 0.0
     for shard in (report for split in reports.values() for report in split):
         failures.extend(shard.failures)
         recorded += shard.recorded
+        left_out += shard.left_out_seconds
     if recorded + len(failures) != num_inputs:
         raise AssertionError(f"{num_inputs} inputs, {recorded} recorded, {len(failures)} failed")
     failures.sort(key=lambda failure: (failure["id"], failure["path"]))
@@ -115,6 +118,8 @@ def finish(
             "failed": len(failures),
             **{f"failed_{stage}": stages[stage] for stage in sorted(stages)},
             "records": sum(split.num_records for split in splits.values()),
+            **({"left_out_seconds": round(left_out)} if left_out else {}),
+            **batch_mismatches,
         },
     ).sealed()
     spec.save(output)

@@ -22,10 +22,10 @@ from absl import flags
 from threadpoolctl import threadpool_limits
 
 from data_pipeline import cli
-from data_pipeline.audio import AudioError, load_audio
+from data_pipeline.audio import AudioError
 from data_pipeline.cli import UserError
 from data_pipeline.progress import progress
-from data_pipeline.sources import FolderSource, Utterance, assign_splits
+from data_pipeline.sources import FolderSource, Utterance, assign_splits, read_audio
 from data_pipeline.tokenizers import mel_rvq, mfcc_kmeans, storage
 from data_pipeline.tokenizers.mel_rvq import MelRVQ, MelRVQConfig
 from data_pipeline.tokenizers.mfcc_kmeans import MFCCKMeans, MFCCKMeansConfig
@@ -121,8 +121,7 @@ def _extract(
 ) -> tuple[list[np.ndarray], list[np.ndarray], float]:
     """Features of both streams of the first utterances that make up `max_seconds`."""
     work = functools.partial(_read, semantic=semantic, codec=codec, min_seconds=min_seconds)
-    paths = [utterance.path for utterance in utterances]
-    batches = [paths[i : i + _BATCH_FILES] for i in range(0, len(paths), _BATCH_FILES)]
+    batches = [utterances[i : i + _BATCH_FILES] for i in range(0, len(utterances), _BATCH_FILES)]
     if num_workers is None:
         num_workers = os.cpu_count() or 1
     units: list[np.ndarray] = []
@@ -160,18 +159,21 @@ def _map(work: Callable, items: Sequence, num_workers: int) -> Iterator:
 
 
 def _read(
-    paths: Sequence[str], semantic: MFCCKMeansConfig, codec: MelRVQConfig, min_seconds: float
+    utterances: Sequence[Utterance],
+    semantic: MFCCKMeansConfig,
+    codec: MelRVQConfig,
+    min_seconds: float,
 ) -> list[tuple[float, np.ndarray, np.ndarray]]:
-    """Seconds and features of both streams of each readable file; runs in a worker."""
+    """Seconds and features of both streams of each readable recording; runs in a worker."""
     found = []
     with threadpool_limits(1):
-        for path in paths:
+        for utterance in utterances:
             try:
-                wav = load_audio(path, semantic.sample_rate, min_seconds)
+                wav = read_audio(utterance, semantic.sample_rate, min_seconds)
                 other = (
                     wav
                     if codec.sample_rate == semantic.sample_rate
-                    else load_audio(path, codec.sample_rate, min_seconds)
+                    else read_audio(utterance, codec.sample_rate, min_seconds)
                 )
             except AudioError:
                 continue  # listed with its reason when the corpus is tokenised

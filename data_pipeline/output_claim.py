@@ -49,6 +49,18 @@ def claimed(output: Path, description: dict[str, Any]) -> Iterator[None]:
         yield
 
 
+def remove_leftovers(output: Path) -> None:
+    """Removes what killed runs left half written; only for the process that claimed `output`.
+
+    Finished files have their final names: these are temporary ones, of `cli.write_text`, of TFDS
+    and of the length index.
+    """
+    for directory in (output, output / "length_index"):
+        for pattern in (".*.tmp", "incomplete.*"):
+            for path in directory.glob(pattern):
+                path.unlink(missing_ok=True)
+
+
 def _compare(output: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
     """Refuses to mix two runs in one directory."""
     names = [name for name in {**there, **here} if there.get(name) != here.get(name)]

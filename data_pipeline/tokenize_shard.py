@@ -6,10 +6,12 @@ temporary names and renames, the report last: a shard whose report exists is fin
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import os
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Self
@@ -17,13 +19,16 @@ from typing import Self
 import numpy as np
 
 from data_pipeline import cli
-from data_pipeline.audio import AudioError, load_audio
+from data_pipeline.audio import AudioError
+from data_pipeline.chunking import chunk_bounds
 from data_pipeline.records import Record, ShardWriter
-from data_pipeline.sources import Failure, Utterance
+from data_pipeline.sources import Failure, Utterance, read_audio
 from data_pipeline.spec import file_sha256
 from data_pipeline.tokenizers import load_codec, load_semantic
-from data_pipeline.tokenizers.base import AcousticCodec, SemanticTokenizer
+from data_pipeline.tokenizers.base import AcousticCodec, BatchTokenizer, SemanticTokenizer
+from data_pipeline.tokenizers.batching import MAX_BATCH_SECONDS, encode_many
 from data_pipeline.tokens import TokenLayout, deduplicate
+from data_pipeline.voice_activity import speech_bounds
 
 # Streams further apart than this are a fault of a tokenizer, not of rounding.
 _MAX_DISAGREEMENT_SECONDS = 0.1
@@ -42,6 +47,8 @@ class ShardTask:
         chunk_seconds: longest record.
         shard: path of the shard file.
         report: path of the report, which marks the shard as finished.
+        chunking: rule by which longer recordings are cut, see `chunking.chunk_bounds`.
+        trim_silence: leave out what lies before the first speech and after the last.
     """
 
     utterances: tuple[Utterance, ...]
@@ -52,6 +59,19 @@ class ShardTask:
     chunk_seconds: float
     shard: str
     report: str
+    chunking: str = "even"
+    trim_silence: bool = False
+
+    def to_json(self) -> str:
+        """The task as text, for a runner on another machine."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The task that `to_json` wrote."""
+        value = json.loads(text)
+        value["utterances"] = tuple(Utterance(**item) for item in value["utterances"])
+        return cls(**value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +86,8 @@ class ShardReport:
         language: codes.
         seconds: of audio.
         recorded: utterances that are in the shard.
+        left_out_seconds: audio of those utterances that is in no record: trimmed silence, and
+            remainders that the paper's chunk rule drops.
         failures: utterances that are not: id, path, stage and reason.
         num_bytes: of the serialised records.
         sha256: of the shard file.
@@ -78,6 +100,7 @@ class ShardReport:
     language: list[str]
     seconds: list[float]
     recorded: int
+    left_out_seconds: float
     failures: list[dict[str, str]]
     num_bytes: int
     sha256: str
@@ -98,18 +121,19 @@ def tokenize_shard(task: ShardTask) -> ShardReport:
     columns: dict[str, list] = {
         name: [] for name in ("units", "units_dedup", "frames", "speaker", "language", "seconds")
     }
-    failures, recorded = [], 0
-    # The process number keeps apart a worker that outlived a killed run and its successor.
-    temporary = f"{task.report}.{os.getpid()}.part"
+    failures, recorded, left_out = [], 0, 0.0
+    # A name of its own keeps apart a worker that outlived a killed run and its successor, and two
+    # machines to which a distributed runner gave the same shard.
+    temporary = f"{task.report}.{uuid.uuid4().hex}.part"
     with ShardWriter(temporary, tokenizers.codec.num_codebooks) as writer:
-        for utterance in task.utterances:
+        for utterance, result in tokenizers.encode(task):
             # All chunks or none: a recording is in the shard or among the failures.
-            records = tokenizers.records(utterance, task)
-            if isinstance(records, Failure):
-                failures.append(dataclasses.asdict(records))
+            if isinstance(result, Failure):
+                failures.append(dataclasses.asdict(result))
                 continue
             recorded += 1
-            for record in records:
+            left_out += result.left_out_seconds
+            for record in result.records(utterance, task.audio_root):
                 writer.write(record)
                 columns["units"].append(len(record.units))
                 columns["units_dedup"].append(len(deduplicate(record.units)[0]))
@@ -120,17 +144,77 @@ def tokenize_shard(task: ShardTask) -> ShardReport:
     report = ShardReport(
         **columns,
         recorded=recorded,
+        left_out_seconds=left_out,
         failures=failures,
         num_bytes=writer.num_bytes,
         sha256=file_sha256(temporary),
     )
+    _sync(temporary)
     os.replace(temporary, task.shard)
     cli.write_json(task.report, dataclasses.asdict(report))
     return report
 
 
+def _sync(path: str) -> None:
+    """Puts a file on disk: the report must not outlive its shard when the machine loses power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Decoded:
+    """A recording's chunks.
+
+    Attributes:
+        wav: (N,) float32 at `rate`.
+        rate: in Hz.
+        bounds: half-open ranges of samples, one per chunk.
+    """
+
+    wav: np.ndarray
+    rate: int
+    bounds: list[tuple[int, int]]
+
+    @property
+    def chunks(self) -> list[np.ndarray]:
+        return [self.wav[start:stop] for start, stop in self.bounds]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Encoded:
+    """Where a recording's chunks lie, in seconds, and their units and codes."""
+
+    bounds: list[tuple[float, float]]
+    tokens: list[tuple[np.ndarray, np.ndarray]]
+    left_out_seconds: float
+
+    def records(self, utterance: Utterance, audio_root: str) -> Iterator[Record]:
+        several = len(self.bounds) > 1
+        source = os.path.relpath(utterance.path, audio_root)
+        if utterance.member:
+            source += f"?{utterance.member}"
+        for number, ((start, end), (units, codes)) in enumerate(
+            zip(self.bounds, self.tokens, strict=True)
+        ):
+            yield Record(
+                id=f"{utterance.id}#{number:04d}" if several else utterance.id,
+                source=source,
+                speaker=utterance.speaker,
+                language=utterance.language,
+                # A transcript belongs to the whole recording, not to a part of it.
+                text=None if several else utterance.text,
+                start=start,
+                end=end,
+                units=units,
+                codes=codes,
+            )
+
+
 class _Tokenizers:
-    """Both tokenizers, and how a recording becomes records with them."""
+    """Both tokenizers, and how recordings become tokens with them."""
 
     def __init__(self, semantic: str, codec: str):
         self.semantic = _load_semantic(semantic)
@@ -142,71 +226,75 @@ class _Tokenizers:
             self.semantic.frame_rate,
             self.codec.frame_rate,
         )
+        batches = isinstance(self.semantic, BatchTokenizer) or isinstance(
+            self.codec, BatchTokenizer
+        )
+        self._group_seconds = MAX_BATCH_SECONDS if batches else 0.0
 
-    def records(self, utterance: Utterance, task: ShardTask) -> list[Record] | Failure:
-        """All records of a recording, or the reason why there are none."""
+    def encode(self, task: ShardTask) -> Iterator[tuple[Utterance, _Encoded | Failure]]:
+        """The recordings of a shard in order, each as tokens or as the reason why there are none.
+
+        Recordings are decoded in groups, long enough in all for the batches of the tokenizers.
+        """
+        group: list[tuple[Utterance, _Decoded | Failure]] = []
+        seconds = 0.0
+        for utterance in task.utterances:
+            decoded = self._decode(utterance, task)
+            group.append((utterance, decoded))
+            if isinstance(decoded, _Decoded):
+                seconds += len(decoded.wav) / decoded.rate
+            if seconds >= self._group_seconds:
+                yield from self._encode_group(group)
+                group, seconds = [], 0.0
+        yield from self._encode_group(group)
+
+    def _decode(self, utterance: Utterance, task: ShardTask) -> _Decoded | Failure:
         rate = self.codec.sample_rate
         try:
-            wav = load_audio(utterance.path, rate, task.min_seconds)
+            wav = read_audio(utterance, rate, task.min_seconds)
         except AudioError as error:
             return Failure(utterance.id, utterance.path, "decode", error.reason)
-        records = []
-        chunks = list(chunk_bounds(len(wav), rate, task.chunk_seconds, self.layout))
-        for number, (start, stop) in enumerate(chunks):
+        first, last = speech_bounds(wav, rate) if task.trim_silence else (0, len(wav))
+        bounds = chunk_bounds(last - first, rate, task.chunk_seconds, self.layout, task.chunking)
+        return _Decoded(wav, rate, [(first + start, first + stop) for start, stop in bounds])
+
+    def _encode_group(
+        self, group: Sequence[tuple[Utterance, _Decoded | Failure]]
+    ) -> Iterator[tuple[Utterance, _Encoded | Failure]]:
+        chunks = [c for _, item in group if isinstance(item, _Decoded) for c in item.chunks]
+        tokens: Iterator[tuple[np.ndarray, np.ndarray]] | None
+        try:
+            tokens = iter(self._tokens(chunks))
+        except (AudioError, ValueError):
+            tokens = None  # one of them is refused: one by one, to find out which
+        for utterance, item in group:
+            if isinstance(item, Failure):
+                yield utterance, item
+                continue
             try:
-                units, codes = align(
-                    self.layout,
-                    self.semantic.encode(wav[start:stop], rate),
-                    self.codec.encode(wav[start:stop], rate),
+                own = (
+                    self._tokens(item.chunks)
+                    if tokens is None
+                    else list(itertools.islice(tokens, len(item.bounds)))
                 )
+                aligned = [align(self.layout, units, codes) for units, codes in own]
             except (AudioError, ValueError) as error:
-                return Failure(utterance.id, utterance.path, "tokenise", str(error))
-            records.append(
-                Record(
-                    id=utterance.id if len(chunks) == 1 else f"{utterance.id}#{number:04d}",
-                    source=os.path.relpath(utterance.path, task.audio_root),
-                    speaker=utterance.speaker,
-                    language=utterance.language,
-                    # A transcript belongs to the whole recording, not to a part of it.
-                    text=utterance.text if len(chunks) == 1 else None,
-                    start=start / rate,
-                    end=stop / rate,
-                    units=units,
-                    codes=codes,
-                )
+                yield utterance, Failure(utterance.id, utterance.path, "tokenise", str(error))
+                continue
+            used = item.bounds[-1][1] - item.bounds[0][0]
+            yield (
+                utterance,
+                _Encoded(
+                    [(start / item.rate, stop / item.rate) for start, stop in item.bounds],
+                    aligned,
+                    (len(item.wav) - used) / item.rate,
+                ),
             )
-        return records
 
-
-def chunk_bounds(
-    num_samples: int, sample_rate: int, chunk_seconds: float, layout: TokenLayout
-) -> Iterator[tuple[int, int]]:
-    """Cuts a recording into the fewest chunks of about equal length that are short enough.
-
-    Equal lengths leave no short remainder, and nothing is dropped or used twice. Cuts lie where a
-    token of both streams ends, where the rates allow it.
-
-    Args:
-        num_samples: of the recording.
-        sample_rate: in Hz.
-        chunk_seconds: longest chunk.
-        layout: the rates of both streams.
-
-    Yields:
-        Half-open ranges of samples.
-    """
-    period = Fraction(math.lcm(layout.ticks_per_unit, layout.ticks_per_frame)) / layout.tick_rate
-    if period > Fraction(1, 4):
-        period = Fraction(layout.ticks_per_unit) / layout.tick_rate
-    step = period * sample_rate
-    if num_samples <= chunk_seconds * sample_rate:
-        yield 0, num_samples
-        return
-    longest = math.floor(Fraction(chunk_seconds) / period)  # in periods, as what follows
-    count = math.ceil(num_samples / (longest * step))
-    each = num_samples / (count * step)
-    bounds = [round(math.ceil(number * each) * step) for number in range(count)]
-    yield from zip(bounds, [*bounds[1:], num_samples], strict=True)
+    def _tokens(self, chunks: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        rate = self.codec.sample_rate
+        units = encode_many(self.semantic, chunks, rate)
+        return list(zip(units, encode_many(self.codec, chunks, rate), strict=True))
 
 
 def align(

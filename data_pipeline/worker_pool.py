@@ -30,7 +30,7 @@ def _finished(tasks: Sequence[ShardTask], num_workers: int) -> Iterator[ShardTas
             yield task
         return
     with (
-        _one_thread_each(),
+        one_thread_each(),
         ProcessPoolExecutor(
             min(num_workers, len(tasks)),
             multiprocessing.get_context("spawn"),
@@ -70,7 +70,7 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[None]:
+def one_thread_each() -> Iterator[None]:
     """Workers share the cores as processes; threads inside them would only get in the way."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}

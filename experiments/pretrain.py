@@ -12,11 +12,8 @@ or SIGINT after saving the state, so that the same command continues.
 
 import contextlib
 import dataclasses
-import importlib
-import importlib.util
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,6 +23,7 @@ from data_pipeline import cli
 from data_pipeline.loader import Loader
 from data_pipeline.packing import PackingConfig
 from data_pipeline.spec import DatasetSpec
+from experiments.run_config import load_config
 from gpst_jax.checkpoint import CheckpointError
 from gpst_jax.config import ConfigError, RunConfig
 from gpst_jax.metrics import format_duration
@@ -112,31 +110,6 @@ def pretrain(config: RunConfig, workdir: str) -> TrainResult:
 
     with contextlib.ExitStack() as stack:
         return train(config, objective, make_loader, workdir, dataset=dataclasses.asdict(spec))
-
-
-def load_config(name: str) -> RunConfig:
-    """Returns what `get_config()` gives, of a Python file or an importable module.
-
-    Raises:
-        UserError: there is no such file or module, or it does not define a run.
-    """
-    if name.endswith(".py"):
-        if not Path(name).is_file():
-            raise cli.UserError(f"--config={name}: no such file")
-        spec = importlib.util.spec_from_file_location("run_config", name)
-        if spec is None or spec.loader is None:
-            raise cli.UserError(f"--config={name}: not a Python file")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    else:
-        try:
-            module = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            raise cli.UserError(f"--config={name}: {error}; give a .py file or a module") from error
-    config = module.get_config() if hasattr(module, "get_config") else None
-    if not isinstance(config, RunConfig):
-        raise cli.UserError(f"--config={name}: needs a function get_config() -> RunConfig")
-    return config
 
 
 def make_workdir(workdir: str) -> None:

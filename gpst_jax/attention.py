@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from gpst_jax import splash
+
 _BLOCK = 128  # queries that XLA's attention handles at once
 
 
@@ -21,15 +23,21 @@ def attend(
         key: like `query`.
         value: like `query`.
         segment_ids: (B, L) int, or None when every row is one segment.
-        implementation: "xla", "cudnn", or "auto": cuDNN on GPUs in bfloat16, XLA elsewhere.
+        implementation: "xla", "cudnn", "splash", or "auto": splash on TPUs where rows are a
+            multiple of 128 positions, cuDNN on GPUs in bfloat16, XLA elsewhere.
 
     Returns:
         (B, L, H, D/H) in the dtype of `query`; the softmax is taken in float32.
     """
+    chosen = resolve(implementation, query)
+    if chosen == "splash":
+        if segment_ids is None:
+            segment_ids = jnp.zeros(query.shape[:2], jnp.int32)
+        return splash.attend(query, key, value, segment_ids)
     mask = None
     if segment_ids is not None:
         mask = (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]
-    if _fused(implementation, query.dtype):
+    if chosen == "cudnn":
         return jax.nn.dot_product_attention(
             query, key, value, mask=mask, is_causal=True, implementation="cudnn"
         )
@@ -114,9 +122,19 @@ def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
     return turned.astype(x.dtype)
 
 
-def _fused(implementation: str, dtype: jnp.dtype) -> bool:
-    """Whether cuDNN computes the attention."""
-    on_gpu = jax.default_backend() == "gpu"
-    return implementation == "cudnn" or (
-        implementation == "auto" and on_gpu and dtype == jnp.bfloat16
-    )
+def resolve(implementation: str, query: jax.Array) -> str:
+    """What "auto" means for queries (B, L, H, D/H) on the platform that is compiled for."""
+    if implementation != "auto":
+        return implementation
+    platform = _platform()
+    if platform == "tpu" and query.shape[1] % splash.LANES == 0:
+        return "splash"
+    if platform in ("gpu", "cuda") and query.dtype == jnp.bfloat16:
+        return "cudnn"
+    return "xla"
+
+
+def _platform() -> str:
+    """That of the mesh, which may be of devices that are not here; else of this process."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform

@@ -73,13 +73,13 @@ class GPSTConfig:
     max_positions: int = 1629  # rows of the learned position table of the `paper` block
     dtype: str = "float32"  # of activations; parameters, logits and losses stay float32
     remat: str = "none"  # none | dots | full: what the backward pass recomputes
-    attention: str = "auto"  # auto | xla | cudnn
+    attention: str = "auto"  # auto | xla | cudnn | splash
 
     def __post_init__(self):
         _choice(self, "block", ("paper", "modern"))
         _choice(self, "dtype", ("float32", "bfloat16"))
         _choice(self, "remat", ("none", "dots", "full"))
-        _choice(self, "attention", ("auto", "xla", "cudnn"))
+        _choice(self, "attention", ("auto", "xla", "cudnn", "splash"))
         for name in ("label_smoothing", "local_drop", "dropout"):
             _fraction(self, name)
 

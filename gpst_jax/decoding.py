@@ -246,7 +246,7 @@ def sample_frame(model: gpst.GPST, hidden, may_end, keys, temperature, top_k: in
         return (net.lookup(ids), cache, end, log_prob), ids
 
     start = (
-        model.projector(hidden).astype(jnp.float32),
+        model.project(hidden).astype(jnp.float32),
         net.init_cache(rows, layout.num_codebooks),
         jnp.zeros(rows, bool),
         jnp.zeros(rows),

@@ -40,7 +40,9 @@ class Net(Stack):
     def lookup(self, ids: jax.Array) -> jax.Array:
         """sqrt(D) times the embedding of ids (...), exactly zero where PAD: (..., D) float32."""
         scale = jnp.where(ids == PAD, 0.0, self.config.d_model**0.5)
-        return self.embed.embedding[...][ids] * scale[..., None]
+        # Gathering the table moves less than exchanging the rows that were looked up.
+        table = sharding.gather(self.embed.embedding[...], ("vocab", "embed"))
+        return table[ids] * scale[..., None]
 
 
 class GPST(nnx.Module):
@@ -56,10 +58,11 @@ class GPST(nnx.Module):
         self.config, self.layout = config, layout
         dtype = jnp.dtype(config.dtype)
         style = Style(config.block, dtype, config.dropout, config.attention, config.remat)
-        # The local network is tiny per frame: plain attention, fused by the compiler.
-        local_style = style._replace(attention="xla")
         wide, narrow = config.global_net.d_model, config.local_net.d_model
         paper = not style.modern
+        # The local network is tiny per frame: plain attention, fused by the compiler.
+        local_style = style._replace(attention="xla")
+        style = style._replace(rotary=style.modern)
         self.global_net = Net(
             config.global_net,
             style,
@@ -132,12 +135,19 @@ class GPST(nnx.Module):
             hidden: (N, D) global hidden states, one per frame.
             frames: (N, Q) local ids of the frames they predict.
         """
-        first = self.projector(hidden).astype(jnp.float32)[:, None]
+        first = self.project(hidden).astype(jnp.float32)[:, None]
         rest = self.local_net.lookup(frames[:, :-1])
         assert self.local_net.positions is not None
         positions = self.local_net.positions.embedding[...]
         x = jnp.concatenate([first, rest], axis=1) + positions[None]
         return sharding.constrain(x.astype(self.config.dtype), ("batch", "codebooks", "embed"))
+
+    def project(self, hidden: jax.Array) -> jax.Array:
+        """(N, D) to (N, d), between the widths of the two stacks."""
+        kernel, bias = self.projector.kernel[...], self.projector.bias
+        assert bias is not None
+        kernel = self._gather(kernel, ("embed", "local_embed"))
+        return hidden @ kernel + bias[...].astype(hidden.dtype)[None]
 
     def local_hidden(
         self, hidden: jax.Array, frames: jax.Array, *, key: jax.Array | None = None
@@ -147,24 +157,36 @@ class GPST(nnx.Module):
         x = dropout(self.local_inputs(hidden, frames), self.config.dropout, keys[0])
         return self.local_net(x, Context(), key=keys[1])
 
+    def semantic_kernel(self) -> jax.Array:
+        """The semantic head (D, V_s) in the activation dtype."""
+        return self._gather(self.semantic_head.kernel[...], ("embed", "vocab"))
+
     def semantic_logits(self, hidden: jax.Array) -> jax.Array:
         """(..., D) to (..., V_s) float32."""
-        kernel = self.semantic_head.kernel[...].astype(hidden.dtype)
-        return (hidden @ kernel).astype(jnp.float32)
+        return (hidden @ self.semantic_kernel()).astype(jnp.float32)
+
+    def acoustic_kernel(self) -> jax.Array:
+        """The acoustic head, (d, classes) or of each codebook (Q, d, classes), alike."""
+        kernel = self.acoustic_head.kernel[...]
+        return self._gather(kernel, ("codebooks", "embed", "vocab")[-kernel.ndim :])
 
     def acoustic_logits(self, local_hidden: jax.Array) -> jax.Array:
         """(N, Q, d) to (N, Q, classes) float32, by the head of each codebook or the shared one."""
-        kernel = self.acoustic_head.kernel[...].astype(local_hidden.dtype)
+        kernel = self.acoustic_kernel()
         if kernel.ndim == 2:
             return (local_hidden @ kernel).astype(jnp.float32)
         return jnp.einsum("nqd,qdc->nqc", local_hidden, kernel).astype(jnp.float32)
 
     def codebook_logits(self, local_hidden: jax.Array, codebook: jax.Array) -> jax.Array:
         """(N, d) at one codebook (a traced index) to (N, classes) float32."""
-        kernel = self.acoustic_head.kernel[...].astype(local_hidden.dtype)
+        kernel = self.acoustic_kernel()
         if kernel.ndim == 3:
             kernel = kernel[codebook]
         return (local_hidden @ kernel).astype(jnp.float32)
+
+    def _gather(self, kernel: jax.Array, axes: sharding.LogicalAxes) -> jax.Array:
+        dtype = jnp.dtype(self.config.dtype)
+        return sharding.gather(kernel, axes, dtype).astype(dtype)
 
     def targets(self, frames: jax.Array) -> jax.Array:
         """Head classes of local ids (..., Q): code + 4, or 2 for the end, in every slot."""

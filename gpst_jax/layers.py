@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gpst_jax import attention, sharding
+from gpst_jax import attention, sharding, splash
 from gpst_jax.config import ConfigError, TransformerConfig
 
 Initializer = nnx.initializers.Initializer
@@ -44,6 +44,7 @@ class Style(NamedTuple):
     dropout: float = 0.0
     attention: str = "auto"
     remat: str = "none"
+    rotary: bool = False  # time enters by rotary positions: queries and keys get a bias each
 
     @property
     def modern(self) -> bool:
@@ -93,6 +94,12 @@ class Attention(nnx.Module):
         self.out = linear(outer)
         self.q_norm = make_norm(self.head_dim, style, rngs) if style.modern else None
         self.k_norm = make_norm(self.head_dim, style, rngs) if style.modern else None
+        # A constant part of queries and keys, turned by the positions, prefers certain distances
+        # in time from the first step on: a frame finds the units of its own time much sooner.
+        bias = (self.num_heads, self.head_dim)
+        unit = nnx.initializers.normal(1.0)
+        self.q_bias = nnx.Param(unit(rngs.params(), bias)) if style.rotary else None
+        self.k_bias = nnx.Param(unit(rngs.params(), bias)) if style.rotary else None
 
     def __call__(
         self, x: jax.Array, context: Context, cache: tuple[jax.Array, jax.Array] | None
@@ -103,6 +110,9 @@ class Attention(nnx.Module):
         if self.q_norm is not None and self.k_norm is not None:
             query = self.q_norm(query).astype(x.dtype)
             key = self.k_norm(key).astype(x.dtype)
+        if self.q_bias is not None and self.k_bias is not None:
+            query = query + self.q_bias[...][None, None].astype(x.dtype)
+            key = key + self.k_bias[...][None, None].astype(x.dtype)
         if context.angles is not None:
             query = attention.rotate(query, context.angles)
             key = attention.rotate(key, context.angles)
@@ -205,6 +215,8 @@ class Stack(nnx.Module):
 
         def body(x, layer):
             params, key = layer
+            kernels = sharding.gather_layer(nnx.to_pure_dict(params), self.style.dtype)
+            nnx.replace_by_pure_dict(params, kernels)
             x = nnx.merge(graph, params)(x, context, key=key)[0]
             return sharding.constrain(x, ("batch", "length", "embed")), None
 
@@ -249,7 +261,14 @@ def _remat(body: Callable, policy: str) -> Callable:
     if policy == "none":
         return body
     if policy == "dots":
-        return jax.checkpoint(body, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+        policies = jax.checkpoint_policies
+        return jax.checkpoint(
+            body,
+            policy=policies.save_from_both_policies(
+                policies.dots_with_no_batch_dims_saveable,
+                policies.save_only_these_names(splash.RESIDUALS),
+            ),
+        )
     if policy == "full":
         return jax.checkpoint(body)
     raise ConfigError(f"config field model.remat: unknown policy {policy!r}")

@@ -44,8 +44,8 @@ def chunked_cross_entropy(
 ) -> tuple[jax.Array, jax.Array]:
     """`cross_entropy` of `hidden @ kernel` without the logits of a whole row in memory.
 
-    The row is cut into equal chunks whose float32 logits take at most about `chunk_bytes`; the
-    backward pass computes each chunk's logits again.
+    The row is cut into equal chunks whose float32 logits take at most about `chunk_bytes` of one
+    device; the backward pass computes each chunk's logits again.
 
     Args:
         hidden: (B, L, D).
@@ -64,7 +64,9 @@ def chunked_cross_entropy(
         logits = hidden @ kernel.astype(hidden.dtype)
         return cross_entropy(logits, targets, mask, smoothing)
 
-    chunks = _divisor(length, rows * length * kernel.shape[1] * 4 / chunk_bytes)
+    mesh = jax.sharding.get_abstract_mesh()
+    devices = 1 if mesh.empty else mesh.size  # rows and vocabulary are cut over all of them
+    chunks = _divisor(length, rows * length * kernel.shape[1] * 4 / devices / chunk_bytes)
     if chunks == 1:
         return chunk_loss(hidden, targets, mask)
 

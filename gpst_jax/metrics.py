@@ -18,33 +18,6 @@ from tensorboardX import SummaryWriter
 
 METRICS_FILE = "metrics.jsonl"
 
-# Peak dense matrix-product rate of one device in FLOP/s, by the start of its device kind; bfloat16
-# with float32 accumulation, from the makers' data sheets. Longer names stand before their prefixes.
-PEAK_FLOPS: tuple[tuple[str, float], ...] = (
-    ("TPU v4", 275e12),
-    ("TPU v5 lite", 197e12),
-    ("TPU v5e", 197e12),
-    ("TPU v5p", 459e12),
-    ("TPU v5", 459e12),
-    ("TPU v6", 918e12),
-    ("TPU7x", 2307e12 / 2),  # per core: a chip shows as two devices
-    ("NVIDIA A100", 312e12),
-    ("NVIDIA H100 PCIe", 756e12),
-    ("NVIDIA H100 NVL", 835e12),
-    ("NVIDIA H100", 989e12),
-    ("NVIDIA H200", 989e12),
-    ("NVIDIA B200", 2250e12),
-    ("NVIDIA L4", 121e12),
-)
-
-
-def peak_flops(device_kind: str) -> float | None:
-    """Peak bfloat16 FLOP/s of one device; None where it is not known, as on any CPU."""
-    for name, peak in PEAK_FLOPS:
-        if device_kind.startswith(name):
-            return peak
-    return None
-
 
 class Means:
     """Adds up (sum, count) pairs over steps and gives the means."""

@@ -157,7 +157,7 @@ class GPSTObjective:
         if config.semantic_loss:
             loss, nll = losses.chunked_cross_entropy(
                 hidden,
-                model.semantic_head.kernel[...],
+                model.semantic_kernel(),
                 batch["semantic_targets"],
                 mask,
                 config.label_smoothing,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from gpst_jax.config import ConfigError, MeshConfig
@@ -28,6 +29,7 @@ PARAMETER_AXES: tuple[tuple[str, LogicalAxes], ...] = (
     (r"layers/attn/out/kernel$", ("layers", "heads", "embed")),
     (r"layers/attn/out/bias$", ("layers", "norm")),
     (r"layers/attn/[qk]_norm/scale$", ("layers", "norm")),
+    (r"layers/attn/[qk]_bias$", ("layers", "heads", "norm")),
     (r"layers/mlp/(up|gate)/kernel$", ("layers", "embed", "mlp")),
     (r"layers/mlp/(up|gate)/bias$", ("layers", "mlp")),
     (r"layers/mlp/down/kernel$", ("layers", "mlp", "embed")),
@@ -71,18 +73,32 @@ ACTIVATION_MESH_AXES: Mapping[str, str | tuple[str, ...] | None] = {
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
     """Arranges the devices as (replica, fsdp, tensor), all of type `Auto`.
 
+    Where the devices form several slices, `replica` counts the slices first, so that the slow
+    network between them carries one sum of gradients per step and nothing else.
+
     Args:
         config: the size of each axis; -1 takes what the others leave.
         devices: the devices to use; None uses all of them.
 
     Raises:
-        ConfigError: the sizes do not multiply to the number of devices.
+        ConfigError: the sizes do not multiply to the number of devices, or the slices do not
+            divide `replica`.
     """
     devices = jax.devices() if devices is None else list(devices)
     shape = mesh_shape(config, len(devices))
-    return jax.make_mesh(
-        shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices
+    types = (AxisType.Auto,) * len(MESH_AXES)
+    slices = len({getattr(device, "slice_index", None) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(shape, MESH_AXES, axis_types=types, devices=devices)
+    if shape[0] % slices:
+        raise ConfigError(
+            f"config field mesh.replica: {slices} slices do not divide {shape[0]}; "
+            f"make it a multiple of {slices}"
+        )
+    arranged = mesh_utils.create_hybrid_device_mesh(
+        (shape[0] // slices, *shape[1:]), (slices, 1, 1), devices
     )
+    return jax.sharding.Mesh(arranged, MESH_AXES, axis_types=types)
 
 
 def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:
@@ -207,6 +223,51 @@ def constrain(x: jax.Array, axes: LogicalAxes) -> jax.Array:
     if mesh.empty or mesh.size == 1:
         return x
     return jax.lax.with_sharding_constraint(x, _spec(mesh, x.shape, axes, ACTIVATION_MESH_AXES))
+
+
+def gather(x: jax.Array, axes: LogicalAxes, dtype: Any = None) -> jax.Array:
+    """A parameter made whole over the data axes for its use: fully sharded data parallelism.
+
+    Forward it is cast and then gathered; backward the gradient is summed straight into the
+    parameter's own sharding (a reduce-scatter, where a plain constraint would give an all-reduce
+    and throw most of it away). Axes on `tensor` stay cut.
+
+    Args:
+        x: a parameter inside a traced function.
+        axes: its logical axes, as in `PARAMETER_AXES`.
+        dtype: that of the gathered copy and of the sum of gradients; None keeps x's.
+
+    Returns:
+        x itself where no mesh is set or it has one device; otherwise the gathered copy.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    own = _spec(mesh, x.shape, axes, PARAMETER_MESH_AXES)
+    whole = PartitionSpec(*(axis if axis == ("tensor",) else None for axis in own))
+    kept = x.dtype
+
+    @jax.custom_vjp
+    def gathered(x):
+        cast = jax.lax.with_sharding_constraint(x.astype(dtype or kept), own)
+        return jax.lax.with_sharding_constraint(cast, whole)
+
+    def backward(_, grad):
+        return (jax.lax.with_sharding_constraint(grad, own).astype(kept),)
+
+    gathered.defvjp(lambda x: (gathered(x), None), backward)
+    return gathered(x)
+
+
+def gather_layer(params: Any, dtype: Any) -> Any:
+    """`gather` for every kernel of one layer, a nested dict without the leading layer axis."""
+
+    def one(key_path, leaf):
+        path = "layers/" + path_string(key_path)
+        axes = parameter_axes(path, leaf.ndim + 1)[1:]
+        return gather(leaf, axes, dtype) if path.endswith("/kernel") else leaf
+
+    return jax.tree.map_with_path(one, params)
 
 
 def _spec(mesh, shape: Sequence[int], axes: LogicalAxes, table: Mapping[str, Any]) -> PartitionSpec:

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from gpst_jax import checkpoint, metrics, sharding
+from gpst_jax import checkpoint, chips, metrics, sharding
 from gpst_jax.config import ConfigError, RunConfig
 from gpst_jax.objectives import Objective
 from gpst_jax.train_step import (
@@ -198,7 +198,7 @@ class _Log:
     def __init__(self, config: RunConfig, objective: Objective, mesh, workdir, restored_step):
         self._config = config
         device = mesh.devices.flat[0]
-        peak = metrics.peak_flops(device.device_kind)
+        peak = chips.peak_flops(device.device_kind)
         self.throughput = metrics.Throughput(
             sum(objective.flops().values()), peak and peak * mesh.size
         )

@@ -1,11 +1,16 @@
 """What a tokenizer is: the two protocols that every tokenizer of either stream implements.
 
 Both map a signal of N samples (at the tokenizer's own rate, after resampling) to exactly
-``T = ceil(N / hop)`` tokens or frames, the signal being padded with zeros at its end to T * hop
-samples. With equal spans of audio the two streams' lengths therefore agree in time to within one
-token. Encoding is deterministic and knows nothing of batches.
+``T = ceil(N / hop)`` tokens or frames, the signal being padded at its end. With equal spans of
+audio the two streams' lengths therefore agree in time to within one token, and for rates whose
+ratio is a small fraction (50 and 75 Hz, 50 and 12.5 Hz) to within one frame as they come; what is
+further apart, `tokenize_shard.align` trims.
+
+Encoding is deterministic, and a signal has the same tokens alone and in any batch. Tokenizers that
+gain from batches have `encode_batch` beside `encode`; `batching` holds what they share.
 """
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -65,4 +70,21 @@ class AcousticCodec(Protocol):
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Returns the signal, float32 (T * hop,), of codes (Q', T) with 1 <= Q' <= Q."""
+        ...
+
+
+@runtime_checkable
+class BatchTokenizer(Protocol):
+    """What a tokenizer has that encodes several signals in one call of its network.
+
+    Attributes:
+        equal_lengths: the network mixes what a signal holds with the padding after it (group
+            normalisation over time, convolutions or LSTMs that look ahead), so that only signals of
+            the same number of tokens share a batch.
+    """
+
+    equal_lengths: bool
+
+    def encode_batch(self, wavs: Sequence[np.ndarray], sample_rate: int) -> list[np.ndarray]:
+        """Returns for each signal what `encode` returns for it alone, in the given order."""
         ...

@@ -47,7 +47,7 @@ def fit_kmeans(
     if len(points) < num_clusters:
         raise ValueError(f"{num_clusters} clusters need as many points, there are {len(points)}")
     rng = np.random.default_rng(seed)
-    centroids = _seed_centroids(points, num_clusters, rng)
+    centroids = seed_centroids(points, num_clusters, rng)
     for _ in range(iterations):
         labels = nearest(points, centroids)
         counts = np.bincount(labels, minlength=num_clusters)
@@ -66,11 +66,19 @@ def fit_kmeans(
     return centroids
 
 
-def _seed_centroids(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Greedy k-means++ (Arthur and Vassilvitskii 2007) on at most 16,384 of the points.
+def seed_centroids(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Greedy k-means++ (Arthur and Vassilvitskii 2007) on a sample of the points.
 
     Each step draws a few candidates by their squared distance to the chosen points and keeps the
     one that lowers the sum of squared distances most.
+
+    Args:
+        points: float32 (n, D), n >= count; at most max(16,384, 2 * count) of them are looked at.
+        count: K.
+        rng: of the draws.
+
+    Returns:
+        float32 (K, D), each of them a point.
     """
     size = min(len(points), max(_SEEDING_POINTS, 2 * count))
     sample = points[np.sort(rng.choice(len(points), size, replace=False))]

@@ -17,6 +17,7 @@ import numpy as np
 
 from data_pipeline.audio import resample
 from data_pipeline.tokenizers import features, kmeans, storage
+from data_pipeline.tokenizers.residual import sum_of_vectors
 from data_pipeline.tokenizers.vocoder import GriffinLim, invert_mel
 
 
@@ -63,6 +64,7 @@ class MelRVQ:
 
     Attributes:
         codebooks: float32 (Q, N, D), vectors in the latent space, D = num_mels.
+        context_frames: on either side, that the codes of a frame depend on.
     """
 
     kind: ClassVar[str] = "mel_rvq"
@@ -79,6 +81,7 @@ class MelRVQ:
         self.num_codebooks = config.num_codebooks
         self.codebook_size = config.codebook_size
         self.codebooks = weights["codebooks"]
+        self.context_frames = config.window_hops
         self._mean = weights["mean"]
         self._smoothers = weights["smoothers"]
         self._phase = GriffinLim(config.hop, config.window, config.iterations)
@@ -117,20 +120,7 @@ class MelRVQ:
         Raises:
             ValueError: too many codebooks, or codes outside of them.
         """
-        codes = np.asarray(codes)
-        if codes.ndim != 2 or not 1 <= len(codes) <= self.num_codebooks:
-            raise ValueError(
-                f"codes must be (Q', T) with Q' from 1 to {self.num_codebooks}, are {codes.shape}"
-            )
-        if codes.size and not 0 <= codes.min() <= codes.max() < self.codebook_size:
-            raise ValueError(
-                f"codes must be from 0 to {self.codebook_size - 1}, are from {codes.min()} to "
-                f"{codes.max()}"
-            )
-        latents = np.zeros((codes.shape[1], self.codebooks.shape[2]), np.float32)
-        for q in range(*slice(start, stop).indices(len(codes))):
-            latents += self.codebooks[q][codes[q]]
-        return latents
+        return sum_of_vectors(self.codebooks, codes, start, stop)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Signal of codes.

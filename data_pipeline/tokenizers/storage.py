@@ -68,7 +68,7 @@ def save_tokenizer(
         UserError: the directory cannot be written.
     """
     directory = Path(directory)
-    data = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in weights.items()})
+    data = _serialised(weights)
     settings = dataclasses.asdict(config)
     digest = _digest(kind, settings, data)
     temporary = directory / f".{WEIGHTS_FILE}.partial"
@@ -106,6 +106,15 @@ def load_tokenizer(directory: str | os.PathLike[str]) -> StoredTokenizer:
             "changed or damaged after fitting; fit the tokenizer again"
         )
     return StoredTokenizer(kind, config, safetensors.numpy.load(data), found)
+
+
+def identity(kind: str, config: Any, weights: Mapping[str, np.ndarray]) -> str:
+    """The sha256 that `save_tokenizer` would give a tokenizer."""
+    return _digest(kind, dataclasses.asdict(config), _serialised(weights))
+
+
+def _serialised(weights: Mapping[str, np.ndarray]) -> bytes:
+    return safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in weights.items()})
 
 
 def _digest(kind: str, config: Mapping[str, Any], data: bytes) -> str:

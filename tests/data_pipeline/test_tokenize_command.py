@@ -4,14 +4,13 @@ import functools
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from data_pipeline import tokenize_corpus
+from data_pipeline import provide_tokenizers, tokenize_corpus
 from data_pipeline.cli import UserError
 from data_pipeline.fit_tokenizers import fit_tokenizers
 from data_pipeline.loader import Loader
@@ -50,7 +49,7 @@ def fitted(audio, tmp_path_factory) -> Path:
         codec=MelRVQConfig(num_codebooks=2, codebook_size=16, frame_rate=100.0),
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenize_corpus, "fit_tokenizers", small)
+        patch.setattr(provide_tokenizers, "fit_tokenizers", small)
         config = tokenize_corpus.CorpusConfig(str(audio), str(output), num_workers=0)
         result = tokenize_corpus.tokenize_corpus(config)
     assert result["statistics"]["recorded"] == 12
@@ -84,33 +83,6 @@ def test_worker_processes_write_the_same_shards(audio, fitted, tmp_path) -> None
     for name in shards:
         assert (output / name).read_bytes() == (fitted / name).read_bytes()
     assert not [path.name for path in output.iterdir() if path.name.startswith(".")]
-
-
-@pytest.mark.slow
-def test_a_killed_run_leaves_no_process_and_is_finished_by_the_next(
-    audio, fitted, tmp_path
-) -> None:
-    output = tmp_path / "dataset"
-    flags = [
-        f"--audio_dir={audio}",
-        f"--output={output}",
-        f"--semantic={fitted / 'tokenizers' / 'semantic'}",
-        f"--codec={fitted / 'tokenizers' / 'codec'}",
-        "--num_workers=2",
-        "--utterances_per_shard=1",
-    ]
-    command = [sys.executable, "-m", "data_pipeline.tokenize_corpus", *flags]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
-        while process.poll() is None and not list(output.glob(".reports/*.json")):
-            time.sleep(0.005)
-        process.kill()
-        # The pipe is closed once the workers, which hold it too, have ended.
-        process.communicate(timeout=60)
-    assert not (output / "dataset.json").exists()
-    assert _run(*flags, f"--json_out={tmp_path / 'result.json'}").returncode == 1
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert result["resumed_shards"] >= 1
-    assert result["statistics"]["recorded"] == 12
 
 
 def test_a_tokenised_corpus_can_be_loaded(fitted) -> None:

@@ -4,19 +4,21 @@ import dataclasses
 import itertools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import soundfile
 
-from data_pipeline import finish_dataset, tokenize_corpus, tokenize_shard
+from data_pipeline import corpus_config, finish_dataset, tokenize_corpus, tokenize_shard
+from data_pipeline.chunking import chunk_bounds
 from data_pipeline.cli import UserError
 from data_pipeline.records import RecordReader
 from data_pipeline.spec import DatasetSpec, LengthIndex
 from data_pipeline.tokenize_corpus import CorpusConfig
-from data_pipeline.tokenize_shard import align, chunk_bounds
+from data_pipeline.tokenize_shard import align
 from data_pipeline.tokens import TokenLayout, deduplicate
 
 RATE = 16000
@@ -62,7 +64,7 @@ class FakeCodec(FakeTokenizer):
 def calls(monkeypatch) -> list[float]:
     """Fake tokenizers in place of real ones; seconds of every encoded signal."""
     calls: list[float] = []
-    for module in (tokenize_corpus, tokenize_shard):
+    for module in (corpus_config, tokenize_corpus, tokenize_shard):
         monkeypatch.setattr(module, "load_semantic", lambda path: FakeSemantic(path, 50.0, calls))
         monkeypatch.setattr(module, "load_codec", lambda path: FakeCodec(path, 75.0, calls))
     return calls
@@ -285,6 +287,59 @@ def test_a_recording_that_a_tokenizer_refuses_is_listed(config, monkeypatch) -> 
     assert result["statistics"]["failed_tokenise"] == len(reasons) == 4
 
 
+class BatchCodec(FakeCodec):
+    """Encodes in batches, and wrongly where `faulty`."""
+
+    equal_lengths = False
+    batches: ClassVar[list[int]] = []
+    faulty = False
+
+    def encode_batch(self, wavs: Sequence[np.ndarray], sample_rate: int) -> list[np.ndarray]:
+        self.batches.append(len(wavs))
+        if any(0.58 < len(wav) / sample_rate < 0.62 for wav in wavs):
+            raise ValueError("no voice in it")
+        found = [self.encode(wav, sample_rate) for wav in wavs]
+        if self.faulty:
+            found[0][0, 0] ^= 1
+        return found
+
+
+def test_batches_give_the_same_bytes_and_name_what_is_refused(config, monkeypatch) -> None:
+    encode = FakeCodec.encode
+
+    def refuses(self, wav, sample_rate):
+        if 0.58 < len(wav) / sample_rate < 0.62:
+            raise ValueError("no voice in it")
+        return encode(self, wav, sample_rate)
+
+    monkeypatch.setattr(FakeCodec, "encode", refuses)
+    tokenize_corpus.tokenize_corpus(config)
+    for module in (corpus_config, tokenize_corpus, tokenize_shard):
+        monkeypatch.setattr(module, "load_codec", lambda path: BatchCodec(path, 75.0, []))
+    BatchCodec.batches.clear()
+    batched = dataclasses.replace(config, output=config.output + "-batched")
+    tokenize_corpus.tokenize_corpus(batched)
+    assert 5 in BatchCodec.batches  # a whole shard at once
+    alone, found = _files(config.output), _files(batched.output)
+    for name in alone:
+        if "array_record" in name or name == "failures.jsonl":
+            assert found[name] == alone[name], name
+    assert [failure["reason"] for failure in _failures(batched)] == ["no voice in it"] * 2
+
+
+@pytest.mark.parametrize("faulty", [False, True])
+def test_tokens_that_batches_change_are_counted(config, monkeypatch, faulty: bool) -> None:
+    for module in (corpus_config, tokenize_corpus, tokenize_shard):
+        monkeypatch.setattr(module, "load_codec", lambda path: BatchCodec(path, 75.0, []))
+    monkeypatch.setattr(BatchCodec, "faulty", faulty)
+    for path in Path(config.audio_dir).rglob("*02.wav"):
+        path.unlink()
+    statistics = tokenize_corpus.tokenize_corpus(config)["statistics"]
+    assert statistics["codec_batch_different"] == (1 if faulty else 0)
+    assert statistics["codec_batch_tokens"] > 1000
+    assert "semantic_batch_tokens" not in statistics
+
+
 def test_splits_and_shards_without_records(config) -> None:
     """One shard of two has no good recording; a split has none at all and is left out."""
     root = Path(config.audio_dir)
@@ -332,6 +387,63 @@ def test_long_recordings_are_cut_without_loss(config) -> None:
     )
     np.testing.assert_array_equal(np.concatenate([chunk.units for chunk in chunks]), whole)
     assert all(len(chunk.units) <= 100 and chunk.codes.shape[1] <= 150 for chunk in chunks)
+
+
+def test_the_papers_chunks_overlap_in_their_offsets(config) -> None:
+    soundfile.write(Path(config.audio_dir, "anna", "long.wav"), _signal(7.33, 3), RATE)
+    soundfile.write(Path(config.audio_dir, "bert", "tail.wav"), _signal(6.5, 4), RATE)
+    config = dataclasses.replace(
+        config, chunk_seconds=3.0, chunking="paper", min_seconds=1.0, valid_fraction=0.0
+    )
+    result = tokenize_corpus.tokenize_corpus(config)
+    records = {record.id: record for record in RecordReader(config.output, "train")}
+    offsets = [(r.start, r.end) for name, r in records.items() if "long" in name]
+    np.testing.assert_allclose(offsets, [(0, 3), (3, 6), (4.33, 7.33)], atol=1e-4)
+    assert [(r.start, r.end) for name, r in records.items() if "tail" in name] == [(0, 3), (3, 6)]
+    assert result["statistics"]["left_out_seconds"] == 0  # half a second, rounded
+    assert {Path(f["path"]).name[-6:] for f in _failures(config)} == {
+        f"{number:02d}.wav" for number in range(5)
+    }
+    with pytest.raises(UserError, match="chunking was 'paper', is None"):
+        tokenize_corpus.tokenize_corpus(dataclasses.replace(config, chunking="even"))
+
+
+def test_trimmed_silence_shows_in_the_offsets(config) -> None:
+    wav = np.concatenate([np.zeros(2 * RATE), _signal(1.0, 3), np.zeros(3 * RATE)])
+    soundfile.write(Path(config.audio_dir, "anna", "padded.wav"), wav, RATE)
+    config = dataclasses.replace(config, trim_silence=True, valid_fraction=0.0)
+    result = tokenize_corpus.tokenize_corpus(config)
+    record = next(r for r in RecordReader(config.output, "train") if r.id == "anna/padded")
+    assert record.start == pytest.approx(1.9, abs=0.03)
+    assert record.end == pytest.approx(3.1, abs=0.03)
+    assert len(record.units) == pytest.approx(60, abs=3)
+    assert result["statistics"]["left_out_seconds"] == 5
+
+
+def test_a_source_by_name_reads_the_same_records(config) -> None:
+    tokenize_corpus.tokenize_corpus(config)
+    named = dataclasses.replace(
+        config,
+        audio_dir=None,
+        source=f"folder:{config.audio_dir}",
+        output=config.output + "-named",
+    )
+    tokenize_corpus.tokenize_corpus(named)
+    assert _files(named.output) == _files(config.output)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"audio_dir": None}, "either --audio_dir or --source"),
+        ({"source": "folder:x"}, "either --audio_dir or --source"),
+        ({"audio_dir": None, "source": "folder:x", "transcripts": "t"}, "transcripts=FILE"),
+        ({"chunking": "odd"}, "odd"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(config, changes: dict, message) -> None:
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(config, **changes)
 
 
 @pytest.mark.parametrize(

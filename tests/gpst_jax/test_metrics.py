@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from gpst_jax import metrics
+from gpst_jax import chips, metrics
 
 
 def test_means_weigh_by_count():
@@ -37,10 +37,10 @@ def test_throughput(monkeypatch):
 
 
 def test_peaks():
-    assert metrics.peak_flops("NVIDIA H200") == 989e12
-    assert metrics.peak_flops("TPU v5 lite") == 197e12
-    assert metrics.peak_flops("TPU v5p") == 459e12
-    assert metrics.peak_flops("cpu") is None
+    assert chips.peak_flops("NVIDIA H200") == 989e12
+    assert chips.peak_flops("TPU v5 lite") == 197e12
+    assert chips.peak_flops("TPU v5p") == 459e12
+    assert chips.peak_flops("cpu") is None
 
 
 def test_file_holds_null_for_what_is_not_finite(tmp_path):

@@ -1,0 +1,116 @@
+"""Turns a published model's pickled weights into a safetensors file.
+
+    python -m data_pipeline.convert_weights --model=DIR --output=DIR
+
+Reads `*.bin`, `*.pt` and `*.pth` with PyTorch's restricted reader (`weights_only`), which makes
+tensors and plain containers and refuses everything else a pickle could do. Copies the JSON files of
+the directory. Tokenizers read the result; they never read a pickle.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from data_pipeline import cli
+from data_pipeline.cli import UserError
+from data_pipeline.tokenizers import torch_runtime
+
+_PICKLES = (".bin", ".pt", ".pth")
+_WRAPPERS = ("state_dict", "model", "generator")
+
+
+def convert_weights(model: str | Path, output: str | Path) -> dict[str, Any]:
+    """Writes `output`/model.safetensors.
+
+    Args:
+        model: directory with config.json and weights in one or several pickles.
+        output: directory, made if missing.
+
+    Returns:
+        `output`, the number of `tensors`, and `read`, the names of the files.
+
+    Raises:
+        UserError: no such files, one that holds more than tensors, two with a tensor of the same
+            name, or `output` cannot be written.
+    """
+    torch = torch_runtime.import_torch()
+    from safetensors.torch import save_file
+
+    source, target = Path(model), Path(output)
+    if not source.is_dir():
+        raise UserError(f"model {source} is not a directory")
+    names = sorted(
+        path.name
+        for path in source.iterdir()
+        if path.suffix in _PICKLES and path.name != "training_args.bin"
+    )
+    if not names:
+        raise UserError(f"model {source} holds no {', '.join(_PICKLES)} file")
+    tensors: dict[str, Any] = {}
+    for name in names:
+        for key, tensor in _read(torch, source / name).items():
+            if key in tensors:
+                raise UserError(
+                    f"{source}: {key} is in two of {', '.join(names)}: these are different models, "
+                    "leave one file there"
+                )
+            # Tensors may share memory or be views, which a safetensors file has no word for.
+            tensors[key] = tensor.detach().clone().contiguous()
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for path in source.glob("*.json"):
+            if path.resolve() != (target / path.name).resolve():
+                shutil.copyfile(path, target / path.name)
+        temporary = target / ".model.safetensors.part"
+        save_file(tensors, temporary, metadata={"format": "pt"})
+        temporary.replace(target / "model.safetensors")
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror}") from error
+    for path in target.glob("*.bin.index.json"):
+        path.unlink()  # names files that are not there
+    return {"output": str(target), "tensors": len(tensors), "read": names}
+
+
+def _read(torch: Any, path: Path) -> Mapping[str, Any]:
+    """The tensors of a pickle, by name."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged or hostile file provokes
+        message = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} is not a file of tensors alone, and is not read: {message}"
+        ) from error
+    for name in _WRAPPERS:
+        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
+            found = found[name]
+    if not isinstance(found, Mapping) or not found:
+        raise UserError(f"{path} holds {type(found).__name__}, not tensors by name")
+    others = [name for name, value in found.items() if not isinstance(value, torch.Tensor)]
+    if others:
+        raise UserError(f"{path}: {others[0]!r} is not a tensor ({len(others)} of {len(found)})")
+    return {str(name): value for name, value in found.items()}
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("model", None, "Directory of the published model.", required=True)
+    flags.DEFINE_string("output", None, "Directory to write.", required=True)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program; see the module."""
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}: flags are written --name=value")
+    result = convert_weights(flags.FLAGS.model, flags.FLAGS.output)
+    print(json.dumps(result))
+    if cli.JSON_OUT.value:
+        cli.write_json(cli.JSON_OUT.value, result)
+    return 0
+
+
+if __name__ == "__main__":
+    _define_flags()
+    cli.run(main)

@@ -1,0 +1,64 @@
+"""Sources by name: `DIRECTORY`, or `KIND:WHERE?option=value&option=value`."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from data_pipeline.cli import UserError
+from data_pipeline.sources.base import Source
+from data_pipeline.sources.folder import FolderSource
+from data_pipeline.sources.kaldi import KaldiSource
+from data_pipeline.sources.manifest import ManifestSource
+from data_pipeline.sources.tar_shards import TarSource
+from data_pipeline.sources.tfds_audio import TFDSSource
+
+KINDS: Mapping[str, type] = {
+    "folder": FolderSource,
+    "manifest": ManifestSource,
+    "kaldi": KaldiSource,
+    "webdataset": TarSource,
+    "tfds": TFDSSource,
+}
+
+
+def open_source(name: str) -> Source:
+    """The source of a name.
+
+    Args:
+        name: a directory of recordings, or a kind, a colon and where: `manifest:FILE`,
+            `kaldi:DATA_DIR`, `webdataset:PATTERN`, `tfds:NAME_OR_DIRECTORY`, `folder:DIRECTORY`.
+            Options, the fields of the kind's class, follow as `?option=value&option=value`.
+
+    Raises:
+        UserError: an option is unknown or impossible.
+    """
+    kind, colon, rest = name.partition(":")
+    if not colon or kind not in KINDS or os.path.isdir(name):
+        return FolderSource(name)
+    # A pattern may hold question marks: options begin after the last one that has an = behind it.
+    where, mark, query = rest.rpartition("?")
+    if not mark or "=" not in query:
+        where, query = rest, ""
+    if not where:
+        raise UserError(f"source {name!r} says no place: write {kind}:WHERE")
+    try:
+        options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+    except ValueError as error:
+        raise UserError(f"source {name!r}: options are ?name=value&name=value ({error})") from error
+    first, *others = dataclasses.fields(KINDS[kind])
+    values: dict[str, Any] = {first.name: where}
+    known = {field.name: field for field in others}
+    for option, text in options.items():
+        if option not in known:
+            raise UserError(
+                f"source {name!r}: unknown option {option!r}, choose from {', '.join(known)}"
+            )
+        if isinstance(known[option].default, int):
+            if not text.isdecimal():
+                raise UserError(f"source {name!r}: {option} must be a whole number")
+            values[option] = int(text)
+        else:
+            values[option] = text
+    return KINDS[kind](**values)

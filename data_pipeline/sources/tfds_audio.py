@@ -1,0 +1,229 @@
+"""Audio datasets of TensorFlow Datasets as ArrayRecord: librispeech, ljspeech, libritts and so on.
+
+TFDS can read a prepared dataset without TensorFlow, but not one with its `Audio` feature, whose
+decoder asks TensorFlow for a type as soon as it is made. So this reads the layout itself: the
+metadata are JSON, a shard is an ArrayRecord file of `tf.train.Example` messages.
+"""
+
+import functools
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipeline import audio
+from data_pipeline.audio import AudioError
+from data_pipeline.cli import UserError
+from data_pipeline.sources import reading
+from data_pipeline.sources.base import SPLITS, UNKNOWN_SPEAKER, Failure, Utterance, checked
+
+_IDS = ("id", "utt_id", "audio_id", "audio/id", "path")
+_SPEAKERS = ("speaker_id", "speaker", "client_id")
+_TEXTS = ("text", "text_normalized", "normalized_text", "text_original", "raw_text", "sentence")
+_FULL_SCALE = 32768.0  # TFDS holds the integers of 16-bit recordings
+
+
+@dataclass(frozen=True)
+class TFDSSource:
+    """A prepared dataset.
+
+    Attributes:
+        dataset: directory with `dataset_info.json`, or a name such as `librispeech` or
+            `libritts/1.0.1` below `data_dir`, of which the newest version is taken.
+        split: of the dataset, several joined by +; empty takes all.
+        data_dir: where datasets by name lie; empty is ~/tensorflow_datasets.
+        language: of all utterances.
+        sample_rate: in Hz, where the dataset does not say.
+    """
+
+    dataset: str | os.PathLike[str]
+    split: str = ""
+    data_dir: str = ""
+    language: str = "und"
+    sample_rate: int = 0
+
+    def list(self) -> tuple[list[Utterance], list[Failure]]:
+        """See `base.Source`; reads every record once, as its audio lies beside its text."""
+        directory = _find(self.dataset, self.data_dir)
+        feature, rate = _audio_feature(directory, self.sample_rate)
+        utterances = []
+        failures: list[Failure] = []
+        for split, shard in _shards(directory, self.split):
+            for row, example in enumerate(_examples(shard)):
+                name = f"{split}/{_text(example, _IDS) or f'{shard.name}-{row}'}"
+                if isinstance(example, AudioError):
+                    reason = f"row {row}: {example.reason}"
+                    failures.append(Failure(name, str(shard), "list", reason))
+                    continue
+                utterances.append(
+                    Utterance(
+                        id=name,
+                        path=str(shard),
+                        speaker=_text(example, _SPEAKERS) or UNKNOWN_SPEAKER,
+                        language=self.language,
+                        text=_text(example, _TEXTS) or None,
+                        # Splits such as train_clean100 are not ours: those are drawn anew.
+                        split=split if split in SPLITS else "",
+                        member=reading.member(row=row, feature=feature, rate=rate),
+                    )
+                )
+        if not utterances and not failures:
+            raise UserError(f"{directory} holds no records")
+        return checked(utterances, failures)
+
+
+def read_row(path: str, row: int, feature: str, rate: int) -> tuple[np.ndarray, int]:
+    """Samples, float32 (N,), of a record's audio, and their rate in Hz.
+
+    Raises:
+        AudioError: the record or its audio cannot be read.
+    """
+    reader = _reader(path)
+    if not 0 <= row < reader.num_records():
+        raise AudioError(f"has no row {row}", path)
+    example = _parse(reader.read([row])[0])
+    if isinstance(example, AudioError):
+        raise AudioError(f"row {row}: {example.reason}", path)
+    value = example.features.feature[feature]
+    kind = value.WhichOneof("kind")
+    if kind == "bytes_list" and len(value.bytes_list.value) == 1:  # lazy_decode: a whole file
+        return audio.decode_audio(value.bytes_list.value[0], path)
+    if kind == "int64_list":
+        samples = np.array(value.int64_list.value, np.float64) / _FULL_SCALE
+        if samples.size and np.abs(samples).max() > 1.0:
+            raise AudioError(f"row {row}: {feature} holds more than 16 bits", path)
+    elif kind == "float_list":
+        samples = np.array(value.float_list.value, np.float64)
+    else:
+        raise AudioError(f"row {row}: no audio in {feature}", path)
+    return samples.astype(np.float32), rate
+
+
+def _find(dataset: str | os.PathLike[str], data_dir: str) -> Path:
+    """The directory of one version of a dataset."""
+    directory = Path(dataset).absolute()
+    if not directory.is_dir():
+        directory = Path(data_dir or "~/tensorflow_datasets").expanduser() / dataset
+    found = [path.parent for path in directory.glob("**/dataset_info.json")]
+    if not found:
+        name = Path(dataset).name
+        raise UserError(
+            f"no prepared dataset at {directory}: name a directory with dataset_info.json, or "
+            f"prepare it where TensorFlow is: tfds build {name} --file_format=array_record"
+        )
+    configurations = {path.parent for path in found}
+    if len(configurations) > 1:
+        names = ", ".join(sorted(str(path.relative_to(directory)) for path in found))
+        raise UserError(f"{directory} holds several datasets, name one: {names}")
+    return max(found, key=lambda path: [int(part) for part in _version(path.name)])
+
+
+def _version(name: str) -> list[str]:
+    parts = name.split(".")
+    return parts if all(part.isdecimal() for part in parts) else ["0"]
+
+
+def _audio_feature(directory: Path, sample_rate: int) -> tuple[str, int]:
+    """Name and sample rate of the one feature that is audio."""
+    path = directory / "features.json"
+    features = _read_json(path).get("featuresDict", {}).get("features", {})
+    found = {name: value for name, value in features.items() if "audio" in value}
+    if len(found) != 1:
+        raise UserError(f"{path}: one audio feature is needed, found {sorted(found)}")
+    ((name, value),) = found.items()
+    details = value["audio"]
+    if len(details.get("shape", {}).get("dimensions", [])) > 1:
+        raise UserError(f"{path}: {name} has several channels")
+    if details.get("encoding", "none").lower() not in ("none", ""):
+        raise UserError(f"{path}: {name} is stored compressed ({details['encoding']})")
+    rate = int(details.get("sampleRate") or 0) or sample_rate
+    if rate <= 0:
+        raise UserError(f"{path} does not say the sample rate of {name}: give sample_rate=")
+    return name, rate
+
+
+def _shards(directory: Path, wanted: str) -> Iterator[tuple[str, Path]]:
+    """Split and path of every shard, in order."""
+    path = directory / "dataset_info.json"
+    info = _read_json(path)
+    if info.get("fileFormat") != "array_record":
+        raise UserError(
+            f"{path}: the format is {info.get('fileFormat', 'tfrecord')!r}, array_record is "
+            "needed: build it with --file_format=array_record, or convert it with tfds "
+            "convert_format"
+        )
+    splits = {split["name"]: split for split in info.get("splits", [])}
+    for name in wanted.split("+") if wanted else splits:
+        if name not in splits:
+            raise UserError(f"{path}: no split {name!r}, choose from {', '.join(splits)}")
+        count = len(splits[name]["shardLengths"])
+        template = splits[name].get("filepathTemplate") or (
+            "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+        )
+        for number in range(count):
+            shard = directory / template.format(
+                DATASET=info["name"],
+                SPLIT=name,
+                FILEFORMAT="array_record",
+                SHARD_X_OF_Y=f"{number:05d}-of-{count:05d}",
+                SHARD_INDEX=f"{number:05d}",
+                NUM_SHARDS=f"{count:05d}",
+            )
+            if not shard.is_file():
+                raise UserError(f"{shard} is missing: {path} names it")
+            yield name, shard
+
+
+def _examples(shard: Path) -> Iterator[Any]:
+    """Every record of a shard, parsed, or the AudioError that says why it is not."""
+    reader = _reader(str(shard))
+    for start in range(0, reader.num_records(), 64):
+        stop = min(start + 64, reader.num_records())
+        for data in reader.read(list(range(start, stop))):
+            yield _parse(data)
+
+
+def _parse(data: bytes) -> Any:
+    from google.protobuf.message import DecodeError
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    try:
+        return tf_example_pb2.Example.FromString(data)
+    except DecodeError as error:
+        return AudioError(f"not a tf.train.Example: {error}")
+
+
+@functools.lru_cache(maxsize=2)
+def _reader(path: str) -> Any:
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    try:
+        return ArrayRecordReader(path)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise AudioError(f"not an ArrayRecord file: {error}", path) from error
+
+
+def _text(example: Any, names: tuple[str, ...]) -> str:
+    """The first of some features that an example has, as text."""
+    if isinstance(example, AudioError):
+        return ""
+    features = example.features.feature
+    for name in names:
+        if name in features:
+            value = features[name]
+            if value.bytes_list.value:
+                return value.bytes_list.value[0].decode("utf-8", "replace").strip()
+            if value.int64_list.value:
+                return str(value.int64_list.value[0])
+    return ""
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,90 @@
+"""PyTorch for pretrained tokenizers: imported when first needed, exact, and without gradients."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.cli import UserError
+
+DTYPES = ("float32", "bfloat16")
+
+
+def import_torch() -> Any:
+    """The module `torch`.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(_needs("torch", error)) from error
+    return torch
+
+
+def import_transformers() -> Any:
+    """The module `transformers`, with its progress bars and advice turned off.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import transformers
+        from transformers.utils import logging
+    except ImportError as error:
+        raise UserError(_needs("transformers", error)) from error
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    return transformers
+
+
+def load_model(class_name: str, directory: Path, dtype: str) -> Any:
+    """A transformers model of a local directory, in evaluation mode on this machine's device.
+
+    Raises:
+        UserError: a library is missing, or the directory holds another kind of model or not all
+            of its weights.
+    """
+    torch, transformers = import_torch(), import_transformers()
+    try:
+        model, report = getattr(transformers, class_name).from_pretrained(
+            directory,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=getattr(torch, dtype),
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        message = str(error).strip().split("\n", 1)[0]
+        raise UserError(f"{directory} cannot be loaded as {class_name}: {message}") from error
+    # A head of another task may be there in excess, and a vector that only training uses missing.
+    missing = sorted(set(report["missing_keys"]) - {"masked_spec_embed"})
+    if missing:
+        raise UserError(
+            f"{directory}: {len(missing)} weights of {class_name} are missing, the first is "
+            f"{missing[0]}: this is another kind of model"
+        )
+    return model.eval().requires_grad_(False).to(device())
+
+
+def device() -> str:
+    """`cuda` where there is one, else `cpu`; hide it with CUDA_VISIBLE_DEVICES=''."""
+    return "cuda" if import_torch().cuda.is_available() else "cpu"
+
+
+@contextlib.contextmanager
+def exact() -> Iterator[None]:
+    """No gradients, no lower precision than asked for, the same algorithms every time."""
+    torch = import_torch()
+    with (
+        torch.inference_mode(),
+        torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        ),
+    ):
+        yield
+
+
+def _needs(package: str, error: ImportError) -> str:
+    return f"pretrained tokenizers need {package} ({error}): pip install 'gpst_jax[codecs]'"

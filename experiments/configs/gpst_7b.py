@@ -1,0 +1,61 @@
+"""A GPST of 7.0 billion parameters, 8 codebooks, in the modern block.
+
+    python -m experiments.pretrain --config=experiments/configs/gpst_7b.py \
+        --workdir=RUN --set=data.path=DATASET
+
+Tokens: 10,000 units at 50 Hz and EnCodec 24 kHz with 8 codebooks; crops and joins of 20 s.
+
+Hardware: one v5p:8x8x8 slice (512 chips, 2 rows each). Memory and MFU ceiling: docs/pods.md (compile-only). Quality: not measured.
+"""
+
+from data_pipeline.tokens import TokenLayout
+from gpst_jax.config import (
+    DataConfig,
+    GPSTConfig,
+    MeshConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainConfig,
+    TransformerConfig,
+)
+
+
+def get_layout() -> TokenLayout:
+    """10,000 units and EnCodec frames."""
+    return TokenLayout(10_000, 8, 1024, unit_rate=50.0, frame_rate=75.0)
+
+
+def get_config() -> RunConfig:
+    """The run; `data.path` is given on the command line."""
+    return RunConfig(
+        name="gpst_7b",
+        model=GPSTConfig(
+            global_net=TransformerConfig(d_model=4096, num_layers=32, num_heads=32, d_ff=11008),
+            local_net=TransformerConfig(d_model=1536, num_layers=12, num_heads=12, d_ff=4096),
+            block="modern",
+            local_drop=0.5,
+            dtype="bfloat16",
+            remat="full",
+        ),
+        # A segment of 20 s fills a row: 1,000 units, 1,500 frames and two start symbols.
+        data=DataConfig(
+            rows=1024, row_length=2560, frame_budget=1536, crop_seconds=20.0, workers=8
+        ),
+        optimizer=OptimizerConfig(
+            name="muon",
+            learning_rate=3e-4,
+            muon_learning_rate=1e-2,
+            schedule="wsd",
+            warmup_steps=2000,
+            weight_decay=0.01,
+        ),
+        train=TrainConfig(
+            steps=200_000,
+            log_every=20,
+            eval_every=2000,
+            checkpoint_every_steps=1000,
+            checkpoint_every_minutes=15.0,
+            keep_every=20_000,
+        ),
+        mesh=MeshConfig(replica=-1, fsdp=16),
+    )

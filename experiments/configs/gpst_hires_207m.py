@@ -1,0 +1,72 @@
+"""GPST-Hi-Res at its published size: 207.5M parameters, 16 codebooks, local-drop 0.5.
+
+    python -m experiments.pretrain --config=experiments/configs/gpst_hires_207m.py \
+        --workdir=RUN --set=data.path=DATASET
+
+Tokens: XLSR layer 35 with 10,000 k-means units at 50 Hz, de-duplicated, and EnCodec 24 kHz with 16
+codebooks, from chunks of at most 10 s (`tokenize_corpus --chunk_seconds=10`). Optimisation as
+published: Adam with inverse square root decay over 1M updates of 64 crops of 10 s.
+
+Hardware: one v5e:4x4 slice (16 chips, 4 rows each). Memory and MFU ceiling: docs/pods.md
+(compile-only). Quality: not measured.
+"""
+
+from data_pipeline.tokens import TokenLayout
+from gpst_jax.config import (
+    DataConfig,
+    GPSTConfig,
+    MeshConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainConfig,
+    TransformerConfig,
+)
+
+
+def get_layout() -> TokenLayout:
+    """XLSR units and EnCodec frames."""
+    return TokenLayout(10_000, 16, 1024, unit_rate=50.0, frame_rate=75.0)
+
+
+def get_config() -> RunConfig:
+    """The run; `data.path` is given on the command line."""
+    return RunConfig(
+        name="gpst_hires_207m",
+        model=GPSTConfig(
+            global_net=TransformerConfig(d_model=1024, num_layers=9, num_heads=16, d_ff=4096),
+            local_net=TransformerConfig(d_model=512, num_layers=12, num_heads=8, d_ff=2048),
+            block="paper",
+            label_smoothing=0.1,
+            dropout=0.1,
+            local_drop=0.5,
+            dtype="bfloat16",
+            remat="dots",
+        ),
+        # A crop of 10 s fills a row: at most 500 units, 750 frames and two start symbols.
+        data=DataConfig(
+            rows=64,
+            row_length=1280,
+            frame_budget=768,
+            crop_seconds=10.0,
+            deduplicate=True,
+            positions="running",
+            join_speakers=False,
+            workers=4,
+        ),
+        optimizer=OptimizerConfig(
+            name="adamw",
+            learning_rate=5e-4,
+            schedule="inverse_sqrt",
+            warmup_steps=10_000,
+            weight_decay=0.01,
+        ),
+        train=TrainConfig(
+            steps=1_000_000,
+            log_every=100,
+            eval_every=5000,
+            checkpoint_every_steps=5000,
+            checkpoint_every_minutes=15.0,
+            keep_every=100_000,
+        ),
+        mesh=MeshConfig(replica=-1, fsdp=16),
+    )

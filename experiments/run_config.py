@@ -1,0 +1,63 @@
+"""Reads the configuration files of `experiments/configs`, or a user's own.
+
+A configuration is a Python file, or the name of a module, whose `get_config()` returns a
+`RunConfig`. It may also define `get_layout()`, which returns the `TokenLayout` of the tokens it is
+meant for, so that it can be compiled before any data is there.
+"""
+
+import importlib
+import importlib.util
+import types
+from pathlib import Path
+
+from data_pipeline import cli
+from data_pipeline.spec import DatasetSpec
+from data_pipeline.tokens import TokenLayout
+from gpst_jax.config import RunConfig
+
+
+def load_config(name: str) -> RunConfig:
+    """Returns what `get_config()` gives, of a Python file or an importable module.
+
+    Raises:
+        UserError: there is no such file or module, or it does not define a run.
+    """
+    module = _load_module(name)
+    config = module.get_config() if hasattr(module, "get_config") else None
+    if not isinstance(config, RunConfig):
+        raise cli.UserError(f"--config={name}: needs a function get_config() -> RunConfig")
+    return config
+
+
+def load_layout(name: str, config: RunConfig) -> TokenLayout:
+    """The layout of the run's dataset; without one, that of the configuration's `get_layout()`.
+
+    Raises:
+        UserError: neither is there.
+    """
+    if config.data.path:
+        return DatasetSpec.load(config.data.path).layout()
+    module = _load_module(name)
+    layout = module.get_layout() if hasattr(module, "get_layout") else None
+    if not isinstance(layout, TokenLayout):
+        raise cli.UserError(
+            f"--config={name}: the token layout is not known: give --set=data.path=DATASET, or "
+            "define get_layout() -> TokenLayout in the configuration"
+        )
+    return layout
+
+
+def _load_module(name: str) -> types.ModuleType:
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise cli.UserError(f"--config={name}: no such file")
+        spec = importlib.util.spec_from_file_location("run_config", name)
+        if spec is None or spec.loader is None:
+            raise cli.UserError(f"--config={name}: not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise cli.UserError(f"--config={name}: {error}; give a .py file or a module") from error

@@ -1,0 +1,61 @@
+"""What accelerators can do: the one table behind MFU and the roofline.
+
+Rates are peaks from the makers' data sheets; link rates of TPUs are the one-way figures of "How to
+Scale Your Model" (jax-ml.github.io/scaling-book, tables of chapters 2 and 3).
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One device as JAX shows it.
+
+    Attributes:
+        name: as topologies spell it, or the product's name.
+        kind: the start of `jax.Device.device_kind`.
+        flops: dense bfloat16 matrix products with float32 sums, per second.
+        hbm_bytes: memory that a program can use; the TPU compiler's own limit.
+        hbm_bytes_per_s: memory bandwidth.
+        link_bytes_per_s: one ICI link, one way; a torus dimension has two per chip.
+        dcn_bytes_per_s: data-centre network, one chip's share of its host's egress.
+    """
+
+    name: str
+    kind: str
+    flops: float
+    hbm_bytes: float = 0.0
+    hbm_bytes_per_s: float = 0.0
+    link_bytes_per_s: float = 0.0
+    dcn_bytes_per_s: float = 0.0
+
+
+_GIB = 2.0**30
+
+# The first kind that a device's kind starts with is it, so longer kinds stand before shorter ones.
+CHIPS: tuple[Chip, ...] = (
+    Chip("v4", "TPU v4", 275e12, 30.75 * _GIB, 1.2e12, 4.5e10, 6.25e9),
+    Chip("v5e", "TPU v5 lite", 197e12, 15.75 * _GIB, 8.1e11, 4.5e10, 3.125e9),
+    Chip("v5e", "TPU v5e", 197e12, 15.75 * _GIB, 8.1e11, 4.5e10, 3.125e9),
+    Chip("v5p", "TPU v5", 459e12, 95.74 * _GIB, 2.8e12, 9e10, 6.25e9),
+    Chip("v6e", "TPU v6", 918e12, 31.25 * _GIB, 1.6e12, 9e10, 12.5e9),
+    Chip("tpu7x", "TPU7x", 2307e12 / 2),  # a chip shows as two devices
+    Chip("A100", "NVIDIA A100", 312e12),
+    Chip("H100 PCIe", "NVIDIA H100 PCIe", 756e12),
+    Chip("H100 NVL", "NVIDIA H100 NVL", 835e12),
+    Chip("H100", "NVIDIA H100", 989e12),
+    Chip("H200", "NVIDIA H200", 989e12),
+    Chip("B200", "NVIDIA B200", 2250e12),
+    Chip("L4", "NVIDIA L4", 121e12),
+)
+
+
+def find_chip(device_kind: str) -> Chip | None:
+    """The chip of a `jax.Device.device_kind`; None where it is not in the table, as any CPU."""
+    return next((chip for chip in CHIPS if device_kind.startswith(chip.kind)), None)
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Peak bfloat16 FLOP/s of one device; None where it is not known."""
+    chip = find_chip(device_kind)
+    return None if chip is None else chip.flops
