@@ -2,7 +2,7 @@
 #
 #   PYTHON=python3.12     interpreter behind .venv (3.11 or 3.12); default: the first one found
 #   ARGS='--flag=value'   passed on to the demo, or to pytest by `make pytest`
-#   LAYER=-full           takes requirements/py3xx-full.txt, which adds Beam and hub models
+#   LAYER=-full           takes requirements/py3xx-full.txt, which adds Beam, hub models and the TPU compiler
 #   PIP_ARGS, UV_ARGS     further options of pip (install) and of uv (lock)
 
 SHELL := /bin/bash
@@ -62,8 +62,8 @@ $(STAMP): setup.py $(wildcard $(LOCK))
 	@touch $@
 	@echo "== installed"
 
-test: install  ## Installs, then lint, format, type and behaviour checks: what CI runs.
-	@$(MAKE) --no-print-directory lint pytest
+test:  ## Installs every extra, then lint, format, type and behaviour checks: what CI runs.
+	@$(MAKE) --no-print-directory LAYER=-full lint pytest
 
 lint: install  ## Style, format and types.
 	$(RUN) ruff check .
@@ -91,7 +91,7 @@ lock:  ## Resolves the lock files anew; UV_ARGS=--upgrade moves to the newest ve
 	      --custom-compile-command 'make lock' --override requirements/overrides.txt \
 	      --extra eval --extra demo --extra dev setup.py requirements/torch-needs.in \
 	      -o "$$@"; }; \
-	  compile $$base-full.txt --extra beam --extra codecs $(UV_ARGS); \
+	  compile $$base-full.txt --extra aot --extra beam --extra codecs --extra lmdb $(UV_ARGS); \
 	  compile $$base.txt -c $$base-full.txt $(UV_ARGS); \
 	done
 

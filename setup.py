@@ -60,6 +60,8 @@ EXTRAS = {
     ],
     # Tokenising a corpus on many machines.
     "beam": ["apache-beam>=2.77"],
+    # The official GPST release's datasets.
+    "lmdb": ["lmdb>=3.0"],
     # Pretrained tokenizers and codecs from a model hub.
     "codecs": [TORCH, "transformers>=5.23"],
     # speechmos declares no requirements: librosa to tqdm are its own. webrtcvad-wheels provides

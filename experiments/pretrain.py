@@ -22,6 +22,7 @@ from absl import flags
 from data_pipeline import cli
 from data_pipeline.loader import Loader
 from data_pipeline.packing import PackingConfig
+from data_pipeline.mixture import load_spec
 from data_pipeline.spec import DatasetSpec
 from experiments.run_config import load_config
 from gpst_jax.checkpoint import CheckpointError
@@ -77,7 +78,7 @@ def pretrain(config: RunConfig, workdir: str) -> TrainResult:
     if not config.data.path:
         raise ConfigError("config field data.path: empty; give --set=data.path=DATASET")
     make_workdir(workdir)
-    spec = DatasetSpec.load(config.data.path)
+    spec = load_spec(config.data.path)
     objective = make_objective(config, spec)
     if jax.process_index() == 0:
         print(describe(config, spec, objective), flush=True)

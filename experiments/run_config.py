@@ -11,7 +11,7 @@ import types
 from pathlib import Path
 
 from data_pipeline import cli
-from data_pipeline.spec import DatasetSpec
+from data_pipeline.mixture import load_spec
 from data_pipeline.tokens import TokenLayout
 from gpst_jax.config import RunConfig
 
@@ -36,7 +36,7 @@ def load_layout(name: str, config: RunConfig) -> TokenLayout:
         UserError: neither is there.
     """
     if config.data.path:
-        return DatasetSpec.load(config.data.path).layout()
+        return load_spec(config.data.path).layout()
     module = _load_module(name)
     layout = module.get_layout() if hasattr(module, "get_layout") else None
     if not isinstance(layout, TokenLayout):

@@ -9,8 +9,7 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,6 +20,12 @@ from gpst_jax.config import ConfigError, RunConfig
 from gpst_jax.objectives import Objective
 from gpst_jax.train_step import abstract_state, make_train_step
 
+# libtpu neither looks for the metadata of a TPU machine nor locks the devices that it would use.
+_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -89,11 +94,12 @@ def topology_devices(topology: str, num_slices: int = 1) -> Sequence[Any]:
     """
     from jax.experimental import topologies
 
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
-        with _quiet():
-            return topologies.get_topology_desc(
-                platform="tpu", topology_name=topology, num_slices=num_slices
-            ).devices
+        return topologies.get_topology_desc(
+            platform="tpu", topology_name=topology, num_slices=num_slices
+        ).devices
     except (RuntimeError, ValueError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         if "libtpu" in reason.lower() and "not" in reason.lower():
@@ -104,14 +110,6 @@ def topology_devices(topology: str, num_slices: int = 1) -> Sequence[Any]:
             f"topology {topology!r} is unknown to the TPU compiler ({reason}); it is written as "
             "v5e:16x16, v6e:8x8 or v5p:4x4x8"
         ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Tells libtpu not to look for a TPU machine's metadata server."""
-    for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost")):
-        os.environ.setdefault(name, value)
-    yield
 
 
 def compile_step(
@@ -151,7 +149,7 @@ def compile_step(
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
-            return _too_large(base, str(error), chip, sum(flops.values())), ""
+            return _too_large(base, str(error), sum(flops.values())), ""
     text = compiled.as_text()
     return _analyse(base, compiled, text, mesh, chip, flops), text
 
@@ -200,7 +198,7 @@ def _analyse(base, compiled, text: str, mesh, chip: chips.Chip, flops: dict[str,
     )
 
 
-def _too_large(base: dict[str, Any], message: str, chip: chips.Chip, formula: float) -> Report:
+def _too_large(base: dict[str, Any], message: str, formula: float) -> Report:
     """The report of a program that the compiler refused for its memory; other errors go on."""
     used = re.search(r"Used ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?)i?B? hbm", message)
     if used is None:

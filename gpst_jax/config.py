@@ -88,7 +88,7 @@ class GPSTConfig:
 class DataConfig:
     """Which shards are read and how rows are packed from them."""
 
-    path: str = ""  # directory that holds dataset.json
+    path: str = ""  # directory that holds dataset.json, or a mixture.json
     rows: int = 8  # rows of one global batch
     row_length: int = 512  # positions of one row; on TPU a multiple of 128
     frame_budget: int = 320  # predicted stacks of one row, end-of-speech stacks included

@@ -164,7 +164,9 @@ def _instruction(line: str) -> Instruction:
     if found is None:
         raise HloError(f"not an instruction: {line[:120]!r}")
     rest = line[found.end() :]
-    cut = _closing(rest) + 1 if rest.startswith("(") else rest.index(" ")
+    cut = _closing(rest) + 1 if rest.startswith("(") else rest.find(" ")
+    if cut < 0:
+        raise HloError(f"an instruction without an operation: {line[:120]!r}")
     shapes = tuple(_shape(match) for match in _SHAPE.finditer(rest[:cut]))
     rest = rest[cut:].lstrip()
     opcode, _, rest = rest.partition("(")

@@ -18,9 +18,10 @@ Computation = dict[str, Instruction]
 _COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 # What moves no bytes of its own: names, control flow, and the ends of asynchronous operations.
 _FREE = (
-    "parameter get-tuple-element tuple bitcast constant while conditional call after-all "
-    "partition-id replica-id iota opt-barrier send send-done recv recv-done"
-).split()
+    *("parameter", "get-tuple-element", "tuple", "bitcast", "constant", "iota", "after-all"),
+    *("while", "conditional", "call", "partition-id", "replica-id", "opt-barrier"),
+    *("send", "send-done", "recv", "recv-done"),
+)
 _FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound")
 
 

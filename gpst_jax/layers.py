@@ -257,11 +257,23 @@ def _normal(fan_in: int, num_layers: int = 0) -> Initializer:
     return nnx.initializers.normal(depth * fan_in**-0.5)
 
 
+def _keep_all_but_gathered(primitive, *_, **__) -> bool:
+    """Keeps everything but parameters gathered from other devices, and casts.
+
+    Kept, the gathered copies of all layers would undo the sharding of the parameters.
+    """
+    return primitive.name not in ("custom_vjp_call", "sharding_constraint", "convert_element_type")
+
+
 def _remat(body: Callable, policy: str) -> Callable:
+    """The layer's body with what its backward pass recomputes; gathered parameters always are."""
+    policies = jax.checkpoint_policies
     if policy == "none":
-        return body
+        mesh = jax.sharding.get_abstract_mesh()
+        if mesh.empty or mesh.size == 1:
+            return body
+        return jax.checkpoint(body, policy=_keep_all_but_gathered)
     if policy == "dots":
-        policies = jax.checkpoint_policies
         return jax.checkpoint(
             body,
             policy=policies.save_from_both_policies(

@@ -191,7 +191,8 @@ def make_train_step(
 
 def _compiler_options(mesh: Any) -> dict[str, str] | None:
     """What the compiler is told beyond its defaults, by platform."""
-    if mesh.abstract_mesh.abstract_device.platform != "tpu":
+    device = mesh.abstract_mesh.abstract_device  # None where only the mesh's shape is known
+    if device is None or device.platform != "tpu":
         return None
     # By default the TPU compiler cuts the product that follows a gather into one step per device,
     # each with a small transfer. Whole gathers, fetched ahead by the layer loop, are what MaxText

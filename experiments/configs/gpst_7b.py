@@ -5,7 +5,8 @@
 
 Tokens: 10,000 units at 50 Hz and EnCodec 24 kHz with 8 codebooks; crops and joins of 20 s.
 
-Hardware: one v5p:8x8x8 slice (512 chips, 2 rows each). Memory and MFU ceiling: docs/pods.md (compile-only). Quality: not measured.
+Hardware: one v5p:8x8x8 slice (512 chips, 2 rows each).
+Memory and MFU ceiling: docs/pods.md (compile-only). Quality: not measured.
 """
 
 from data_pipeline.tokens import TokenLayout

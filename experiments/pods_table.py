@@ -1,0 +1,174 @@
+"""Compiles the pod configurations for their slices and writes docs/pods.md.
+
+    python -m experiments.pods_table
+
+Each case runs `experiments.compile` in a process of its own and leaves `docs/pods/CASE.json`; a
+case that is there is not compiled again, so that an interrupted table goes on. Minutes per case.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from data_pipeline import cli
+from data_pipeline.progress import progress
+
+_OUTPUT = flags.DEFINE_string("output", "docs", "Directory of pods.md and pods/.")
+_ONLY = flags.DEFINE_string("only", "", "Regular expression of the cases to compile; all.")
+
+
+class Case(NamedTuple):
+    """One row of the table."""
+
+    config: str
+    topology: str
+    num_slices: int
+    rows_per_chip: int
+    settings: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """A file name."""
+        place = self.topology.replace(":", "-")
+        return f"{self.config}-{self.num_slices}x{place}"
+
+    @property
+    def flags(self) -> list[str]:
+        """Those of `experiments.compile`."""
+        return [
+            f"--config=experiments/configs/{self.config}.py",
+            f"--topology={self.topology}",
+            f"--num_slices={self.num_slices}",
+            f"--rows_per_chip={self.rows_per_chip}",
+            *(f"--set={setting}" for setting in self.settings),
+        ]
+
+
+# Every configuration on every kind of chip, then several slices, then growth at equal work a chip.
+CASES = (
+    Case("gpst_190m", "v5e:4x4", 1, 4),
+    Case("gpst_1b", "v5p:2x2x4", 1, 4),
+    Case("gpst_1b", "v5p:4x8x8", 1, 4),
+    Case("gpst_1b", "v5p:4x8x8", 2, 4),
+    Case("gpst_1b", "v5p:8x16x16", 1, 4),
+    Case("gpst_1b", "v5e:16x16", 1, 1),
+    Case("gpst_1b", "v6e:8x8", 1, 2),
+    Case("gpst_7b", "v5p:8x8x8", 1, 2),
+    Case("gpst_3b", "v5p:4x4x8", 1, 4),
+    Case("gpst_hires_207m", "v5e:4x4", 1, 4),
+    Case("gpst_3b", "v6e:16x16", 1, 2),
+    Case("gpst_3b", "v5e:16x16", 1, 1),
+    Case("gpst_7b", "v6e:16x16", 2, 1),
+    Case("gpst_7b", "v5e:16x16", 1, 1),
+    Case("gpst_190m", "v5p:2x2x4", 1, 8),
+    Case("gpst_190m", "v6e:4x4", 1, 8),
+    Case("gpst_hires_207m", "v5p:2x2x4", 1, 8),
+    Case("gpst_hires_207m", "v6e:4x4", 1, 8),
+)
+
+_HEAD = """\
+# What fits on which pod
+
+Every figure on this page is **compile-only**: the train step that `experiments.pretrain` runs was
+compiled by the TPU compiler for the slice named, on a machine without a TPU, and memory, FLOPs and
+collectives were read from the compiled program. No step was timed. The roofline step time is the
+largest of four times, each of which assumes that the other three overlap with it fully: matrix
+products over the chip's peak, HBM traffic over its bandwidth, and the bytes of collectives over the
+links between chips (ICI) and between slices (DCN); the rates stand in `gpst_jax/chips.py`. The MFU
+ceiling is the FLOPs of the formula in `GPSTObjective.flops` over that time and the peak. A real
+run stays below it. HBM traffic is an upper estimate: it counts every operand that the compiler did
+not place in on-chip memory.
+
+Made by `python -m experiments.pods_table`; one case, with its collectives:
+
+    python -m experiments.compile --config=experiments/configs/gpst_1b.py --topology=v5p:2x2x4 \\
+        --rows_per_chip=4
+
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Compiles what is missing and writes the page; returns the exit code."""
+    del argv
+    directory = Path(_OUTPUT.value) / "pods"
+    directory.mkdir(parents=True, exist_ok=True)
+    wanted = [case for case in CASES if re.search(_ONLY.value, case.name)]
+    failures = []
+    with progress("cases", len(wanted)) as advance:
+        for case in wanted:
+            path = directory / f"{case.name}.json"
+            if not path.exists() and not compile_case(case, path):
+                failures.append(case.name)
+            advance(1)
+    results = [
+        (case, json.loads((directory / f"{case.name}.json").read_text()))
+        for case in CASES
+        if (directory / f"{case.name}.json").exists()
+    ]
+    cli.write_text(directory.parent / "pods.md", _HEAD + render(results))
+    for name in failures:
+        print(f"error: {name} did not compile or does not fit", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def compile_case(case: Case, path: Path) -> bool:
+    """Compiles one case into its JSON file; whether it fits."""
+    command = [sys.executable, "-m", "experiments.compile", *case.flags, f"--json_out={path}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    print(done.stdout if done.returncode == 0 else done.stdout + done.stderr[-2000:], flush=True)
+    return done.returncode == 0
+
+
+def render(results: list[tuple[Case, dict[str, Any]]]) -> str:
+    """The tables of the page."""
+    lines = [
+        "| config | parameters | pod | chips | mesh (replica, fsdp, tensor) | rows per chip | "
+        "HBM per chip, GiB | of | roofline step, s | bound by | MFU ceiling |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for case, result in results:
+        memory = result["hbm_bytes_per_chip"]
+        pod = f"{case.num_slices} x {case.topology}" if case.num_slices > 1 else case.topology
+        mesh = ", ".join(str(size) for size in result["mesh"].values())
+        numbers = (
+            f"{result['roofline_step_s']:.3f} | {result['bound']} | {result['mfu_ceiling']:.0%}"
+            if result["fits"]
+            else "does not fit | | "
+        )
+        lines.append(
+            f"| {case.config} | {result['parameters'] / 1e6:,.1f}M | {pod} | {result['chips']} | "
+            f"{mesh} | {case.rows_per_chip} | {memory['total'] / 2**30:.2f} | "
+            f"{memory['capacity'] / 2**30:.2f} | {numbers} |"
+        )
+    lines += [
+        "",
+        "Times of the roofline by part, and FLOPs of a step on all chips. `emitted` are the matrix "
+        "products in the compiled program, attention kernels included; what exceeds the formula is "
+        "recomputed in the backward pass.",
+        "",
+        "| config | pod | compute, s | HBM, s | ICI, s | DCN, s | FLOPs, formula | emitted |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for case, result in results:
+        if not result["fits"]:
+            continue
+        times = " | ".join(
+            f"{result['roofline_s'][k]:.4f}" for k in ("compute", "hbm", "ici", "dcn")
+        )
+        flops = result["flops_per_step"]
+        emitted = flops["compiler"] + flops["kernels"]
+        pod = f"{case.num_slices} x {case.topology}" if case.num_slices > 1 else case.topology
+        lines.append(
+            f"| {case.config} | {pod} | {times} | {flops['formula']:.3e} | {emitted:.3e} "
+            f"({emitted / flops['formula'] - 1:+.1%}) |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,256 @@
+"""Runs the cases of a benchmark, each in a fresh process, and puts their numbers together.
+
+Cases of one group are alive at the same time and take turns of a few steps, so that whatever else
+the machine does falls on all of them alike. On accelerators every case is alone, for its memory.
+"""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from gpst_jax.benchmarks.workload import Workload
+
+# Peers and baseline share a group with our step; its variants are compared among themselves.
+GROUPS: tuple[tuple[str, ...], ...] = (
+    ("matmul", "ours", "torch_eager", "torch_compile"),
+    ("ours_drop_0.5", "ours_drop_0.9375"),
+    ("ours_remat_dots", "ours_remat_full"),
+    ("ours_unrolled",),
+    ("flattened",),
+)
+CASES: tuple[str, ...] = tuple(case for group in GROUPS for case in group)
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers", "numpy")
+
+
+@dataclasses.dataclass
+class Measurement:
+    """What one case gave at one number of rows."""
+
+    case: str
+    rows: int
+    info: dict[str, Any] = dataclasses.field(default_factory=dict)
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    cpu_seconds: list[float] = dataclasses.field(default_factory=list)
+    memory: int = 0
+    error: str | None = None
+
+    @property
+    def step_s(self) -> float:
+        """Median seconds of a step."""
+        return statistics.median(self.seconds)
+
+
+class Worker:
+    """The process of one case (gpst_jax/benchmarks/worker.py)."""
+
+    def __init__(self, case: str, workload: Workload):
+        self.measurement = Measurement(case, workload.rows)
+        environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+        if workload.threads:
+            environment["OMP_NUM_THREADS"] = str(workload.threads)
+        self._log = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "gpst_jax.benchmarks.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=environment,
+        )
+        request = {"case": case, "workload": workload.to_json()}
+        self.measurement.info = self._ask(request) or {}
+
+    @property
+    def alive(self) -> bool:
+        """Whether the case still runs."""
+        return self.measurement.error is None
+
+    def run(self, steps: int) -> None:
+        """Times further steps."""
+        reply = self._ask({"steps": steps})
+        if reply is not None:
+            self.measurement.seconds += reply["seconds"]
+            self.measurement.cpu_seconds += reply["cpu_seconds"]
+            self.measurement.memory = reply["memory"]
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        """The reply, or None, with the error noted, where there is none."""
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        line = b""
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        reply = json.loads(line) if line else {"error": self._last_words()}
+        if "error" in reply:
+            self.measurement.error = reply["error"]
+            return None
+        return reply
+
+    def _last_words(self) -> str:
+        code = self._process.wait()
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        last = lines[-1][:300] if lines else "no message"
+        return f"the process ended with code {code}: {last}"
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._process.wait()
+        self._log.close()
+
+
+@contextlib.contextmanager
+def _workers(
+    cases: Sequence[str], workload: Workload, done: Callable[[int], None]
+) -> Iterator[list[Worker]]:
+    with contextlib.ExitStack() as stack:
+        workers = []
+        for case in cases:
+            worker = Worker(case, workload)
+            stack.callback(worker.close)
+            workers.append(worker)
+            done(1)
+        yield workers
+
+
+def measure(
+    cases: Sequence[str],
+    workload: Workload,
+    steps: int,
+    turn: int,
+    *,
+    together: bool,
+    done: Callable[[int], None],
+) -> list[Measurement]:
+    """Times every case.
+
+    Args:
+        cases: names out of `CASES`.
+        workload: what each of them computes.
+        steps: timed steps of each case, after a warm-up of two.
+        turn: steps that a case does before the next of its group gets its turn.
+        together: whether cases of a group are alive at the same time.
+        done: told of each started case and of each turn, `units_of_progress` in all.
+
+    Returns:
+        One measurement for each case, in their order; a case that failed has `error`.
+    """
+    groups = [[case for case in group if case in cases] for group in GROUPS]
+    if not together:
+        groups = [[case] for group in groups for case in group]
+    found = {}
+    for group in filter(None, groups):
+        with _workers(group, workload, done) as workers:
+            for start in range(0, steps, turn):
+                for worker in workers:
+                    if worker.alive:
+                        worker.run(min(turn, steps - start))
+                    done(1)
+            found |= {worker.measurement.case: worker.measurement for worker in workers}
+    return [found[case] for case in cases]
+
+
+def units_of_progress(cases: int, steps: int, turn: int) -> int:
+    """How much `measure` tells `done` in all."""
+    return cases * (1 + -(-steps // turn))
+
+
+def summarise(
+    measured: Sequence[Measurement], frames_per_step: Callable[[int], int]
+) -> list[dict[str, Any]]:
+    """The cases as the JSON file holds them; of several numbers of rows the fastest counts."""
+    cases = []
+    matmul = next((m for m in measured if m.case == "matmul" and m.seconds), None)
+    rate = matmul.info["flops"] / matmul.step_s if matmul else None
+    peak = matmul.info["peak_flops"] if matmul else None
+    names = list(dict.fromkeys(m.case for m in measured if m.case != "matmul"))
+    for name in names:
+        tried = [_case(m, frames_per_step(m.rows), rate, peak) for m in measured if m.case == name]
+        best = max(tried, key=lambda case: case["frames_per_s"] or 0.0)
+        keys = ("rows", "frames_per_s", "peak_memory_bytes", "error")
+        if len(tried) > 1:
+            best["sweep"] = [{key: case[key] for key in keys} for case in tried]
+        cases.append(best)
+    return cases
+
+
+def _case(m: Measurement, frames: int, rate: float | None, peak: float | None) -> dict[str, Any]:
+    case: dict[str, Any] = {"name": m.case, "rows": m.rows, "error": m.error}
+    case |= {key: m.info.get(key) for key in ("parameters", "flops", "dtype", "threads", "loss")}
+    case |= {"build_s": m.info.get("build_s"), "steps": len(m.seconds)}
+    names = ("frames_per_s", "step_s", "step_s_min", "step_s_max", "cpu_s", "flops_per_s", "mfu")
+    case |= dict.fromkeys((*names, "of_matmul_rate", "peak_memory_bytes"))
+    if m.error is not None or not m.seconds:
+        return case
+    speed = m.info["flops"] / m.step_s
+    case |= {
+        "frames_per_s": frames / m.step_s,
+        "step_s": m.step_s,
+        "step_s_min": min(m.seconds),
+        "step_s_max": max(m.seconds),
+        "cpu_s": statistics.median(m.cpu_seconds),
+        "flops_per_s": speed,
+        "mfu": speed / peak if peak else None,
+        "of_matmul_rate": speed / rate if rate else None,
+        "peak_memory_bytes": m.memory,
+    }
+    return case
+
+
+def ratios(cases: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """Frames per second of our step over those of every other case; None where that failed."""
+    speeds = {case["name"]: case["frames_per_s"] for case in cases}
+    ours = speeds.get("ours")
+    return {
+        name: ours / speed if ours and speed else None
+        for name, speed in speeds.items()
+        if name != "ours"
+    }
+
+
+def machine(measured: Sequence[Measurement]) -> dict[str, Any]:
+    """Where it ran; `matmul_flops_per_s` is what JAX reached there meanwhile."""
+    matmul = next((m for m in measured if m.case == "matmul" and m.seconds), None)
+    return {
+        "processor": _processor(),
+        "processors": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": platform.platform(),
+        "load_average": list(os.getloadavg()),
+        "device": matmul.info["device"] if matmul else None,
+        "peak_flops": matmul.info["peak_flops"] if matmul else None,
+        "matmul_flops_per_s": matmul.info["flops"] / matmul.step_s if matmul else None,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Python and the libraries that are installed."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

@@ -1,0 +1,163 @@
+"""What every case of a benchmark computes: one model size and one synthetic batch.
+
+Each row is one utterance of U semantic units and T frames of Q codebooks, all ids drawn at random:
+speed does not depend on them.
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.tokens import NO_TARGET, PAD, TokenLayout, segment_tokens
+from gpst_jax.config import (
+    ConfigError,
+    DataConfig,
+    GPSTConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainConfig,
+    TransformerConfig,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """A run's dimensions, and the utterance that fills each of its rows.
+
+    Attributes:
+        config: the run; dropout, label smoothing and local-drop are off, the optimiser is AdamW.
+        layout: vocabulary sizes and codebooks.
+        units: U, semantic units of one row.
+        frames: T, frames of one row; only these are counted as work done.
+        threads: processor threads of a case; 0 takes all that it may use.
+    """
+
+    config: RunConfig
+    layout: TokenLayout
+    units: int
+    frames: int
+    threads: int = 0
+
+    def __post_init__(self):
+        length, data = self.units + self.frames + 2, self.config.data
+        if length > data.row_length or self.frames + 1 > data.frame_budget:
+            raise ConfigError(
+                f"config field data.row_length: {self.units} units and {self.frames} frames take "
+                f"{length} positions and {self.frames + 1} stacks, a row holds {data.row_length} "
+                f"and {data.frame_budget}"
+            )
+
+    @property
+    def rows(self) -> int:
+        """B, utterances of one step."""
+        return self.config.data.rows
+
+    @property
+    def frames_per_step(self) -> int:
+        """Real frames of a step: end-of-speech stacks and padding are not counted."""
+        return self.rows * self.frames
+
+    def with_rows(self, rows: int) -> "Workload":
+        """The same with so many rows in a step."""
+        data = dataclasses.replace(self.config.data, rows=rows)
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, data=data))
+
+    def with_model(self, **changes: Any) -> "Workload":
+        """The same with other fields of the model's configuration."""
+        model = dataclasses.replace(self.config.model, **changes)
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, model=model))
+
+    def tokens(self) -> tuple[np.ndarray, np.ndarray]:
+        """Units (B, U) and codes (B, Q, T), the same in every process."""
+        rng, layout = np.random.default_rng(0), self.layout
+        units = rng.integers(layout.num_units, size=(self.rows, self.units))
+        shape = (self.rows, layout.num_codebooks, self.frames)
+        return units, rng.integers(layout.codebook_size, size=shape)
+
+    def batch(self) -> dict[str, np.ndarray]:
+        """The batch of `GPSTObjective`, with one segment in each row."""
+        data, depth = self.config.data, self.layout.num_codebooks
+        row, budget = (self.rows, data.row_length), (self.rows, data.frame_budget)
+        batch = {
+            "tokens": np.full((*row, depth), PAD, np.int32),
+            "positions": np.zeros(row, np.int32),
+            "streams": np.zeros(row, np.int32),
+            "segment_ids": np.zeros(row, np.int32),
+            "semantic_targets": np.full(row, NO_TARGET, np.int32),
+            "frame_index": np.zeros(budget, np.int32),
+            "frames": np.full((*budget, depth), PAD, np.int32),
+            "frame_segments": np.zeros(budget, np.int32),
+        }
+        for at, part in enumerate(zip(*self.tokens(), strict=True)):
+            segment = segment_tokens(self.layout, [part], positions=data.positions)
+            for name, values in segment.items():
+                batch[name][at, : len(values)] = values
+            batch["segment_ids"][at, : len(segment["tokens"])] = 1
+            batch["frame_segments"][at, : len(segment["frames"])] = 1
+        return batch
+
+    def to_json(self) -> str:
+        """Text that `from_json` reads back to an equal object, for another process."""
+        tree = dataclasses.asdict(self) | {"config": self.config.to_json()}
+        return json.dumps(tree)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Workload":
+        """Inverse of `to_json`."""
+        tree = json.loads(text)
+        tree["config"] = RunConfig.from_json(tree["config"])
+        tree["layout"] = TokenLayout(**tree["layout"])
+        return cls(**tree)
+
+
+def from_config(config: RunConfig, layout: TokenLayout, rows: int) -> Workload:
+    """The workload of a training run: whole crops, `rows` of them on one device.
+
+    What a peer does not have is switched off, so that all do the same work: dropout, label
+    smoothing, local-drop, recomputation, Muon and gradient accumulation.
+    """
+    data = dataclasses.replace(config.data, rows=rows)
+    model = dataclasses.replace(
+        config.model, dropout=0.0, label_smoothing=0.0, local_drop=0.0, remat="none"
+    )
+    config = dataclasses.replace(
+        config,
+        model=model,
+        data=data,
+        optimizer=dataclasses.replace(config.optimizer, name="adamw"),
+        train=dataclasses.replace(config.train, accumulate=1),
+    )
+    units = int(config.data.crop_seconds * layout.unit_rate)
+    frames = int(config.data.crop_seconds * layout.frame_rate)
+    units = min(units, data.row_length - frames - 2)
+    return Workload(config, layout, units, min(frames, data.frame_budget - 1))
+
+
+def small(name: str) -> Workload:
+    """The sizes for a machine without accelerator: `cpu` (52M parameters) and `toy`."""
+    layout, units, frames = TokenLayout(1000, 8, 1024), 166, 250
+    wide = TransformerConfig(d_model=512, num_layers=10, num_heads=8, d_ff=1408)
+    narrow = TransformerConfig(d_model=512, num_layers=2, num_heads=8, d_ff=1408)
+    if name == "toy":
+        layout, units, frames = TokenLayout(50, 4, 32), 20, 30
+        wide = TransformerConfig(d_model=128, num_layers=2, num_heads=2, d_ff=256)
+        narrow = TransformerConfig(d_model=64, num_layers=2, num_heads=2, d_ff=128)
+    return Workload(
+        RunConfig(
+            name=name,
+            model=GPSTConfig(global_net=wide, local_net=narrow),
+            data=DataConfig(
+                rows=2,
+                row_length=units + frames + 2,
+                frame_budget=frames + 1,
+                crop_seconds=frames / layout.frame_rate,
+            ),
+            optimizer=OptimizerConfig(),
+            train=TrainConfig(),
+        ),
+        layout,
+        units,
+        frames,
+    )

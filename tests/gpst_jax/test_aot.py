@@ -1,0 +1,119 @@
+"""The train step compiled for pods that are not here."""
+
+import dataclasses
+import importlib.util
+import math
+
+import jax
+import pytest
+
+from data_pipeline.tokens import TokenLayout
+from gpst_jax import aot, sharding, train_step
+from gpst_jax.config import (
+    ConfigError,
+    DataConfig,
+    GPSTConfig,
+    MeshConfig,
+    RunConfig,
+    TransformerConfig,
+)
+from gpst_jax.objectives import GPSTObjective
+
+LAYOUT = TokenLayout(100, 4, 64)
+CONFIG = RunConfig(
+    name="tiny",
+    model=GPSTConfig(
+        TransformerConfig(512, 3, 4, 1024),
+        TransformerConfig(256, 3, 4, 512),
+        dtype="bfloat16",
+        remat="none",
+        attention="xla",
+    ),
+    data=DataConfig(rows=256, row_length=256, frame_budget=128, crop_seconds=1.5),
+    mesh=MeshConfig(-1, 16, 1),
+)
+
+
+def test_lowers_for_256_devices_that_have_no_hardware():
+    shape = sharding.mesh_shape(CONFIG.mesh, 256)
+    mesh = jax.sharding.AbstractMesh(
+        shape, sharding.MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3
+    )
+    objective = GPSTObjective(CONFIG, LAYOUT)
+    with jax.sharding.use_abstract_mesh(mesh):
+        state = train_step.abstract_state(objective, CONFIG, mesh)
+        step = train_step.make_train_step(objective, CONFIG, mesh)
+        lowered = step.trace(state, objective.batch_spec()).lower(lowering_platforms=("tpu",))
+    assert 'sdy.mesh @mesh = <["replica"=16, "fsdp"=16, "tensor"=1]>' in lowered.as_text()
+    sharded = [leaf for leaf in jax.tree.leaves(state.params) if "fsdp" in str(leaf.sharding.spec)]
+    whole = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    assert sum(leaf.size for leaf in sharded) > 0.95 * whole
+
+
+needs_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="the extra aot is not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """The tiny run for one v5e:4x4 slice."""
+    config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, rows=32))
+    return aot.compile_step(GPSTObjective(config, LAYOUT), config, "v5e:4x4")
+
+
+@needs_compiler
+@pytest.mark.timeout(900)
+def test_compiler_agrees_with_the_formula(compiled):
+    report, _ = compiled
+    flops = report.flops_per_step
+    # Without remat and custom kernels the compiler counts everything. The formula halves causal
+    # attention; blocks of queries compute a little more of it.
+    assert flops["kernels"] == 0
+    assert flops["compiler"] == pytest.approx(flops["formula"], rel=0.05)
+
+
+@needs_compiler
+@pytest.mark.timeout(900)
+def test_parameters_are_gathered_by_layer_and_gradients_come_back_in_parts(compiled):
+    report, _ = compiled
+    found = {(item.kind, item.axis, item.network): item for item in report.collectives}
+    gather = found["all-gather", "fsdp", "ici"]
+    # Forward and backward each fetch 15/16 of every matrix in bfloat16.
+    assert gather.bytes == pytest.approx(2 * 2 * 15 / 16 * report.parameters, rel=0.2)
+    assert gather.count > 2 * 3 * 7  # layer by layer: seven matrices, three layers, two passes
+    assert {item.network for item in report.collectives} == {"ici"}
+
+
+@needs_compiler
+@pytest.mark.timeout(900)
+def test_memory_and_roofline_are_consistent(compiled):
+    report, text = compiled
+    memory = report.hbm_bytes_per_chip
+    assert report.fits
+    assert memory.total == memory.arguments + memory.temporaries + memory.outputs
+    assert memory.total < memory.capacity
+    # Parameters and both moments of AdamW, a sixteenth each.
+    assert memory.arguments == pytest.approx(3 * 4 * report.parameters / 16, rel=0.1)
+    assert report.roofline_step_s == max(report.roofline_s.values())
+    assert 0 < report.mfu_ceiling < 1
+    assert "ENTRY" in text
+    assert not any(isinstance(v, float) and math.isnan(v) for v in aot.to_json(report).values())
+
+
+@needs_compiler
+def test_unknown_topology_is_one_line():
+    with pytest.raises(ConfigError, match=r"topology 'v5e:3x7'.*v5e:16x16"):
+        aot.topology_devices("v5e:3x7")
+
+
+def test_message_of_a_program_that_is_too_large():
+    message = (
+        "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 19.91G of 15.75G hbm. "
+        "Exceeded hbm capacity by 4.16G."
+    )
+    base = {"topology": "v5e:4x4", "num_slices": 1, "chips": 16, "mesh": {}, "parameters": 1}
+    report = aot._too_large(base, message, 1e12)
+    assert not report.fits
+    assert report.overrun_bytes == pytest.approx(4.16 * 2**30, rel=1e-3)
+    assert aot.to_json(report)["roofline_step_s"] is None
