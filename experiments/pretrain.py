@@ -21,8 +21,8 @@ from absl import flags
 
 from data_pipeline import cli
 from data_pipeline.loader import Loader
-from data_pipeline.packing import PackingConfig
 from data_pipeline.mixture import load_spec
+from data_pipeline.packing import PackingConfig
 from data_pipeline.spec import DatasetSpec
 from experiments.run_config import load_config
 from gpst_jax.checkpoint import CheckpointError

@@ -27,7 +27,7 @@ class MFCCKMeansConfig:
 
     sample_rate: int = 16_000  # Hz
     frame_rate: float = 50.0  # units per second; divides the sample rate
-    vocab_size: int = 100  # clusters
+    vocab_size: int = 40  # clusters; with more, units tell voices apart and a model copies them
     num_coefficients: int = 13
     num_mels: int = 40
     window: int = 400  # samples

@@ -30,7 +30,7 @@ def get_config() -> RunConfig:
             block="modern",
         ),
         # One segment of 5 s fills a row: 250 units, 250 frames and two start symbols.
-        data=DataConfig(rows=4, row_length=512, frame_budget=256, crop_seconds=5.0),
+        data=DataConfig(rows=2, row_length=512, frame_budget=256, crop_seconds=5.0),
         optimizer=OptimizerConfig(
             name="muon",
             learning_rate=2e-3,
@@ -40,11 +40,11 @@ def get_config() -> RunConfig:
             weight_decay=0.01,
         ),
         train=TrainConfig(
-            steps=600,
+            steps=1100,
             log_every=10,
-            eval_every=150,
-            eval_batches=8,
-            checkpoint_every_steps=150,
+            eval_every=275,
+            eval_batches=16,
+            checkpoint_every_steps=275,
             checkpoint_every_minutes=2.0,
         ),
     )

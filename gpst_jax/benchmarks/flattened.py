@@ -19,7 +19,7 @@ from gpst_jax import attention, gpst, losses
 from gpst_jax.benchmarks.workload import Workload
 from gpst_jax.config import TransformerConfig
 from gpst_jax.layers import Context, Style
-from gpst_jax.objectives import Batch, GPSTObjective, Metrics, Params
+from gpst_jax.objectives import Batch, Metrics, Params
 
 
 class Flattened(nnx.Module):
@@ -83,9 +83,8 @@ def flat_net(workload: Workload, parameters: int) -> TransformerConfig:
 class FlattenedObjective:
     """The flattened decoder behind the protocol of the train step (gpst_jax/objectives.py)."""
 
-    def __init__(self, workload: Workload, parameters: int):
-        self.workload, self.layout = workload, workload.layout
-        self.net = flat_net(workload, parameters)
+    def __init__(self, workload: Workload, net: TransformerConfig):
+        self.workload, self.layout, self.net = workload, workload.layout, net
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters."""
@@ -191,7 +190,3 @@ class FlattenedObjective:
     def check_dataset(self, spec: DatasetSpec) -> None:
         """There is no dataset: batches are synthetic."""
 
-
-def hierarchical_objective(workload: Workload) -> GPSTObjective:
-    """GPST of the workload."""
-    return GPSTObjective(workload.config, workload.layout)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gpst_jax import sharding
-from gpst_jax.benchmarks.flattened import FlattenedObjective
+from gpst_jax.benchmarks.flattened import FlattenedObjective, flat_net
 from gpst_jax.benchmarks.workload import Workload
 from gpst_jax.chips import peak_flops
 from gpst_jax.objectives import GPSTObjective, Objective
@@ -65,16 +65,12 @@ def unrolled_step(workload: Workload) -> JaxStep:
         jax.lax.scan = scan
 
 
-def flattened_objective(workload: Workload) -> FlattenedObjective:
-    """The flattened decoder with as many parameters as GPST."""
+def flattened_step(workload: Workload) -> JaxStep:
+    """The step of the flattened decoder with as many parameters as GPST."""
     ours = GPSTObjective(workload.config, workload.layout)
     shapes = jax.eval_shape(ours.init, jax.random.key(0))
-    return FlattenedObjective(workload, sum(leaf.size for leaf in jax.tree.leaves(shapes)))
-
-
-def flattened_step(workload: Workload) -> JaxStep:
-    """The step of the flattened decoder."""
-    objective = flattened_objective(workload)
+    net = flat_net(workload, sum(leaf.size for leaf in jax.tree.leaves(shapes)))
+    objective = FlattenedObjective(workload, net)
     return JaxStep(workload, objective, objective.batch())
 
 
@@ -98,6 +94,21 @@ class Matmul:
     def __call__(self) -> float:
         """Runs one product to its end."""
         jax.block_until_ready(self._product(*self._operands))
+        return 0.0
+
+    def peak_bytes(self) -> int | None:
+        """Not of interest."""
+        return None
+
+
+class Nothing:
+    """A case whose result is known once it is built."""
+
+    parameters = 0
+    flops = 0.0
+
+    def __call__(self) -> float:
+        """Does nothing."""
         return 0.0
 
     def peak_bytes(self) -> int | None:

@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gpst_jax.benchmarks.workload import Workload
@@ -52,9 +52,9 @@ class Measurement:
 class Worker:
     """The process of one case (gpst_jax/benchmarks/worker.py)."""
 
-    def __init__(self, case: str, workload: Workload):
+    def __init__(self, case: str, workload: Workload, environment: Mapping[str, str] | None = None):
         self.measurement = Measurement(case, workload.rows)
-        environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+        environment = os.environ | {"HF_HUB_OFFLINE": "1"} | dict(environment or {})
         if workload.threads:
             environment["OMP_NUM_THREADS"] = str(workload.threads)
         self._log = tempfile.TemporaryFile()
@@ -164,6 +164,16 @@ def measure(
                     done(1)
             found |= {worker.measurement.case: worker.measurement for worker in workers}
     return [found[case] for case in cases]
+
+
+def count_flops(workload: Workload) -> Measurement:
+    """Formula and compiled FLOPs in `info["counts"]`: see gpst_jax/benchmarks/flops.py.
+
+    They are read off a program for the CPU, whose products are no calls of a vendor's library.
+    """
+    worker = Worker("flops", workload, {"JAX_PLATFORMS": "cpu"})
+    worker.close()
+    return worker.measurement
 
 
 def units_of_progress(cases: int, steps: int, turn: int) -> int:

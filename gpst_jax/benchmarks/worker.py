@@ -72,6 +72,10 @@ def _build_jax(case: str, workload: Workload) -> tuple[Any, dict[str, Any]]:
         step = jax_steps.flattened_step(workload)
     elif case == "ours_unrolled":
         step = jax_steps.unrolled_step(workload)
+    elif case == "flops":
+        from gpst_jax.benchmarks import flops
+
+        step, device["counts"] = jax_steps.Nothing(), flops.compare(workload)
     else:
         step = jax_steps.gpst_step(workload.with_model(**VARIANTS[case]))
     return step, device | {"dtype": dtype, "parameters": step.parameters, "flops": step.flops}

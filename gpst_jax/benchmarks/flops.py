@@ -1,0 +1,102 @@
+"""FLOPs of one forward pass of both stacks: the formula of GPST's section on cost, and compiled.
+
+Hierarchical, over U units and T frames of Q codes, with m weights in the matrices of a stack:
+
+    linear     2 m_g (U + T + 2) + 2 m_l (T + 1) Q
+    attention  2 N_g D_g (U + T + 2)^2 + 4 N_l D_l (T + 1) Q^2
+
+and flattened, where every code is a position:  2 m (U + T Q + 2) + 2 N D (U + T Q + 2)^2.
+Attention over long rows counts the visible half of its square; over Q codes all of it is computed.
+Embeddings, heads and the projector are left out: both models have the same heads over the same
+predictions.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gpst_jax import hlo, hlo_cost
+from gpst_jax.benchmarks.flattened import FlattenedObjective, flat_length, flat_net
+from gpst_jax.benchmarks.workload import Workload
+from gpst_jax.config import TransformerConfig
+from gpst_jax.objectives import GPSTObjective
+
+
+def compare(workload: Workload) -> dict[str, Any]:
+    """Formula and compiled FLOPs of one row, by model.
+
+    Returns:
+        `hierarchical`, `flattened` (as many parameters) and `flattened_global_layers` (the global
+        stack alone, run flattened), each `{formula, compiled}` in FLOPs; and `saving`, what the
+        hierarchical model saves against each of the two: `{name: {formula, compiled}}`.
+    """
+    data = dataclasses.replace(
+        workload.config.data,
+        rows=1,
+        row_length=workload.units + workload.frames + 2,
+        frame_budget=workload.frames + 1,
+    )
+    config = dataclasses.replace(workload.config, data=data)
+    config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, replica=1, fsdp=-1))
+    workload = dataclasses.replace(workload, config=config).with_model(attention="xla")
+    ours = GPSTObjective(workload.config, workload.layout)
+    shapes = jax.eval_shape(ours.init, jax.random.key(0))
+    equal = flat_net(workload, sum(leaf.size for leaf in jax.tree.leaves(shapes)))
+    counts = {"hierarchical": _hierarchical(workload, ours)}
+    counts["flattened"] = _flattened(workload, equal)
+    counts["flattened_global_layers"] = _flattened(workload, workload.config.model.global_net)
+    base = counts["hierarchical"]
+    saving = {
+        name: {kind: count[kind] / base[kind] for kind in base}
+        for name, count in counts.items()
+        if name != "hierarchical"
+    }
+    return counts | {"saving": saving}
+
+
+def _hierarchical(workload: Workload, objective: GPSTObjective) -> dict[str, float]:
+    model, depth = workload.config.model, workload.layout.num_codebooks
+    length, stacks = workload.units + workload.frames + 2, workload.frames + 1
+    wide, narrow = model.global_net, model.local_net
+    formula = 2.0 * _weights(workload, wide) * length
+    formula += 2.0 * _weights(workload, narrow) * stacks * depth
+    formula += 2.0 * wide.num_layers * wide.d_model * length**2
+    formula += 4.0 * narrow.num_layers * narrow.d_model * stacks * depth**2
+
+    def forward(params, batch):
+        net = objective.model(params)
+        names = ("tokens", "positions", "streams", "segment_ids")
+        hidden = net.hidden(*(batch[name] for name in names))
+        picked = jnp.take_along_axis(hidden, batch["frame_index"][:, :, None], axis=1)[0]
+        return net.local_hidden(picked, batch["frames"][0])
+
+    return {"formula": formula, "compiled": _compiled(forward, objective)}
+
+
+def _flattened(workload: Workload, net: TransformerConfig) -> dict[str, float]:
+    objective = FlattenedObjective(workload, net)
+    length = flat_length(workload)
+    formula = 2.0 * _weights(workload, net) * length
+    formula += 2.0 * net.num_layers * net.d_model * length**2
+
+    def forward(params, batch):
+        return objective.model(params).hidden(batch["tokens"])
+
+    return {"formula": formula, "compiled": _compiled(forward, objective)}
+
+
+def _weights(workload: Workload, net: TransformerConfig) -> float:
+    matrices = 3 if workload.config.model.block == "modern" else 2
+    return net.num_layers * (4 * net.d_model**2 + matrices * net.d_model * net.d_ff)
+
+
+def _compiled(forward: Any, objective: GPSTObjective | FlattenedObjective) -> float:
+    """FLOPs of the matrix products of the program, loops multiplied by their trip counts."""
+    params = jax.eval_shape(objective.init, jax.random.key(0))
+    # What is counted does not depend on how well the processor's code is made.
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    lowered = jax.jit(forward).lower(params, objective.batch_spec())
+    program = lowered.compile(options).as_text()
+    return hlo_cost.matmul_flops(hlo.parse(program))
