@@ -155,7 +155,9 @@ def show(result: dict[str, Any]) -> None:
             print(f"{case['name']} failed: {case['error']}")
     if machine["matmul_flops_per_s"]:
         rate = machine["matmul_flops_per_s"] / 1e9
-        print(f"matrix products by JAX, same run: {rate:.0f} GFLOP/s; load {machine['load_average'][0]:.1f}")
+        print(
+            f"matrix products by JAX, same run: {rate:.0f} GFLOP/s; load {machine['load_average'][0]:.1f}"
+        )
     if result["flops"]:
         _show_flops(console, result["flops"])
     elif result["flops_error"]:

@@ -29,6 +29,8 @@ from gpst_jax.checkpoint import CheckpointError
 from gpst_jax.config import ConfigError, RunConfig
 from gpst_jax.metrics import format_duration
 from gpst_jax.objectives import make_objective
+from gpst_jax.preview import make_preview
+from gpst_jax.profiling import parse_steps
 from gpst_jax.train import DivergenceError, TrainResult, train
 
 EXIT_DIVERGED = 1
@@ -46,6 +48,10 @@ _SET = flags.DEFINE_multi_string(
 _COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache", None, "Directory that keeps compiled programs between runs."
 )
+_PROFILE_STEPS = flags.DEFINE_string(
+    "profile_steps", None, "FIRST:LAST, steps of which a profile is written to the workdir."
+)
+_HLO_DIR = flags.DEFINE_string("hlo_dir", None, "Directory for the compiled programs' text.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Connect the processes of a pod or cluster before anything else."
 )
@@ -54,6 +60,9 @@ _DISTRIBUTED = flags.DEFINE_bool(
 def main(argv: list[str]) -> int:
     """Runs the program; returns its exit code."""
     del argv
+    if _HLO_DIR.value:  # read when JAX first looks for devices
+        dump = f"--xla_dump_to={_HLO_DIR.value} --xla_dump_hlo_as_text"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {dump}"
     if _DISTRIBUTED.value:
         jax.distributed.initialize()
     if _COMPILATION_CACHE.value:
@@ -109,8 +118,22 @@ def pretrain(config: RunConfig, workdir: str) -> TrainResult:
         stack.callback(loader.close)
         return loader
 
+    preview = None
+    if config.train.preview_every:
+        if jax.process_count() > 1:
+            raise ConfigError("config field train.preview_every: previews need a single process")
+        preview = make_preview(config, data.path, spec)
+    profiled = parse_steps(_PROFILE_STEPS.value) if _PROFILE_STEPS.value else range(0)
     with contextlib.ExitStack() as stack:
-        return train(config, objective, make_loader, workdir, dataset=dataclasses.asdict(spec))
+        return train(
+            config,
+            objective,
+            make_loader,
+            workdir,
+            dataset=dataclasses.asdict(spec),
+            preview=preview,
+            profile_steps=profiled,
+        )
 
 
 def make_workdir(workdir: str) -> None:

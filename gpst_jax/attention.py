@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from gpst_jax import splash
+from gpst_jax.config import ConfigError
 
 _BLOCK = 128  # queries that XLA's attention handles at once
 
@@ -23,8 +24,8 @@ def attend(
         key: like `query`.
         value: like `query`.
         segment_ids: (B, L) int, or None when every row is one segment.
-        implementation: "xla", "cudnn", "splash", or "auto": splash on TPUs where rows are a
-            multiple of 128 positions, cuDNN on GPUs in bfloat16, XLA elsewhere.
+        implementation: "xla", "cudnn", "splash", or "auto": splash on TPUs, cuDNN on GPUs in
+            bfloat16, XLA elsewhere.
 
     Returns:
         (B, L, H, D/H) in the dtype of `query`; the softmax is taken in float32.
@@ -123,11 +124,22 @@ def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
 
 
 def resolve(implementation: str, query: jax.Array) -> str:
-    """What "auto" means for queries (B, L, H, D/H) on the platform that is compiled for."""
+    """What "auto" means for queries (B, L, H, D/H) on the platform that is compiled for.
+
+    Raises:
+        ConfigError: rows that the TPU kernel cannot tile.
+    """
     if implementation != "auto":
         return implementation
     platform = _platform()
-    if platform == "tpu" and query.shape[1] % splash.LANES == 0:
+    if platform == "tpu":
+        length = query.shape[1]
+        if length % splash.LANES:
+            raise ConfigError(
+                f"config field data.row_length: on TPUs rows are a multiple of {splash.LANES} "
+                f"positions, {length} is not; take {-(-length // splash.LANES) * splash.LANES}, "
+                "or model.attention=xla, which keeps all logits of a row in memory"
+            )
         return "splash"
     if platform in ("gpu", "cuda") and query.dtype == jnp.bfloat16:
         return "cudnn"

@@ -165,6 +165,7 @@ class TrainConfig:
     log_every: int = 10
     eval_every: int = 200  # 0: only at the end
     eval_batches: int = 8
+    preview_every: int = 0  # steps between sampled previews in TensorBoard; 0: none
     ema_decay: float = 0.0  # 0: no average is kept
     checkpoint_every_steps: int = 500
     checkpoint_every_minutes: float = 10.0

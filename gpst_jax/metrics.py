@@ -51,6 +51,7 @@ class Throughput:
         self._total: dict[str, float] = {}
         self._total_seconds = 0.0
         self.restart()
+        self._created = self._begin
 
     def exclude(self, seconds: float) -> None:
         """Takes time out of the window that was not training, such as an evaluation."""
@@ -74,9 +75,11 @@ class Throughput:
         """Returns the `perf/` metrics of the window, adds it to the totals and begins a new one.
 
         `audio_seconds` is reported as hours of audio per second, other work as `<name>_per_s`;
-        `perf/data_wait` is a share of the window's time.
+        `perf/data_wait` is a share of the window's time, `perf/goodput` the share of all time so
+        far in which steps ran: compilation, evaluation and previews are the rest.
         """
-        seconds = max(time.perf_counter() - self._begin, 1e-9)
+        now = time.perf_counter()
+        seconds = max(now - self._begin, 1e-9)
         result = {}
         if self._steps:
             result = _rates(self._work, seconds)
@@ -85,6 +88,7 @@ class Throughput:
             if self._peak:
                 result["perf/mfu"] = self._flops_per_step * self._steps / seconds / self._peak
             self._total_seconds += seconds
+            result["perf/goodput"] = self._total_seconds / max(now - self._created, 1e-9)
             for name, amount in self._work.items():
                 self._total[name] = self._total.get(name, 0.0) + amount
         self.restart()
@@ -139,10 +143,29 @@ class MetricsWriter:
         for name, value in values.items():
             self._tensorboard.add_scalar(name, np.float32(value), step)
 
+    def write_audio(self, step: int, name: str, wav: np.ndarray, sample_rate: int) -> None:
+        """Writes a signal (N,) in [-1, 1] to TensorBoard, with its spectrogram as an image."""
+        self._tensorboard.add_audio(name, np.clip(wav, -1, 1)[None], step, sample_rate=sample_rate)
+        image = spectrogram_image(wav, sample_rate)
+        self._tensorboard.add_image(f"{name}/spectrogram", image, step, dataformats="HW")
+
     def close(self) -> None:
         """Flushes and closes the files."""
         self._file.close()
         self._tensorboard.close()
+
+
+def spectrogram_image(wav: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Log power spectrogram of a signal (N,): uint8 (frequencies, frames), 80 dB, low at the foot.
+
+    Frames of 25 ms every 10 ms.
+    """
+    size, hop = sample_rate // 40, sample_rate // 100
+    wav = np.pad(wav, (0, max(size - len(wav), 0)))
+    frames = np.lib.stride_tricks.sliding_window_view(wav, size)[::hop]
+    power = np.abs(np.fft.rfft(frames * np.hanning(size)[None], axis=1)) ** 2
+    decibels = 10 * np.log10(np.maximum(power / max(power.max(), 1e-12), 1e-8))
+    return (255 * (1 + decibels / 80)).astype(np.uint8).T[::-1]
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -24,6 +24,8 @@ from jax.experimental import multihost_utils
 from gpst_jax import checkpoint, chips, metrics, sharding
 from gpst_jax.config import ConfigError, RunConfig
 from gpst_jax.objectives import Objective
+from gpst_jax.preview import Preview
+from gpst_jax.profiling import Profiler
 from gpst_jax.train_step import (
     Batch,
     StepMetrics,
@@ -79,6 +81,8 @@ def train(
     *,
     dataset: Mapping[str, Any],
     devices: list[jax.Device] | None = None,
+    preview: Preview | None = None,
+    profile_steps: range = range(0),
 ) -> TrainResult:
     """Trains to `config.train.steps`, from the newest checkpoint in `workdir` if there is one.
 
@@ -92,6 +96,8 @@ def train(
         workdir: directory of checkpoints and metrics.
         dataset: contents of dataset.json; stored with each checkpoint.
         devices: None uses all.
+        preview: called every `train.preview_every` steps; needs all parameters in one process.
+        profile_steps: steps that a profile is recorded of.
 
     Raises:
         ConfigError: the mesh, rows or batch do not fit together.
@@ -128,6 +134,8 @@ def train(
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         log = _Log(config, objective, mesh, workdir, saved_step)
         stack.callback(log.close)
+        profiler = Profiler(workdir, profile_steps)
+        stack.callback(profiler.close)
 
         def evaluate(step: int) -> None:
             if valid_loader is None:
@@ -150,6 +158,7 @@ def train(
             asked = time.perf_counter()
             batch = next(loader)
             wait = time.perf_counter() - asked
+            profiler.before(step + 1)
             state, report = train_step(state, put(batch))
             step += 1
             # Reading the previous step's numbers while this one runs never idles the devices.
@@ -167,12 +176,15 @@ def train(
             due_eval = settings.eval_every and step % settings.eval_every == 0
             due_save = overdue or step % settings.checkpoint_every_steps == 0
             last = step == settings.steps
-            if due_eval or due_save or stop or last:
+            due_preview = preview and settings.preview_every and step % settings.preview_every == 0
+            if due_eval or due_save or due_preview or stop or last:
                 # All lines up to a checkpoint are written before it: a resume leaves no gap.
                 log.finish(*late)
                 late = None
                 if due_eval or last:
                     evaluate(step)
+                if preview and due_preview:
+                    log.preview(step, preview, state.params if state.ema is None else state.ema)
                 if due_save or stop or last:
                     save(step)
                     saved_step, last_save = step, time.monotonic()
@@ -248,6 +260,13 @@ class _Log:
         self.throughput.exclude(seconds)
         self._write(step, {f"eval/{name}": value for name, value in means.items()})
         logger.info("step %d  eval  %s", step, _losses(means))
+
+    def preview(self, step: int, preview: Preview, params: Any) -> None:
+        """Writes samples of the model, which counts as no training time either."""
+        start = time.perf_counter()
+        if self._writer:
+            preview(step, params, self._writer)
+        self.throughput.exclude(time.perf_counter() - start)
 
     def _write(self, step: int, line: dict[str, float]) -> None:
         if self._writer:

@@ -126,6 +126,7 @@ def build_model(workload: Workload) -> Any:
             "codebook_size": 8,
             "codebook_dim": 8,
             "vector_quantization_hidden_dimension": 8,
+            "upsample_groups": 1,
         },
     )
     model = CsmForConditionalGeneration(config)

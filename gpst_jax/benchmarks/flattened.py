@@ -189,4 +189,3 @@ class FlattenedObjective:
 
     def check_dataset(self, spec: DatasetSpec) -> None:
         """There is no dataset: batches are synthetic."""
-

@@ -57,7 +57,7 @@ class Worker:
         environment = os.environ | {"HF_HUB_OFFLINE": "1"} | dict(environment or {})
         if workload.threads:
             environment["OMP_NUM_THREADS"] = str(workload.threads)
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "gpst_jax.benchmarks.worker"],
             stdin=subprocess.PIPE,

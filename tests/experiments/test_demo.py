@@ -17,6 +17,7 @@ TINY = [
     "--set=model.local_net.num_layers=1",
     "--set=model.local_net.d_ff=64",
     "--set=optimizer.name=adamw",
+    "--set=train.preview_every=20",
 ]
 
 
@@ -50,6 +51,21 @@ def test_report_holds_every_mode_and_ceiling(demo):
     assert len(report["train"]["final_nll_acoustic"]) == 4
     steps = {"corpus", "tokenise", "pretrain", "generate", "evaluate"}
     assert set(report["timings_s"]) == steps
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_previews_of_the_training_run(demo):
+    lines = [json.loads(line) for line in (demo / "train/metrics.jsonl").read_text().splitlines()]
+    entropy = [
+        line["preview/code_entropy_q0"] for line in lines if "preview/code_entropy_q0" in line
+    ]
+    assert len(entropy) == 1  # 30 steps, one every 20
+    assert 0 <= entropy[0] <= 8  # bits of 256 codes
+    (events,) = (demo / "train/tensorboard").iterdir()
+    content = events.read_bytes()
+    assert b"preview/0/spectrogram" in content
+    assert b"audio/wav" in content
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import json
 import math
 import time
 
+import numpy as np
 import pytest
 
 from gpst_jax import chips, metrics
@@ -28,11 +29,14 @@ def test_throughput(monkeypatch):
         "perf/step_s": pytest.approx(5.0),
         "perf/data_wait": pytest.approx(0.2),
         "perf/mfu": pytest.approx(0.02),
+        "perf/goodput": pytest.approx(1.0),
     }
     assert rates.close_window() == {}  # at 20 s: nothing happened, nothing is counted
     rates.add({"tokens": 10, "audio_seconds": 0.0}, wait=0.0)
     rates.exclude(4.0)
-    assert rates.close_window()["perf/tokens_per_s"] == pytest.approx(10.0)  # at 25 s
+    last = rates.close_window()  # at 25 s
+    assert last["perf/tokens_per_s"] == pytest.approx(10.0)
+    assert last["perf/goodput"] == pytest.approx(11 / 25)
     assert rates.totals()["perf/tokens_per_s"] == pytest.approx(210 / 11)
 
 
@@ -76,3 +80,13 @@ def test_damaged_file_is_named(tmp_path):
 )
 def test_durations(seconds, text):
     assert metrics.format_duration(seconds) == text
+
+
+def test_spectrogram_shows_a_tone_at_its_frequency():
+    rate = 16_000
+    tone = 0.5 * np.sin(2 * np.pi * 4000 * np.arange(rate) / rate)
+    image = metrics.spectrogram_image(tone, rate)
+    assert image.dtype == np.uint8
+    assert image.shape == (201, 98)  # 25 ms windows of 400 samples, every 10 ms
+    assert (image.argmax(axis=0) == 200 - 100).all()  # 4 kHz is half way up
+    assert metrics.spectrogram_image(np.zeros(10), rate).shape == (201, 1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpst_jax import attention, sharding, splash
-from gpst_jax.config import MeshConfig
+from gpst_jax.config import ConfigError, MeshConfig
 
 
 def _inputs():
@@ -60,4 +60,6 @@ def test_what_auto_means_follows_the_platform_that_is_compiled_for():
     with jax.sharding.use_abstract_mesh(mesh):
         assert attention.resolve("auto", query) == "splash"
         odd = jax.ShapeDtypeStruct((2, 200, 2, 64), jnp.bfloat16)
-        assert attention.resolve("auto", odd) == "xla"
+        assert attention.resolve("xla", odd) == "xla"
+        with pytest.raises(ConfigError, match=r"data.row_length: .* 128 .* 200 is not; take 256"):
+            attention.resolve("auto", odd)

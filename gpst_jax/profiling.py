@@ -1,0 +1,52 @@
+"""A profile of a few training steps, for TensorBoard or XProf."""
+
+import logging
+import os
+from pathlib import Path
+
+import jax
+
+from gpst_jax.config import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+def parse_steps(text: str) -> range:
+    """`100:103` as the steps 100, 101 and 102.
+
+    Raises:
+        ConfigError: not two increasing positive numbers.
+    """
+    first, _, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit() and 0 < int(first) < int(last)):
+        raise ConfigError(f"--profile_steps={text}: give FIRST:LAST, such as 100:103")
+    return range(int(first), int(last))
+
+
+class Profiler:
+    """Records a trace of the given steps, under `profile/` of the workdir.
+
+    Args:
+        workdir: directory of the run.
+        steps: numbers of the steps, the first of a run being 1; empty records nothing.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str], steps: range):
+        self._directory = str(Path(workdir) / "profile")
+        self._steps = steps
+        self._running = False
+
+    def before(self, step: int) -> None:
+        """Called before each step begins."""
+        if step in self._steps and not self._running:
+            jax.profiler.start_trace(self._directory)
+            self._running = True
+        elif self._running and step not in self._steps:
+            self.close()
+
+    def close(self) -> None:
+        """Ends a trace that is being recorded."""
+        if self._running:
+            self._running = False
+            jax.profiler.stop_trace()
+            logger.info("profile of steps %s written to %s", self._steps, self._directory)
