@@ -11,6 +11,7 @@ activations are bfloat16, on a CPU float32. Protocol and results: docs/benchmark
 Exit code 0, or 1 when our own step failed; a peer that fails is listed with its error.
 """
 
+import dataclasses
 from typing import Any
 
 from absl import flags
@@ -38,9 +39,11 @@ _THREADS = flags.DEFINE_integer(
     "threads", 0, "Processors of each case; 0: all that this process may use.", lower_bound=0
 )
 _TOGETHER = flags.DEFINE_enum(
-    "interleave", "auto", ["auto", "on", "off"], "Let cases take turns; auto: where rows and size "
-    "are small enough to be together in memory (cpu and toy)."
-)  # fmt: skip
+    "interleave",
+    "auto",
+    ["auto", "on", "off"],
+    "Let the cases of a group take turns; auto: for cpu and toy, which fit in memory together.",
+)
 
 _SMALL = ("cpu", "toy")
 
@@ -57,7 +60,7 @@ def load_workload(size: str, threads: int) -> workload.Workload:
         name = size if size.endswith(".py") else f"experiments.configs.{size}"
         config = load_config(name)
         made = workload.from_config(config, load_layout(name, config), rows=8)
-    return workload.dataclasses.replace(made, threads=threads)
+    return dataclasses.replace(made, threads=threads)
 
 
 def chosen_cases() -> list[str]:
@@ -155,9 +158,8 @@ def show(result: dict[str, Any]) -> None:
             print(f"{case['name']} failed: {case['error']}")
     if machine["matmul_flops_per_s"]:
         rate = machine["matmul_flops_per_s"] / 1e9
-        print(
-            f"matrix products by JAX, same run: {rate:.0f} GFLOP/s; load {machine['load_average'][0]:.1f}"
-        )
+        load = machine["load_average"][0]
+        print(f"matrix products by JAX, same run: {rate:.0f} GFLOP/s; load average {load:.1f}")
     if result["flops"]:
         _show_flops(console, result["flops"])
     elif result["flops_error"]:

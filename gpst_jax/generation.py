@@ -40,7 +40,7 @@ class GenerationConfig:
     prompt_seconds: float = 3.0
     unconditional_seconds: float = 4.0
     semantic: SamplingConfig = dataclasses.field(
-        default_factory=lambda: SamplingConfig(temperature=0.7)
+        default_factory=lambda: SamplingConfig(temperature=0.55)
     )
     acoustic: SamplingConfig = dataclasses.field(
         default_factory=lambda: SamplingConfig(temperature=0.4)

@@ -32,7 +32,7 @@ class EvaluationConfig:
     similarity: str = "sim-o/resemblyzer-smoke"
     mos: tuple[str, ...] = ("dnsmos-p835/speechmos", "dnsmos-p808/speechmos")
     similarity_items: int = 100  # of each condition
-    mos_items: int = 60  # of each condition
+    mos_items: int = 30  # of each condition
     voice_threshold: float = 0.75  # speakers below this cosine are clearly different
     resamples: int = statistics.RESAMPLES
     seed: int = 0  # of the choice of items, the shuffles and the bootstrap
