@@ -150,7 +150,7 @@ def compile_step(
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
             return _too_large(base, str(error), sum(flops.values())), ""
-    text = compiled.as_text()
+    text = compiled.as_text() or ""
     return _analyse(base, compiled, text, mesh, chip, flops), text
 
 

@@ -134,7 +134,8 @@ def parse(text: str) -> Module:
         HloError: no entry computation, or a line that is not understood.
     """
     computations: dict[str, dict[str, Instruction]] = {}
-    entry, current, pending = "", None, ""
+    entry, pending = "", ""
+    current: dict[str, Instruction] | None = None
 
     def flush() -> None:
         if pending and current is not None:

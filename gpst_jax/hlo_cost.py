@@ -297,11 +297,11 @@ def first_group(text: str) -> list[int]:
         chosen = re.findall(r"'([^']+)'", found.group(3))
         ids = np.arange(math.prod(size for _, size in axes))
         if found.group(2):
-            order = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?$", found.group(2))
-            if order is None:
+            sizes = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?$", found.group(2))
+            if sizes is None:
                 raise HloError(f"replica groups of an unknown form: {text[:200]!r}")
-            ids = ids.reshape(_numbers(order.group(1)))
-            ids = ids.transpose(_numbers(order.group(2)) or None)
+            ids = ids.reshape(_numbers(sizes.group(1)))
+            ids = ids.transpose(_numbers(sizes.group(2)) or None)
         ids = ids.reshape([size for _, size in axes])
         index = tuple(slice(None) if name in chosen else 0 for name, _ in axes)
         return ids[index].reshape(-1).tolist()

@@ -80,10 +80,10 @@ class StepMetrics(NamedTuple):
     guard: optimizer.Guard
 
 
-def make_train_step(
-    objective: Objective, config: RunConfig, mesh: Any
-) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
+def make_train_step(objective: Objective, config: RunConfig, mesh: Any) -> jax.stages.Wrapped:
     """Compiles one update; the state given is donated. Call (or lower) it under the mesh.
+
+    The program maps a TrainState and a batch to the next TrainState and StepMetrics.
 
     With `train.accumulate` = A the rows are cut in A micro-batches that run one after another.
     Their losses are normalised by the weights of the whole batch, so they add up to its loss.

@@ -101,7 +101,7 @@ def build_model(workload: Workload) -> Any:
         audio_eos_token_id=None,
         tie_codebooks_embeddings=False,  # ours has a table for each net
         use_cache=False,
-        attn_implementation="sdpa",
+        **{"attn_implementation": "sdpa"},
         depth_decoder_config={
             **common,
             "backbone_hidden_size": wide.hidden,

@@ -96,7 +96,10 @@ def _compiled(forward: Any, objective: GPSTObjective | FlattenedObjective) -> fl
     """FLOPs of the matrix products of the program, loops multiplied by their trip counts."""
     params = jax.eval_shape(objective.init, jax.random.key(0))
     # What is counted does not depend on how well the processor's code is made.
-    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    options: dict[str, Any] = {
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+    }
     lowered = jax.jit(forward).lower(params, objective.batch_spec())
-    program = lowered.compile(options).as_text()
+    program = lowered.compile(options).as_text() or ""
     return hlo_cost.matmul_flops(hlo.parse(program))

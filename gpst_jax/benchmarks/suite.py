@@ -154,7 +154,7 @@ def measure(
     groups = [[case for case in group if case in cases] for group in GROUPS]
     if not together:
         groups = [[case] for group in groups for case in group]
-    found = {}
+    found: dict[Any, Any] = {}
     for group in filter(None, groups):
         with _workers(group, workload, done) as workers:
             for start in range(0, steps, turn):
