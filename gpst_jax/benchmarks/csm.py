@@ -87,6 +87,7 @@ def build_model(workload: Workload) -> Any:
         "bos_token_id": None,
         "eos_token_id": None,
     }
+    kernels: dict[str, Any] = {"attn_implementation": "sdpa"}  # no named argument
     config = CsmConfig(
         **common,
         hidden_size=wide.hidden,
@@ -101,7 +102,7 @@ def build_model(workload: Workload) -> Any:
         audio_eos_token_id=None,
         tie_codebooks_embeddings=False,  # ours has a table for each net
         use_cache=False,
-        **{"attn_implementation": "sdpa"},
+        **kernels,
         depth_decoder_config={
             **common,
             "backbone_hidden_size": wide.hidden,
