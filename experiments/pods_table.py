@@ -110,7 +110,11 @@ def main(argv: list[str]) -> int:
         for case in CASES
         if (directory / f"{case.name}.json").exists()
     ]
-    cli.write_text(directory.parent / "pods.md", _HEAD + render(results))
+    missing = [case.name for case in CASES if case not in [done for done, _ in results]]
+    page = _HEAD + render(results)
+    if missing:
+        page += f"\nNot compiled yet: {', '.join(missing)}.\n"
+    cli.write_text(directory.parent / "pods.md", page)
     for name in failures:
         print(f"error: {name} did not compile or does not fit", file=sys.stderr)
     return 1 if failures else 0
