@@ -215,10 +215,14 @@ class RunConfig:
                 _require(isinstance(node, dict) and part in node, key, "no such field")
                 node = node[part]
             _require(isinstance(node, dict) and parts[-1] in node, key, "no such field")
+            was = node[parts[-1]]
             try:
-                node[parts[-1]] = json.loads(value)
+                parsed = json.loads(value)
             except json.JSONDecodeError:
-                node[parts[-1]] = value
+                parsed = value
+            # A directory may be called 2024: what was text stays text.
+            text = isinstance(was, str) and not isinstance(parsed, str)
+            node[parts[-1]] = value if text else parsed
         return from_dict(RunConfig, tree)
 
 

@@ -145,7 +145,9 @@ class MetricsWriter:
 
     def write_audio(self, step: int, name: str, wav: np.ndarray, sample_rate: int) -> None:
         """Writes a signal (N,) in [-1, 1] to TensorBoard, with its spectrogram as an image."""
-        self._tensorboard.add_audio(name, np.clip(wav, -1, 1)[None], step, sample_rate=sample_rate)
+        self._tensorboard.add_audio(
+            name, np.clip(wav, -1, 1)[:, None], step, sample_rate=sample_rate
+        )
         image = spectrogram_image(wav, sample_rate)
         self._tensorboard.add_image(f"{name}/spectrogram", image, step, dataformats="HW")
 

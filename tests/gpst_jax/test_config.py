@@ -119,6 +119,8 @@ def test_overrides(run):
     assert changed.optimizer.clip_norm == 2.0
     assert changed.model.global_net == run.model.global_net
     assert run.train.steps != 7
+    assert run.override(["data.path=2024"]).data.path == "2024"
+    assert run.override(['data.path="2024"']).data.path == "2024"
 
 
 @pytest.mark.parametrize(
