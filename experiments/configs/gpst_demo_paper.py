@@ -3,8 +3,8 @@
     make demo ARGS='--config=experiments/configs/gpst_demo_paper.py --workdir=runs/demo_paper'
 
 Everything else is that of `gpst_demo.py`, so the two blocks compare at equal width, data and
-steps. Measured on two cores after 1,100 steps, held-out nats per code: 1.99 (codebooks 0 to 3: 0.86,
-1.78, 2.34, 2.98) against 1.57 of the modern block. Word errors: not measured.
+steps. Measured on two cores after 1,100 steps, held-out nats per code: 1.99 (codebooks 0 to 3:
+0.86, 1.78, 2.34, 2.98) against 1.57 of the modern block. Word errors: not measured.
 """
 
 import dataclasses
