@@ -5,8 +5,8 @@
 
 Tokens: 10,000 units at 50 Hz and EnCodec 24 kHz with 8 codebooks; crops and joins of 20 s.
 
-Hardware: one v5p:4x4x4 slice (64 chips, 4 rows each) or v6e:8x8.
-Memory and MFU ceiling: docs/pods.md (compile-only). Quality: not measured.
+Hardware: one v5p:4x4x4 slice (64 chips, 4 rows each) is meant; not compiled yet (docs/pods.md).
+Quality: not measured.
 """
 
 from data_pipeline.tokens import TokenLayout

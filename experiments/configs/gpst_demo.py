@@ -40,11 +40,11 @@ def get_config() -> RunConfig:
             weight_decay=0.01,
         ),
         train=TrainConfig(
-            steps=1100,
+            steps=1000,
             log_every=10,
-            eval_every=275,
+            eval_every=250,
             eval_batches=16,
-            checkpoint_every_steps=275,
+            checkpoint_every_steps=250,
             checkpoint_every_minutes=2.0,
         ),
     )

@@ -3,70 +3,27 @@
     python -m experiments.pretrain --config=experiments/configs/gpst_hires_207m.py \
         --workdir=RUN --set=data.path=DATASET
 
-Tokens: XLSR layer 35 with 10,000 k-means units at 50 Hz, de-duplicated, and EnCodec 24 kHz with 16
-codebooks, from chunks of at most 10 s (`tokenize_corpus --chunk_seconds=10`). Optimisation as
-published: Adam with inverse square root decay over 1M updates of 64 crops of 10 s.
-
-Hardware: one v5e:4x4 slice (16 chips, 4 rows each). Memory and MFU ceiling: docs/pods.md
-(compile-only). Quality: not measured.
+Everything else is that of `gpst_190m.py`. Hardware: one v5e:4x4 slice (16 chips, 4 rows each) is
+meant; not compiled yet (docs/pods.md). Quality: not measured.
 """
 
+import dataclasses
+
 from data_pipeline.tokens import TokenLayout
-from gpst_jax.config import (
-    DataConfig,
-    GPSTConfig,
-    MeshConfig,
-    OptimizerConfig,
-    RunConfig,
-    TrainConfig,
-    TransformerConfig,
-)
+from experiments.configs import gpst_190m
+from gpst_jax.config import RunConfig
 
 
 def get_layout() -> TokenLayout:
-    """XLSR units and EnCodec frames."""
-    return TokenLayout(10_000, 16, 1024, unit_rate=50.0, frame_rate=75.0)
+    """Units as in `gpst_190m`, EnCodec at 12 kbps."""
+    return dataclasses.replace(gpst_190m.get_layout(), num_codebooks=16)
 
 
 def get_config() -> RunConfig:
     """The run; `data.path` is given on the command line."""
-    return RunConfig(
+    config = gpst_190m.get_config()
+    return dataclasses.replace(
+        config,
         name="gpst_hires_207m",
-        model=GPSTConfig(
-            global_net=TransformerConfig(d_model=1024, num_layers=9, num_heads=16, d_ff=4096),
-            local_net=TransformerConfig(d_model=512, num_layers=12, num_heads=8, d_ff=2048),
-            block="paper",
-            label_smoothing=0.1,
-            dropout=0.1,
-            local_drop=0.5,
-            dtype="bfloat16",
-            remat="dots",
-        ),
-        # A crop of 10 s fills a row: at most 500 units, 750 frames and two start symbols.
-        data=DataConfig(
-            rows=64,
-            row_length=1280,
-            frame_budget=768,
-            crop_seconds=10.0,
-            deduplicate=True,
-            positions="running",
-            join_speakers=False,
-            workers=4,
-        ),
-        optimizer=OptimizerConfig(
-            name="adamw",
-            learning_rate=5e-4,
-            schedule="inverse_sqrt",
-            warmup_steps=10_000,
-            weight_decay=0.01,
-        ),
-        train=TrainConfig(
-            steps=1_000_000,
-            log_every=100,
-            eval_every=5000,
-            checkpoint_every_steps=5000,
-            checkpoint_every_minutes=15.0,
-            keep_every=100_000,
-        ),
-        mesh=MeshConfig(replica=-1, fsdp=16),
+        model=dataclasses.replace(config.model, local_drop=0.5),
     )
