@@ -37,11 +37,13 @@ class _LocalRows(grain.transforms.Map):
     batch_rows: int
     host: int
     num_hosts: int
+    skipped: list[list[int]]
 
     def map(self, element: int) -> dict[str, np.ndarray]:
         share = self.batch_rows // self.num_hosts
         batch, place = divmod(int(element), share)
-        number = self.start + batch * self.batch_rows + self.host * share + place
+        ahead = batch * self.batch_rows + self.host * share + place
+        number = _advance(self.start, ahead, self.skipped)
         return self.rows.row(None if self.stop is not None and number >= self.stop else number)
 
 
@@ -123,8 +125,27 @@ class Loader:
             self._iterator = self._start()
         with _workers_without_accelerator(self._num_workers):
             batch = next(self._iterator)
-        self._row += self._batch_rows
+        self._row = _advance(self._row, self._batch_rows, self._skipped)
         return batch
+
+    @property
+    def row(self) -> int:
+        """The global number of the next row."""
+        return self._row
+
+    def skip(self, first: int, end: int) -> None:
+        """Never reads the rows from `first` up to `end`; skipping them again changes nothing.
+
+        Rows that have been read stay read. The state remembers what is skipped.
+
+        Raises:
+            UserError: this is no range of rows.
+        """
+        if not 0 <= first < end:
+            raise UserError(f"cannot skip the rows {first} to {end}: the first must come first")
+        self._skipped = _merge([*self._skipped, [first, end]])
+        self._row = _advance(self._row, 0, self._skipped)
+        self.close()
 
     def close(self) -> None:
         """Stops reading ahead; the next batch would start it again where it stopped."""
@@ -138,9 +159,10 @@ class Loader:
 
         `pass` holds the number and the first row of the pass that `row` lies in, `passes` those of
         every component of a mixture: they follow from the plan, and spare a resumed run from
-        planning the passes before.
+        planning the passes before. `skipped` holds ranges [first row, end].
         """
-        state = {"row": self._row, "plan": self.plan.fingerprint, "skipped": list(self._skipped)}
+        skipped = [list(rows) for rows in self._skipped]
+        state = {"row": self._row, "plan": self.plan.fingerprint, "skipped": skipped}
         if self._repeat:
             passes = self._rows.passes(self._row)
             state |= {"pass": passes[0]} if len(passes) == 1 else {"passes": passes}
@@ -174,7 +196,13 @@ class Loader:
         if batches == 0:
             return iter(())
         rows = _LocalRows(
-            self._rows, self._row, stop, self._batch_rows, self._host, self._num_hosts
+            self._rows,
+            self._row,
+            stop,
+            self._batch_rows,
+            self._host,
+            self._num_hosts,
+            self._skipped,
         )
         dataset = grain.MapDataset.range(batches * share).map(rows).batch(share)
         options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_PREFETCH_BATCHES)
@@ -183,6 +211,26 @@ class Loader:
             workers = grain.MultiprocessingOptions(self._num_workers, _PREFETCH_BATCHES)
             return iter(iterator.mp_prefetch(workers))
         return iter(iterator)
+
+
+def _advance(row: int, count: int, skipped: list[list[int]]) -> int:
+    """The row that is read `count` rows after `row`; `skipped` is sorted, without overlap."""
+    target = row + count
+    for first, end in skipped:
+        if end > row and target >= first:
+            target += end - max(first, row)
+    return target
+
+
+def _merge(ranges: list[list[int]]) -> list[list[int]]:
+    """The same rows as sorted ranges that do not touch."""
+    merged: list[list[int]] = []
+    for first, end in sorted(ranges):
+        if merged and first <= merged[-1][1]:
+            merged[-1][1] = max(merged[-1][1], end)
+        else:
+            merged.append([first, end])
+    return merged
 
 
 @contextmanager

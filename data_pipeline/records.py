@@ -5,7 +5,10 @@
 
 import bisect
 import dataclasses
+import functools
 import itertools
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +21,8 @@ from google.protobuf.message import DecodeError
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from data_pipeline.cli import UserError
+
+logger = logging.getLogger(__name__)
 
 DATASET_NAME = "speech_tokens"
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
@@ -158,8 +163,14 @@ def write_metadata(
 class RecordReader:
     """Random access to the records of a split. Safe to use from several threads."""
 
-    def __init__(self, dataset_dir: str | Path, split: str):
+    def __init__(self, dataset_dir: str | Path, split: str, retry_seconds: Sequence[float] = ()):
         """Opens the split's metadata; shards are opened when first read.
+
+        Args:
+            dataset_dir: directory of a dataset.
+            split: one of its splits.
+            retry_seconds: how long to wait before each new try at a record that cannot be read:
+                network file systems come back.
 
         Raises:
             UserError: the directory holds no TFDS metadata, or not that split.
@@ -172,7 +183,9 @@ class RecordReader:
             raise UserError(f"{dataset_dir}: no split {split!r} in dataset_info.json")
         info = builder.info.splits[split]
         self._directory = Path(dataset_dir)
-        self._source = builder.as_data_source(split)
+        self._open = functools.partial(builder.as_data_source, split)
+        self._source = self._open()
+        self._retry_seconds = tuple(retry_seconds)
         self._ends = list(itertools.accumulate(info.shard_lengths))
         self._names = sorted(info.filenames)
 
@@ -189,9 +202,19 @@ class RecordReader:
         """
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
+        for wait in self._retry_seconds:
+            try:
+                return self._read(index)
+            except RecordError as error:
+                logger.warning("%s; trying again in %g s", error, wait)
+                time.sleep(wait)
+                self._source = self._open()  # the old file handle may be stale
+        return self._read(index)
+
+    def _read(self, index: int) -> Record:
         try:
             example = self._source[index]
-            record = Record(
+            return Record(
                 id=example["id"].decode(),
                 source=example["source"].decode(),
                 speaker=example["speaker"].decode(),
@@ -214,7 +237,6 @@ class RecordReader:
             TypeError,
         ) as error:
             raise self._error(index, str(error)) from error
-        return record
 
     def read(self, index: int, num_units: int, num_frames: int) -> Record:
         """Reads a record whose lengths are known from the length index.

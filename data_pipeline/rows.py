@@ -14,6 +14,9 @@ from data_pipeline.records import RecordReader
 from data_pipeline.spec import DatasetSpec, LengthIndex
 from data_pipeline.tokens import NO_TARGET, PAD, TokenLayout, segment_tokens
 
+# Between tries at a record that cannot be read: network file systems come back.
+RETRY_SECONDS = (1.0, 4.0, 16.0)
+
 
 def build_row(
     layout: TokenLayout,
@@ -102,7 +105,7 @@ class DatasetRows:
     @functools.cached_property
     def reader(self) -> RecordReader:
         """Of the whole split."""
-        return RecordReader(self.dataset_dir, self.split)
+        return RecordReader(self.dataset_dir, self.split, RETRY_SECONDS)
 
     @functools.cached_property
     def plan(self) -> PackingPlan:

@@ -13,8 +13,9 @@ from absl import flags
 from data_pipeline import cli
 from data_pipeline.spec import DatasetSpec
 from gpst_jax import generation, items
-from gpst_jax.checkpoint import CheckpointError, load_params
+from gpst_jax.checkpoint import load_params
 from gpst_jax.config import ConfigError
+from gpst_jax.run_record import CheckpointError
 from gpst_jax.sampling import SamplingConfig
 
 _DEFAULT = generation.GenerationConfig()

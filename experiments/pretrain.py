@@ -6,8 +6,10 @@
 `--config` is a Python file (or the name of a module) whose `get_config()` returns a `RunConfig`.
 The workdir holds `checkpoints/`, `metrics.jsonl` and `tensorboard/`.
 
-Exit codes: 0 finished; 1 stopped because training diverged; 2 bad input; 75 interrupted by SIGTERM
-or SIGINT after saving the state, so that the same command continues.
+Exit codes: 0 finished; 1 stopped because training diverged; 2 bad input; 70 no step ended for
+`train.stall_abort_minutes`; 74 the disk failed; 75 interrupted by SIGTERM or SIGINT after saving
+the state. After 70, 74 (once the disk is well) and 75 the same command continues:
+docs/reliability.md says what is promised.
 """
 
 import contextlib
@@ -23,17 +25,21 @@ from data_pipeline import cli
 from data_pipeline.loader import Loader
 from data_pipeline.mixture import load_spec
 from data_pipeline.packing import PackingConfig
+from data_pipeline.records import RecordError
 from data_pipeline.spec import DatasetSpec
 from experiments.run_config import load_config
-from gpst_jax.checkpoint import CheckpointError
-from gpst_jax.config import ConfigError, RunConfig
+from gpst_jax import processes
+from gpst_jax.config import ConfigError, RunConfig, parse_range
 from gpst_jax.metrics import format_duration
 from gpst_jax.objectives import make_objective
 from gpst_jax.preview import make_preview
-from gpst_jax.profiling import parse_steps
-from gpst_jax.train import DivergenceError, TrainResult, train
+from gpst_jax.run_record import CheckpointError
+from gpst_jax.storage import StorageError
+from gpst_jax.train import TrainResult, train
+from gpst_jax.train_log import DivergenceError
 
 EXIT_DIVERGED = 1
+EXIT_STORAGE = os.EX_IOERR  # 74
 EXIT_INTERRUPTED = os.EX_TEMPFAIL  # 75: try again
 
 _CONFIG = flags.DEFINE_string(
@@ -51,6 +57,9 @@ _COMPILATION_CACHE = flags.DEFINE_string(
 _PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps", None, "FIRST:LAST, steps of which a profile is written to the workdir."
 )
+_SKIP_STEPS = flags.DEFINE_string(
+    "skip_steps", None, "FIRST:LAST, numbers of batches that are never read, as a stop names them."
+)
 _HLO_DIR = flags.DEFINE_string("hlo_dir", None, "Directory for the compiled programs' text.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Connect the processes of a pod or cluster before anything else."
@@ -60,31 +69,52 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which one, from 0.")
+_CONNECT_SECONDS = flags.DEFINE_integer(
+    "connect_seconds", 300, "How long the processes wait for each other at the start.", 1
+)
+_HEARTBEAT_SECONDS = flags.DEFINE_integer(
+    "heartbeat_seconds", 60, "A process silent for as long is dead: the others end as well.", 1
+)
 
 
 def main(argv: list[str]) -> int:
     """Runs the program; returns its exit code."""
     del argv
+    processes.print_stacks_on_death()
     if _HLO_DIR.value:  # read when JAX first looks for devices
         dump = f"--xla_dump_to={_HLO_DIR.value} --xla_dump_hlo_as_text"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {dump}"
-    if _DISTRIBUTED.value or _COORDINATOR.value:
-        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if _COMPILATION_CACHE.value:
         jax.config.update("jax_compilation_cache_dir", _COMPILATION_CACHE.value)
     try:
+        if _DISTRIBUTED.value or _COORDINATOR.value:
+            processes.connect(
+                _COORDINATOR.value,
+                _NUM_PROCESSES.value,
+                _PROCESS_ID.value,
+                connect_seconds=_CONNECT_SECONDS.value,
+                heartbeat_seconds=_HEARTBEAT_SECONDS.value,
+            )
         config = load_config(_CONFIG.value).override(_SET.value)
         result = pretrain(config, _WORKDIR.value)
-    except (ConfigError, CheckpointError) as error:
-        raise cli.UserError(str(error)) from error
     except DivergenceError as error:
-        print(f"error: training diverged: {error}", file=sys.stderr)
-        return EXIT_DIVERGED
+        return _failed(EXIT_DIVERGED, f"training diverged: {error}")
+    except (StorageError, RecordError) as error:
+        return _failed(EXIT_STORAGE, str(error))
+    except (ConfigError, CheckpointError, cli.UserError) as error:
+        return _failed(cli.USER_ERROR_EXIT_CODE, str(error))
     if jax.process_index() == 0:
         print(summarize(result))
         if cli.JSON_OUT.value:
             cli.write_json(cli.JSON_OUT.value, result_json(result))
     return EXIT_INTERRUPTED if result.interrupted else 0
+
+
+def _failed(code: int, message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    if code == EXIT_STORAGE or jax.process_count() > 1:
+        processes.leave_at_once(code)
+    return code
 
 
 def pretrain(config: RunConfig, workdir: str) -> TrainResult:
@@ -128,7 +158,8 @@ def pretrain(config: RunConfig, workdir: str) -> TrainResult:
         if jax.process_count() > 1:
             raise ConfigError("config field train.preview_every: previews need a single process")
         preview = make_preview(config, data.path, spec)
-    profiled = parse_steps(_PROFILE_STEPS.value) if _PROFILE_STEPS.value else range(0)
+    profiled = parse_range("profile_steps", _PROFILE_STEPS.value)
+    skipped = parse_range("skip_steps", _SKIP_STEPS.value)
     with contextlib.ExitStack() as stack:
         return train(
             config,
@@ -138,6 +169,7 @@ def pretrain(config: RunConfig, workdir: str) -> TrainResult:
             dataset=dataclasses.asdict(spec),
             preview=preview,
             profile_steps=profiled,
+            skip_batches=skipped,
         )
 
 

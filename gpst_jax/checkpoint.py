@@ -2,30 +2,34 @@
 
 A checkpoint is the directory `<workdir>/checkpoints/<step>`, where `step` counts finished steps. It
 holds the parameters, their average where one is kept, the rest of the training state, and as JSON
-(Orbax's custom metadata) the data state and the description of the run: configuration, dataset,
-code version.
+(Orbax's custom metadata) the data state, the description of the run (configuration, dataset, code
+version) and the checksums of all arrays. Whatever is read is checked against them.
 """
 
 import json
+import logging
 import os
-import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
-import gpst_jax
+from gpst_jax import checksums, processes
 from gpst_jax.config import RunConfig
+from gpst_jax.run_record import CheckpointError, DamagedCheckpointError, seal, unseal
+from gpst_jax.sharding import path_string
+from gpst_jax.storage import storage_error
 
 CHECKPOINT_DIRECTORY = "checkpoints"
+DAMAGED_DIRECTORY = "damaged_checkpoints"
 _POLICIES = ocp.training.preservation_policies
 
-
-class CheckpointError(Exception):
-    """A checkpoint is missing, or does not belong to the run that asks for it."""
+logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -35,6 +39,8 @@ class Checkpoints:
         workdir: directory of the run; made when missing.
         keep_latest: how many of the newest stay.
         keep_every: multiples of this step stay for good; 0 keeps none for good.
+        keep_best: how many with the smallest `best_metric` stay; 0 keeps none for that.
+        best_metric: name of one of the metrics given to `save`.
         writable: whether this process is the one that saves; it then clears away what a killed run
             left half written. A reader must not, for a live run may be writing it.
     """
@@ -44,18 +50,31 @@ class Checkpoints:
         workdir: str | os.PathLike[str],
         keep_latest: int = 1,
         keep_every: int = 0,
+        keep_best: int = 0,
+        best_metric: str = "",
         *,
         writable: bool = True,
     ):
         policies: list[Any] = [_POLICIES.LatestN(keep_latest)]
         if keep_every:
             policies.append(_POLICIES.EveryNSteps(keep_every))
+        if keep_best:
+            best = _POLICIES.BestN(
+                # The policy keeps the largest.
+                get_metric_fn=lambda metrics: -metrics[best_metric],
+                n=keep_best,
+                keep_checkpoints_without_metrics=False,
+            )
+            policies.append(best)
+        self._best_metric = best_metric if keep_best else None
+        self._workdir = Path(workdir)
         self._checkpointer = ocp.training.Checkpointer(
-            (Path(workdir) / CHECKPOINT_DIRECTORY).absolute(),
+            (self._workdir / CHECKPOINT_DIRECTORY).absolute(),
             preservation_policy=_POLICIES.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=writable,
         )
         self._pending: Any = None
+        self._pending_step = 0
 
     @property
     def directory(self) -> Path:
@@ -67,21 +86,39 @@ class Checkpoints:
         """The steps that can be restored, in increasing order."""
         return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
 
-    def save(self, step: int, items: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    def save(
+        self,
+        step: int,
+        items: Mapping[str, Any],
+        record: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
         """Begins to save in the background; returns once the arrays may be overwritten.
 
         Args:
             step: finished steps.
             items: trees of jax arrays by name.
             record: anything JSON; comes back from `read_record`.
+            metrics: of an evaluation at this very step, if there was one.
 
         Raises:
-            Exception: what made the previous save fail.
+            StorageError: the previous save failed, this one cannot begin, or the directory of the
+                run has vanished.
         """
         self.wait()
-        self._pending = self._checkpointer.save_checkpointables_async(
-            step, dict(items), force=True, custom_metadata=dict(record)
-        )
+        if not self._workdir.is_dir():
+            raise storage_error(self._workdir, FileNotFoundError("the directory has vanished"))
+        arrays = {name: _describe(tree) for name, tree in items.items()}
+        best = self._best_metric and (metrics or {}).get(self._best_metric)
+        with self._saving(step):
+            self._pending = self._checkpointer.save_checkpointables_async(
+                step,
+                dict(items),
+                force=True,
+                metrics=None if best is None else {self._best_metric: best},
+                custom_metadata=seal(dict(record) | {"arrays": arrays}),
+            )
+        self._pending_step = step
 
     def check(self) -> None:
         """Raises the error of a background save that has failed; never blocks."""
@@ -89,25 +126,47 @@ class Checkpoints:
             self.wait()
 
     def wait(self) -> None:
-        """Blocks until the save in progress is complete; raises its error."""
+        """Blocks until the save in progress is complete; raises its error as StorageError."""
         pending, self._pending = self._pending, None
         if pending is not None:
-            pending.result()
+            with self._saving(self._pending_step):
+                pending.result()
+
+    @contextmanager
+    def _saving(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        # The file formats below raise errors of many kinds; whatever comes, it was not saved.
+        except Exception as error:
+            raise storage_error(self.directory / str(step), error) from error
 
     def read_record(self, step: int) -> dict[str, Any]:
-        """Returns the record given to `save`."""
-        return dict(self._checkpointer.checkpointables_metadata(step).custom_metadata)
-
-    def read_shapes(self, step: int, item: str) -> Any:
-        """Returns the tree of an item with a ShapeDtypeStruct, without sharding, at each leaf.
+        """Returns the record given to `save`, with the shapes, dtypes and checksums of `arrays`.
 
         Raises:
-            CheckpointError: the checkpoint has no such item.
+            DamagedCheckpointError: it cannot be read, or is not what was written.
         """
-        found = self._checkpointer.checkpointables_metadata(step).metadata
-        if item not in found:
+        with self._reading(step):
+            sealed = self._checkpointer.checkpointables_metadata(step).custom_metadata
+        return unseal(sealed, self.directory / str(step))
+
+    def read_shapes(self, step: int, item: str) -> Any:
+        """Returns a tree of dicts, such as parameters are, with a ShapeDtypeStruct at each leaf.
+
+        Raises:
+            CheckpointError: the checkpoint has no such item, or is damaged.
+        """
+        arrays = self.read_record(step)["arrays"].get(item)
+        if arrays is None:
             raise CheckpointError(f"checkpoint {self.directory / str(step)} has no item {item!r}")
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), found[item])
+        tree: dict[str, Any] = {}
+        for path, (shape, dtype, _) in arrays.items():
+            *parents, name = path.split("/")
+            node = tree
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[name] = jax.ShapeDtypeStruct(tuple(shape), dtype)
+        return tree
 
     def restore(self, step: int, abstract_items: Mapping[str, Any]) -> dict[str, Any]:
         """Reads items onto the shapes, dtypes and shardings given; the saved ones do not matter.
@@ -115,85 +174,81 @@ class Checkpoints:
         Args:
             step: one of `steps`.
             abstract_items: trees of ShapeDtypeStruct with shardings, by item name.
+
+        Raises:
+            DamagedCheckpointError: an array cannot be read, or is not what was written; in every
+                process, if it is so in one.
         """
-        return self._checkpointer.load_checkpointables(step, dict(abstract_items))
+        record, items, failure = None, {}, None
+        try:
+            record = self.read_record(step)
+            with self._reading(step):
+                items = self._checkpointer.load_checkpointables(step, dict(abstract_items))
+        except DamagedCheckpointError as error:
+            failure = error
+        (failed,) = processes.any_process(failure is not None)
+        if failed or record is None:
+            reason = "another process could not read it"
+            path = self.directory / str(step)
+            raise failure or DamagedCheckpointError(f"{path}: {reason}")
+        for name, tree in items.items():
+            expected = {path: array[2] for path, array in record["arrays"][name].items()}
+            wrong = checksums.differences(expected, checksums.checksums(tree))
+            if wrong:
+                raise DamagedCheckpointError(
+                    f"{self.directory / str(step)}: {len(wrong)} arrays of {name!r} are not what "
+                    f"was written, the first is {wrong[0]}"
+                )
+        return items
+
+    @contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        # All that Orbax, TensorStore and JSON raise for files that are missing or damaged.
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise DamagedCheckpointError(
+                f"{self.directory / str(step)} cannot be read: {reason}"
+            ) from error
+
+    def verify(self, step: int) -> None:
+        """Reads every array of a checkpoint onto the first device and compares its checksum.
+
+        Raises:
+            DamagedCheckpointError: the checkpoint is not what was written.
+        """
+        first = SingleDeviceSharding(jax.local_devices()[0])
+        for item in self.read_record(step)["arrays"]:
+            with self._reading(step):
+                found = self._checkpointer.checkpointables_metadata(step).metadata[item]
+                shapes = jax.tree.map(
+                    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=first), found
+                )
+            self.restore(step, {item: shapes})
+
+    def set_aside(self, step: int) -> Path:
+        """Moves a damaged checkpoint out of the way of later ones; returns where it is now.
+
+        Nothing is deleted. Every process must call it; the first one moves.
+        """
+        target = self._workdir / DAMAGED_DIRECTORY / str(step)
+        if jax.process_index() == 0:
+            target.parent.mkdir(exist_ok=True)
+            while target.exists():
+                target = target.with_name(target.name + "-again")
+            os.rename(self.directory / str(step), target)
+        processes.any_process(False)  # the others must not look before it is gone
+        self._checkpointer.reload()
+        return target
 
     def close(self) -> None:
         """Waits for the save in progress, raises its error, and releases the threads."""
         try:
             self.wait()
         finally:
-            self._checkpointer.close()
-
-
-def describe_run(config: RunConfig, family: str, dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says about its run.
-
-    Args:
-        config: the resolved configuration.
-        family: class of the objective.
-        dataset: the contents of dataset.json.
-    """
-    return {
-        "config": json.loads(config.to_json()),
-        "family": family,
-        "dataset": dict(dataset),
-        "dataset_fingerprint": dataset["fingerprint"],
-        "code_version": code_version(),
-        "jax_version": jax.__version__,
-    }
-
-
-def check_resume(saved: Mapping[str, Any], current: Mapping[str, Any], workdir: Any) -> list[str]:
-    """Compares the record of a checkpoint with the run that wants to continue it.
-
-    Args:
-        saved: the checkpoint's record: `describe_run` and `data`, the loader's state.
-        current: the same of the new run.
-        workdir: named in the message.
-
-    Returns:
-        Changes that are allowed, such as more steps, as readable lines.
-
-    Raises:
-        CheckpointError: the family, dataset, packing plan or a field that shapes the training state
-            differs; the message names both values.
-    """
-    for name, old, new in (
-        ("family", saved["family"], current["family"]),
-        ("dataset fingerprint", saved["dataset_fingerprint"], current["dataset_fingerprint"]),
-        ("packing plan", saved["data"]["plan"], current["data"]["plan"]),
-    ):
-        if old != new:
-            raise _mismatch(workdir, name, old, new)
-    changes = []
-    old_fields, new_fields = _flatten(saved["config"]), _flatten(current["config"])
-    for name in sorted(old_fields.keys() | new_fields.keys()):
-        old, new = old_fields.get(name), new_fields.get(name)
-        if old == new:
-            continue
-        shapes_state = name.startswith("model.") or name == "optimizer.name"
-        if shapes_state or (name == "train.ema_decay" and bool(old) != bool(new)):
-            raise _mismatch(workdir, f"config field {name}", old, new)
-        changes.append(f"{name}: {old!r} -> {new!r}")
-    return changes
-
-
-def _mismatch(workdir: Any, name: str, old: Any, new: Any) -> CheckpointError:
-    return CheckpointError(
-        f"cannot resume in {workdir}: its {name} is {old!r}, this run has {new!r}; "
-        "use the same value or another --workdir"
-    )
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
+            with self._saving(self._pending_step):
+                self._checkpointer.close()
 
 
 class Loaded(NamedTuple):
@@ -257,19 +312,11 @@ def load_params(
     return Loaded(params, config, record["dataset"], step, record["family"])
 
 
-def code_version() -> str:
-    """The package's version, with the git commit where the code stands in a repository."""
-    root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():
-        return gpst_jax.__version__
-    try:
-        commit = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return gpst_jax.__version__  # no git, or no commit yet
-    return f"{gpst_jax.__version__}+{commit}"
+def _describe(tree: Any) -> dict[str, tuple[list[int], str, int]]:
+    """Shape, dtype and checksum of each array by its path."""
+    sums = checksums.checksums(tree)
+    leaves = {path_string(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+    return {
+        path: (list(leaf.shape), np.dtype(leaf.dtype).name, sums[path])
+        for path, leaf in leaves.items()
+    }

@@ -171,6 +171,11 @@ class TrainConfig:
     checkpoint_every_minutes: float = 10.0
     keep_latest: int = 2
     keep_every: int = 0  # also keep each multiple of this step; 0: none
+    keep_best: int = 0  # also keep this many with the smallest best_metric; 0: none
+    best_metric: str = "loss"  # of the evaluation; counts for steps with evaluation and checkpoint
+    stall_factor: float = 10.0  # a step longer than this times the median prints all stacks ...
+    stall_seconds: float = 60.0  # ... but not before this many seconds
+    stall_abort_minutes: float = 60.0  # without a finished step the process gives up; 0: never
 
     def __post_init__(self):
         for name in ("steps", "accumulate", "log_every", "keep_latest", "checkpoint_every_steps"):
@@ -260,3 +265,17 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ConfigError(f"config field {path}: expected {hint.__name__}, got {value!r}")
     return value
+
+
+def parse_range(flag: str, text: str | None) -> range:
+    """`100:103` as 100, 101, 102 and 103; None as nothing.
+
+    Raises:
+        ConfigError: not two positive numbers in order; the message names the flag.
+    """
+    if text is None:
+        return range(0)
+    first, _, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit() and 0 < int(first) <= int(last)):
+        raise ConfigError(f"--{flag}={text}: give FIRST:LAST, such as 100:103")
+    return range(int(first), int(last) + 1)

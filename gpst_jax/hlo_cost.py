@@ -67,11 +67,16 @@ def kernel_flops(module: Module) -> float:
         products = 2 if "_fwd" in instruction.name else 5 if "_dkv" in instruction.name else 0
         if not instruction.name.startswith("splash") or not products:
             raise HloError(f"unknown kernel {instruction.name}: its FLOPs are not counted")
-        query = next(
-            shape for shape in _operand_shapes(instruction, computation) if len(shape.dims) == 4
-        )
-        rows, heads, length, width = query.dims
-        total += times * products * rows * heads * length**2 * width
+        # (rows, heads, L, D / H), or without the axis of rows where a device has a single one; the
+        # first of the operands with most axes that are no integers.
+        floats = [
+            shape
+            for shape in _operand_shapes(instruction, computation)
+            if shape.dtype in ("bf16", "f32")
+        ]
+        query = max(floats, key=lambda shape: len(shape.dims))
+        *batch, length, width = query.dims
+        total += times * products * math.prod(batch) * length**2 * width
     return total
 
 

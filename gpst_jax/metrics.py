@@ -123,7 +123,7 @@ class MetricsWriter:
     def __init__(self, directory: str | os.PathLike[str], restored_step: int = 0):
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        path = directory / METRICS_FILE
+        self._path = path = directory / METRICS_FILE
         kept = [line for line in read_metrics(path) if line["step"] <= restored_step]
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
@@ -134,14 +134,20 @@ class MetricsWriter:
         )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes one line; it is on its way to the disk when this returns."""
+        """Writes one line; it is on its way to the disk when this returns.
+
+        Raises:
+            OSError: the disk refuses, or the file has vanished below the run.
+        """
+        os.stat(self._path)
         values = {name: float(value) for name, value in values.items()}
         line: dict[str, float | None] = {"step": step, "time": round(time.time(), 3)}
         line |= {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         for name, value in values.items():
-            self._tensorboard.add_scalar(name, np.float32(value), step)
+            if math.isfinite(value):
+                self._tensorboard.add_scalar(name, np.float32(value), step)
 
     def write_audio(self, step: int, name: str, wav: np.ndarray, sample_rate: int) -> None:
         """Writes a signal (N,) in [-1, 1] to TensorBoard, with its spectrogram as an image."""

@@ -6,21 +6,7 @@ from pathlib import Path
 
 import jax
 
-from gpst_jax.config import ConfigError
-
 logger = logging.getLogger(__name__)
-
-
-def parse_steps(text: str) -> range:
-    """`100:103` as the steps 100, 101 and 102.
-
-    Raises:
-        ConfigError: not two increasing positive numbers.
-    """
-    first, _, last = text.partition(":")
-    if not (first.isdigit() and last.isdigit() and 0 < int(first) < int(last)):
-        raise ConfigError(f"--profile_steps={text}: give FIRST:LAST, such as 100:103")
-    return range(int(first), int(last))
 
 
 class Profiler:

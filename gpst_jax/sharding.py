@@ -86,18 +86,25 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """
     devices = jax.devices() if devices is None else list(devices)
     shape = mesh_shape(config, len(devices))
-    types = (AxisType.Auto,) * len(MESH_AXES)
     slices = len({getattr(device, "slice_index", None) for device in devices})
-    if slices == 1:
-        return jax.make_mesh(shape, MESH_AXES, axis_types=types, devices=devices)
     if shape[0] % slices:
         raise ConfigError(
             f"config field mesh.replica: {slices} slices do not divide {shape[0]}; "
             f"make it a multiple of {slices}"
         )
-    arranged = mesh_utils.create_hybrid_device_mesh(
-        (shape[0] // slices, *shape[1:]), (slices, 1, 1), devices
-    )
+
+    def arrange(**options):
+        if slices == 1:
+            return mesh_utils.create_device_mesh(shape, devices, **options)
+        within = (shape[0] // slices, *shape[1:])
+        return mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices, **options)
+
+    try:
+        arranged = arrange()
+    except NotImplementedError:
+        # Whole axes of the torus do not multiply to the mesh's, such as 4x8x8 chips to fsdp=16.
+        arranged = arrange(allow_split_physical_axes=True)
+    types = (AxisType.Auto,) * len(MESH_AXES)
     return jax.sharding.Mesh(arranged, MESH_AXES, axis_types=types)
 
 

@@ -9,26 +9,22 @@ import dataclasses
 import itertools
 import logging
 import os
-import re
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
-from gpst_jax import checkpoint, chips, metrics, sharding
+from gpst_jax import checkpoint, metrics, processes, run_record, sharding
 from gpst_jax.config import ConfigError, RunConfig
 from gpst_jax.objectives import Objective
 from gpst_jax.preview import Preview
 from gpst_jax.profiling import Profiler
+from gpst_jax.supervision import Interrupt, Watchdog
+from gpst_jax.train_log import TrainLog
 from gpst_jax.train_step import (
     Batch,
-    StepMetrics,
     TrainState,
     abstract_state,
     init_state,
@@ -36,12 +32,7 @@ from gpst_jax.train_step import (
     make_train_step,
 )
 
-# A logger of its own: the libraries around log through absl's at the same level.
 logger = logging.getLogger(__name__)
-
-
-class DivergenceError(Exception):
-    """Too many steps in a row had a gradient that could not be used."""
 
 
 class Loader(Protocol):
@@ -50,6 +41,15 @@ class Loader(Protocol):
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]: ...
 
     def __next__(self) -> dict[str, np.ndarray]: ...
+
+    @property
+    def row(self) -> int:
+        """The global number of the next row."""
+        ...
+
+    def skip(self, first: int, end: int) -> None:
+        """Never reads the rows from `first` up to `end`; the state remembers it."""
+        ...
 
     def get_state(self) -> dict[str, Any]:
         """JSON that names the next row, and under `plan` the fingerprint of the packing plan."""
@@ -83,10 +83,12 @@ def train(
     devices: list[jax.Device] | None = None,
     preview: Preview | None = None,
     profile_steps: range = range(0),
+    skip_batches: range = range(0),
 ) -> TrainResult:
     """Trains to `config.train.steps`, from the newest checkpoint in `workdir` if there is one.
 
     SIGTERM and SIGINT end it after the step in progress, with a checkpoint; a second signal kills.
+    A damaged checkpoint is set aside, and the one before it is taken.
 
     Args:
         config: the run.
@@ -98,11 +100,14 @@ def train(
         devices: None uses all.
         preview: called every `train.preview_every` steps; needs all parameters in one process.
         profile_steps: steps that a profile is recorded of.
+        skip_batches: numbers of batches, from 1, that are never read. Batch k is what step k reads
+            as long as nothing is skipped; the message of a DivergenceError names them.
 
     Raises:
         ConfigError: the mesh, rows or batch do not fit together.
-        checkpoint.CheckpointError: `workdir` holds another run.
-        DivergenceError: `optimizer.max_skipped` steps in a row were skipped.
+        run_record.CheckpointError: `workdir` holds another run, or no checkpoint in it is whole.
+        train_log.DivergenceError: `optimizer.max_skipped` steps in a row were skipped.
+        storage.StorageError: a checkpoint or the metrics cannot be written.
     """
     began = time.monotonic()
     settings = config.train
@@ -113,7 +118,7 @@ def train(
         raise ConfigError("config field data.path: the dataset has no train split")
     valid_loader = loader_factory("valid") if settings.eval_batches else None
     valid_start = valid_loader.get_state() if valid_loader else {}
-    run = checkpoint.describe_run(config, type(objective).__name__, dataset)
+    run = run_record.describe_run(config, type(objective).__name__, dataset)
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
@@ -122,24 +127,36 @@ def train(
         eval_step = make_eval_step(objective, mesh)
 
         # Continue where the newest checkpoint stands, or begin.
-        saves = checkpoint.Checkpoints(workdir, settings.keep_latest, settings.keep_every)
+        saves = checkpoint.Checkpoints(
+            workdir,
+            settings.keep_latest,
+            settings.keep_every,
+            settings.keep_best,
+            settings.best_metric,
+        )
         stack.callback(saves.close)
-        saved_step = saves.steps[-1] if saves.steps else 0
+        saved_step = 0
         if saves.steps:
-            state, data_state = _restore(saves, saved_step, objective, config, mesh, run, loader)
+            saved_step, state, data_state = _restore(saves, objective, config, mesh, run, loader)
             loader.set_state(data_state)
             logger.info("restored step %d of %s", saved_step, workdir)
         else:
             state = init_state(objective, config, mesh)
+        if skip_batches:
+            loader.skip(*(config.data.rows * (k - 1) for k in (skip_batches[0], skip_batches.stop)))
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        log = _Log(config, objective, mesh, workdir, saved_step)
+        log = TrainLog(config, objective, mesh, workdir, saved_step)
         stack.callback(log.close)
         profiler = Profiler(workdir, profile_steps)
         stack.callback(profiler.close)
+        watchdog = Watchdog(
+            settings.stall_factor, settings.stall_seconds, 60 * settings.stall_abort_minutes
+        )
+        stack.callback(watchdog.close)
 
-        def evaluate(step: int) -> None:
+        def evaluate(step: int) -> dict[str, float]:
             if valid_loader is None:
-                return
+                return {}
             start = time.perf_counter()
             params = state.params if state.ema is None else state.ema  # what sampling will use
             valid_loader.set_state(valid_start)
@@ -147,15 +164,19 @@ def train(
             for batch in itertools.islice(valid_loader, settings.eval_batches):
                 means.add(jax.device_get(eval_step(params, put(batch))))
             log.evaluated(step, means.means(), time.perf_counter() - start)
+            return means.means()
 
-        def save(step: int) -> None:
-            items = _items(state)
-            saves.save(step, items, run | {"data": loader.get_state(), "step": step})
+        def save(step: int, means: dict[str, float]) -> None:
+            start = time.perf_counter()
+            record = run | {"data": loader.get_state(), "step": step}
+            saves.save(step, _items(state), record, means)
+            log.saved(time.perf_counter() - start)
 
         step, late, stop = saved_step, None, False
         last_save = time.monotonic()
         while step < settings.steps and not stop:
             asked = time.perf_counter()
+            number = loader.row // config.data.rows + 1
             batch = next(loader)
             wait = time.perf_counter() - asked
             profiler.before(step + 1)
@@ -164,35 +185,39 @@ def train(
             # Reading the previous step's numbers while this one runs never idles the devices.
             if late is not None:
                 log.finish(*late)
-            late = (step, report, wait)
+            late = (step, report, wait, number)
+            watchdog.beat()
             saves.check()
 
-            stop, overdue = _agree(
-                step,
-                settings.log_every,
-                interrupt.received is not None,
-                time.monotonic() - last_save > 60 * settings.checkpoint_every_minutes,
-            )
+            overdue = time.monotonic() - last_save > 60 * settings.checkpoint_every_minutes
+            wishes = (interrupt.received is not None, overdue)
+            if jax.process_count() == 1 or step % settings.log_every == 0:
+                stop, overdue = processes.any_process(*wishes)  # all must do the same
+            else:
+                stop, overdue = False, False
             due_eval = settings.eval_every and step % settings.eval_every == 0
             due_save = overdue or step % settings.checkpoint_every_steps == 0
             last = step == settings.steps
             due_preview = preview and settings.preview_every and step % settings.preview_every == 0
             if due_eval or due_save or due_preview or stop or last:
+                watchdog.pause()
                 # All lines up to a checkpoint are written before it: a resume leaves no gap.
                 log.finish(*late)
                 late = None
-                if due_eval or last:
-                    evaluate(step)
+                means = evaluate(step) if due_eval or last else {}
                 if preview and due_preview:
                     log.preview(step, preview, state.params if state.ema is None else state.ema)
                 if due_save or stop or last:
-                    save(step)
+                    save(step, means)
                     saved_step, last_save = step, time.monotonic()
+                watchdog.beat()
         interrupted = stop and step < settings.steps
         if interrupted:
             logger.info("stopped by %s: step %d is saved", interrupt.received, saved_step)
         skipped = int(state.guard.skipped)
         rates = log.throughput.totals()
+        saves.wait()  # a run has not finished before its last checkpoint is safe
+        final = log.final_values()
     return TrainResult(
         steps=step,
         interrupted=interrupted,
@@ -200,132 +225,8 @@ def train(
         skipped_steps=skipped,
         wall_s=time.monotonic() - began,
         rates=rates,
-        final=_final_values(workdir),
+        final=final,
     )
-
-
-class _Log:
-    """Turns step reports into means, lines on the console and lines in the metrics file."""
-
-    def __init__(self, config: RunConfig, objective: Objective, mesh, workdir, restored_step):
-        self._config = config
-        device = mesh.devices.flat[0]
-        peak = chips.peak_flops(device.device_kind)
-        self.throughput = metrics.Throughput(
-            sum(objective.flops().values()), peak and peak * mesh.size
-        )
-        # One process writes for all.
-        first = jax.process_index() == 0
-        self._writer = metrics.MetricsWriter(workdir, restored_step) if first else None
-        self._means = metrics.Means()
-        self._first = True
-        self._started = time.perf_counter()
-
-    def finish(self, step: int, report: StepMetrics, wait: float) -> None:
-        """Takes in a step once it is done (waits for it); writes at multiples of `log_every`."""
-        values = jax.device_get(report)
-        if self._first:
-            # The first step compiles: it says nothing about the rate.
-            self._first = False
-            seconds = metrics.format_duration(time.perf_counter() - self._started)
-            logger.info("first step done after %s (compilation included)", seconds)
-            self.throughput.restart()
-        else:
-            self.throughput.add(values.work, wait)
-        if values.accepted:
-            self._means.add(values.pairs)
-        else:
-            loss, norm = values.pairs["loss"][0], values.pairs["gradient_norm"][0]
-            logger.warning("step %d skipped: loss %g, gradient norm %g", step, loss, norm)
-        limit = self._config.optimizer.max_skipped
-        if values.guard.in_row >= limit:
-            raise DivergenceError(
-                f"{limit} steps in a row up to step {step} were skipped for a loss or gradient "
-                "that is not finite or spikes; the last checkpoint is good: lower the learning "
-                "rate, or look at the data of these steps"
-            )
-        settings = self._config.train
-        if step % settings.log_every and step != settings.steps:
-            return
-        line = {f"train/{name}": value for name, value in self._means.means().items()}
-        line["train/learning_rate"] = float(values.learning_rate)
-        line["train/skipped_steps"] = int(values.guard.skipped)
-        line |= self.throughput.close_window()
-        self._means = metrics.Means()
-        self._write(step, line)
-        logger.info("%s", _console_line(step, settings.steps, line))
-
-    def evaluated(self, step: int, means: dict[str, float], seconds: float) -> None:
-        """Writes the results of an evaluation, which counts as no training time."""
-        self.throughput.exclude(seconds)
-        self._write(step, {f"eval/{name}": value for name, value in means.items()})
-        logger.info("step %d  eval  %s", step, _losses(means))
-
-    def preview(self, step: int, preview: Preview, params: Any) -> None:
-        """Writes samples of the model, which counts as no training time either."""
-        start = time.perf_counter()
-        if self._writer:
-            preview(step, params, self._writer)
-        self.throughput.exclude(time.perf_counter() - start)
-
-    def _write(self, step: int, line: dict[str, float]) -> None:
-        if self._writer:
-            self._writer.write(step, line)
-
-    def close(self) -> None:
-        if self._writer:
-            self._writer.close()
-
-
-def _console_line(step: int, steps: int, line: Mapping[str, float]) -> str:
-    train = {name[6:]: value for name, value in line.items() if name.startswith("train/")}
-    parts = [f"step {step}/{steps}", _losses(train), f"lr {train['learning_rate']:.2e}"]
-    if "perf/step_s" in line:
-        if "perf/tokens_per_s" in line:
-            parts.append(f"{line['perf/tokens_per_s']:,.0f} tokens/s")
-        if "perf/mfu" in line:
-            parts.append(f"MFU {line['perf/mfu']:.1%}")
-        parts.append(f"data wait {line['perf/data_wait']:.1%}")
-        parts.append(f"ETA {metrics.format_duration((steps - step) * line['perf/step_s'])}")
-    return "  ".join(parts)
-
-
-def _losses(means: Mapping[str, float]) -> str:
-    # Loss first, then the likelihoods of whole streams: one per codebook would fill the line.
-    names = [name for name in means if name.startswith("nll") and not re.search(r"\d$", name)]
-    return "  ".join(f"{name} {means[name]:.4f}" for name in ["loss", *names] if name in means)
-
-
-class Interrupt:
-    """While open, SIGTERM and SIGINT only set `received`; a second signal acts as usual."""
-
-    def __init__(self):
-        self.received: str | None = None
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "Interrupt":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def _handle(self, number: int, frame: Any) -> None:
-        self.received = signal.Signals(number).name
-        self.__exit__()
-
-    def __exit__(self, *unused: Any) -> None:
-        for number, previous in self._previous.items():
-            signal.signal(number, previous)
-        self._previous = {}
-
-
-def _agree(step: int, every: int, *flags: bool) -> tuple[bool, ...]:
-    """Which flags are set in any process; several processes ask each other every few steps."""
-    if jax.process_count() == 1:
-        return flags
-    if step % every:
-        return (False,) * len(flags)
-    return tuple(multihost_utils.process_allgather(np.array(flags)).any(axis=0).tolist())
 
 
 def _make_put(objective: Objective, mesh: jax.sharding.Mesh) -> Callable[[Batch], Batch]:
@@ -362,19 +263,27 @@ def _items(state: TrainState) -> dict[str, Any]:
 
 
 def _restore(
-    saves: checkpoint.Checkpoints, step: int, objective, config: RunConfig, mesh, run, loader
-) -> tuple[TrainState, dict[str, Any]]:
-    record = saves.read_record(step)
-    current = run | {"data": loader.get_state()}
-    for change in checkpoint.check_resume(record, current, saves.directory):
-        logger.warning("resuming with a changed configuration: %s", change)
-    items = saves.restore(step, _items(abstract_state(objective, config, mesh)))
-    state = TrainState(params=items["params"], ema=items.get("ema"), **items["train"])
-    return state, record["data"]
-
-
-def _final_values(workdir: str | os.PathLike[str]) -> dict[str, float]:
-    final: dict[str, float] = {}
-    for line in metrics.read_metrics(Path(workdir) / metrics.METRICS_FILE):
-        final |= {k: v for k, v in line.items() if k not in ("step", "time") and v is not None}
-    return final
+    saves: checkpoint.Checkpoints, objective, config: RunConfig, mesh, run, loader
+) -> tuple[int, TrainState, dict[str, Any]]:
+    """The newest checkpoint that is whole: its step, state and the loader's state."""
+    damaged = []
+    for step in reversed(saves.steps):
+        try:
+            record = saves.read_record(step)
+            current = run | {"data": loader.get_state()}
+            changes = run_record.check_resume(record, current, saves.directory)
+            items = saves.restore(step, _items(abstract_state(objective, config, mesh)))
+        except run_record.DamagedCheckpointError as error:
+            logger.error("damaged checkpoint: %s", error)
+            damaged.append(step)
+            continue
+        for change in changes:
+            logger.warning("resuming with a changed configuration: %s", change)
+        for bad in damaged:
+            logger.error("step %d is now in %s; going on from %d", bad, saves.set_aside(bad), step)
+        state = TrainState(params=items["params"], ema=items.get("ema"), **items["train"])
+        return step, state, record["data"]
+    raise run_record.CheckpointError(
+        f"no checkpoint in {saves.directory} can be read (steps {sorted(damaged)}): restore one "
+        "from a copy, or begin anew in another --workdir"
+    )

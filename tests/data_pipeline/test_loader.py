@@ -263,6 +263,43 @@ def test_resume_in_a_late_pass_needs_no_earlier_pass(dataset) -> None:
     assert min(planned) == 5
 
 
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_skipped_rows_are_never_read(dataset, hosts: int) -> None:
+    rows = _take(Loader(dataset, "train", PACKING, 1), 30)
+    kept = [rows[n] for n in range(30) if not (2 <= n < 7 or 12 <= n < 14)]
+
+    def check(batches: int, state: dict | None, first: int) -> dict:
+        loaders = [Loader(dataset, "train", PACKING, 4, host=h, num_hosts=hosts)
+                   for h in range(hosts)]  # fmt: skip
+        for loader in loaders:
+            if state is not None:
+                loader.set_state(state)
+            loader.skip(2, 5)
+            loader.skip(4, 7)
+            loader.skip(12, 14)
+        for number in range(batches):
+            parts = [next(loader) for loader in loaders]
+            expected = kept[first + 4 * number : first + 4 * number + 4]
+            for name in expected[0]:
+                found = np.concatenate([part[name] for part in parts])
+                wanted = np.concatenate([row[name] for row in expected])
+                np.testing.assert_array_equal(found, wanted)
+        states = [loader.get_state() for loader in loaders]
+        for loader in loaders:
+            loader.close()
+        assert all(found == states[0] for found in states)
+        return states[0]
+
+    state = check(2, None, 0)
+    assert (state["row"], state["skipped"]) == (15, [[2, 7], [12, 14]])
+    check(2, state, 8)  # skipping the same again, as after a restart, changes nothing
+
+
+def test_rows_that_are_no_range_cannot_be_skipped(dataset) -> None:
+    with pytest.raises(UserError, match="rows 5 to 5"):
+        Loader(dataset, "train", PACKING, 1).skip(5, 5)
+
+
 def test_state_of_another_plan_is_refused_with_both_fingerprints(dataset) -> None:
     other = Loader(dataset, "train", PackingConfig(600, 340, 2.0, seed=4), 4)
     loader = Loader(dataset, "train", PACKING, 4)

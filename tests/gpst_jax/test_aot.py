@@ -7,7 +7,7 @@ import math
 import pytest
 
 from data_pipeline.tokens import TokenLayout
-from gpst_jax import aot
+from gpst_jax import aot, sharding
 from gpst_jax.config import (
     ConfigError,
     DataConfig,
@@ -100,3 +100,14 @@ def test_message_of_a_program_that_is_too_large():
     assert not report.fits
     assert report.overrun_bytes == pytest.approx(4.16 * 2**30, rel=1e-3)
     assert aot.to_json(report)["roofline_step_s"] is None
+
+
+@needs_compiler
+@pytest.mark.parametrize(("topology", "slices"), [("v5p:4x8x8", 1), ("v5p:4x8x8", 2)])
+def test_meshes_that_split_an_axis_of_the_torus(topology, slices):
+    devices = aot.topology_devices(topology, slices)
+    mesh = sharding.make_mesh(MeshConfig(replica=-1, fsdp=16), devices)
+    assert mesh.devices.shape == (len(devices) // 16, 16, 1)
+    assert len({device.id for device in mesh.devices.flat}) == 256 * slices
+    for row in mesh.devices[:, :, 0]:  # parameters are never gathered between slices
+        assert len({getattr(device, "slice_index", 0) for device in row}) == 1

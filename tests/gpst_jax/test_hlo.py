@@ -52,6 +52,24 @@ def test_plain_convolution_counts_only_taps_inside_the_input():
     assert hlo_cost.matmul_flops(hlo.parse(text)) == 2 * (3 * 8 - 2) * 32 * 16 * 24
 
 
+_KERNEL = """\
+HloModule test
+
+ENTRY %main (i: s32[{rows}2,128], q: bf16[{rows}4,256,64], l: f32[{rows}4,256]) -> bf16[{rows}4,256,64] {{
+  %i = s32[{rows}2,128]{{1,0}} parameter(0)
+  %l = f32[{rows}4,256]{{1,0}} parameter(2)
+  %q = bf16[{rows}4,256,64]{{2,1,0}} parameter(1)
+  ROOT %splash_fwd.1 = bf16[{rows}4,256,64]{{2,1,0}} custom-call(%i, %l, %q), custom_call_target="tpu_custom_call"
+}}
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize(("rows", "count"), [("3,", 3), ("", 1)])
+def test_kernels_count_by_their_query(rows, count):
+    module = hlo.parse(_KERNEL.format(rows=rows))
+    assert hlo_cost.kernel_flops(module) == 2 * count * 4 * 256**2 * 64
+
+
 def test_collectives_and_what_a_device_sends():
     mesh = sharding.make_mesh(MeshConfig(2, 4, 1))
 

@@ -1,0 +1,90 @@
+"""Prints what the checkpoints of a run hold, after reading every array of one of them.
+
+    python -m experiments.inspect_checkpoint --workdir=RUN [--step=N]
+
+Shows steps and sizes, and of one checkpoint (the newest, or --step) the configuration, the data
+state, what has been skipped, and a SHA-256 over the parameters, which is the same for equal
+parameters whatever mesh or number of processes saved them.
+
+Exit codes: 0 the checkpoint is whole; 2 there is none, or it is damaged.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from data_pipeline import cli
+from gpst_jax.checkpoint import Checkpoints, load_params
+from gpst_jax.run_record import CheckpointError
+from gpst_jax.sharding import path_string
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a training run.", required=True)
+_STEP = flags.DEFINE_integer("step", None, "Which checkpoint; default: the newest.")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program; returns its exit code."""
+    del argv
+    try:
+        result = inspect(_WORKDIR.value, _STEP.value)
+    except CheckpointError as error:
+        raise cli.UserError(str(error)) from error
+    for step, size in result["bytes"].items():
+        mark = "*" if int(step) == result["step"] else " "
+        print(f"{mark} step {step:>9}  {size / 2**20:12,.1f} MiB")
+    print(json.dumps(result["config"], indent=2))
+    for name in ("family", "code_version", "jax_version", "dataset_fingerprint", "data"):
+        print(f"{name}: {result[name]}")
+    print(f"parameters: {result['parameters']:,}\nparams_sha256: {result['params_sha256']}")
+    if cli.JSON_OUT.value:
+        cli.write_json(cli.JSON_OUT.value, result)
+    return 0
+
+
+def inspect(workdir: str, step: int | None = None) -> dict[str, Any]:
+    """What `main` prints: the record of a checkpoint, and what its parameters add up to.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it is damaged.
+    """
+    model = load_params(workdir, step, average=False)
+    checkpoints = Checkpoints(workdir, writable=False)
+    try:
+        checkpoints.verify(model.step)
+        record = checkpoints.read_record(model.step)
+        sizes = {str(n): _size(checkpoints.directory / str(n)) for n in checkpoints.steps}
+    finally:
+        checkpoints.close()
+    del record["arrays"], record["dataset"]
+    leaves = jax.tree.leaves(model.params)
+    return record | {
+        "step": model.step,
+        "steps": [int(n) for n in sizes],
+        "bytes": sizes,
+        "parameters": sum(leaf.size for leaf in leaves),
+        "params_sha256": params_sha256(model.params),
+    }
+
+
+def params_sha256(params: Any) -> str:
+    """Over the names, dtypes, shapes and bytes of all arrays, in the order of their names."""
+    digest = hashlib.sha256()
+    named = {path_string(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
+    for name in sorted(named):
+        array = np.ascontiguousarray(jax.device_get(named[name]))
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _size(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,78 @@
+"""Kill -9 at random moments of a training run: it resumes to the very same parameters.
+
+A small form runs with the other tests. The full one, by one command:
+
+    GPST_TRAIN_KILLS=200 pytest -s tests/faults/test_kills.py
+"""
+
+import json
+import os
+import random
+import subprocess
+import time
+
+import pytest
+
+from gpst_jax import metrics
+
+KILLS = int(os.environ.get("GPST_TRAIN_KILLS", "4"))
+KILLS_PER_RUN = 10
+STEPS = 400
+TIMEOUT = 120
+
+
+def command(dataset, config, workdir):
+    """Saves every 8 steps, so that many kills fall into a save."""
+    return [
+        "experiments.pretrain",
+        *(f"--config={config}", f"--workdir={workdir}", f"--set=data.path={dataset}"),
+        *(f"--set=train.steps={STEPS}", "--set=train.checkpoint_every_steps=8"),
+    ]
+
+
+def outcome(start, workdir, tmp_path):
+    """What must be equal: parameters, the loader's state, and every line of the metrics."""
+    report = tmp_path / "inspected.json"
+    program = start(
+        "experiments.inspect_checkpoint", f"--workdir={workdir}", f"--json_out={report}"
+    )
+    assert program.wait(TIMEOUT) == 0, program.text()
+    found = json.loads(report.read_text())
+    lines = [
+        {name: value for name, value in line.items() if not name.startswith(("time", "perf/"))}
+        for line in metrics.read_metrics(workdir / metrics.METRICS_FILE)
+    ]
+    return found["params_sha256"], found["step"], found["data"], lines
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(TIMEOUT * 4 + KILLS * 60)
+def test_killed_runs_end_like_the_uninterrupted_one(start, dataset, config, tmp_path):
+    whole = tmp_path / "whole"
+    began = time.monotonic()
+    program = start(*command(dataset, config, whole))
+    assert program.wait(TIMEOUT) == 0, program.text()
+    seconds = time.monotonic() - began
+    expected = outcome(start, whole, tmp_path)
+    rng = random.Random(0)
+    kills, run, fallbacks, restored = 0, 0, 0, 0
+    while kills < KILLS:
+        workdir = tmp_path / f"run-{run}"
+        run, here = run + 1, 0
+        while True:
+            program = start(*command(dataset, config, workdir))
+            if kills < KILLS and here < KILLS_PER_RUN:
+                try:
+                    program.wait(rng.uniform(0, seconds))
+                except subprocess.TimeoutExpired:
+                    program.process.kill()
+            code = program.wait(TIMEOUT)
+            restored += "restored step" in program.text()
+            fallbacks += "damaged" in program.text()
+            if code == 0:
+                break
+            assert code == -9, program.text()
+            kills, here = kills + 1, here + 1
+        assert outcome(start, workdir, tmp_path) == expected
+    assert fallbacks == 0  # a half-written checkpoint is never taken for a whole one
+    print(f"{kills} kills in {run} runs, {restored} resumed from a checkpoint, all identical")

@@ -1,0 +1,129 @@
+"""Several processes: one dies and all end; any number of processes goes on from there.
+
+A small form runs with the other tests. The full one, by one command:
+
+    GPST_PROCESS_KILLS=20 pytest -s tests/faults/test_processes.py
+"""
+
+import os
+import random
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+
+from gpst_jax import checkpoint, metrics
+
+KILLS = int(os.environ.get("GPST_PROCESS_KILLS", "1"))
+DEVICES = 4
+STEPS = 60
+HEARTBEAT = 10  # seconds
+# From the death of one process to the end of the others: heartbeats, then the abort of each.
+ALL_ENDED = 3 * HEARTBEAT
+TIMEOUT = 240
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def begin(start, number, dataset, config, workdir, steps=STEPS):
+    """Starts the program in `number` processes with four devices together."""
+    address = f"--coordinator=localhost:{free_port()}"
+    programs = []
+    for index in range(number):
+        flags = [address, f"--num_processes={number}", f"--process_id={index}"]
+        programs.append(
+            start(
+                "experiments.pretrain",
+                *(f"--config={config}", f"--workdir={workdir}", f"--set=data.path={dataset}"),
+                *(f"--set=train.steps={steps}", "--set=train.checkpoint_every_steps=5"),
+                *("--set=data.rows=4", f"--heartbeat_seconds={HEARTBEAT}"),
+                *(flags if number > 1 else []),
+                XLA_FLAGS=f"--xla_force_host_platform_device_count={DEVICES // number}",
+                NPROC="16",  # threads of the collectives: with the cores' number they can starve
+            )
+        )
+    return programs
+
+
+def losses(workdir):
+    lines = metrics.read_metrics(workdir / metrics.METRICS_FILE)
+    return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
+
+
+def finish(programs):
+    for program in programs:
+        assert program.wait(TIMEOUT) == 0, program.text()
+
+
+@pytest.fixture
+def uninterrupted(start, dataset, config, tmp_path):
+    workdir = tmp_path / "whole"
+    finish(begin(start, 1, dataset, config, workdir))
+    return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(TIMEOUT * (2 + 2 * KILLS))
+def test_one_of_two_dies_and_any_number_goes_on(start, dataset, config, tmp_path, uninterrupted):
+    rng = random.Random(0)
+    longest = 0.0
+    for kill in range(KILLS):
+        workdir = tmp_path / f"run-{kill}"
+        programs = begin(start, 2, dataset, config, workdir, steps=1_000_000)
+        victim = programs.pop(rng.randrange(2))
+        deadline = time.monotonic() + TIMEOUT
+        wanted = rng.randint(6, 30)
+        while len(losses(workdir)) < wanted:
+            assert time.monotonic() < deadline
+            assert victim.process.poll() is None, victim.text()
+            time.sleep(0.02)
+        victim.process.send_signal(signal.SIGKILL)
+        died = time.monotonic()
+        for other in programs:
+            assert other.wait(TIMEOUT) != 0
+            longest = max(longest, time.monotonic() - died)
+            text = other.text()
+            assert "most recent call first" in text or "Traceback" in text, text  # its stacks
+        number = (4, 1, 2)[kill % 3]
+        reached = max(STEPS, checkpoint.load_params(workdir).step + 5)
+        finish(begin(start, number, dataset, config, workdir, steps=reached))
+        # The same batches: the losses differ by the order of sums, no more.
+        ours, theirs = losses(workdir), losses(uninterrupted)
+        assert list(ours) == list(range(1, reached + 1))
+        np.testing.assert_allclose(
+            [ours[step] for step in theirs], list(theirs.values()), rtol=2e-4, atol=2e-4
+        )
+    print(f"{KILLS} kills, all processes ended within {longest:.1f} s")
+    assert longest < ALL_ENDED
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * TIMEOUT)
+def test_sigterm_to_one_saves_in_all(start, dataset, config, tmp_path):
+    programs = begin(start, 2, dataset, config, tmp_path / "run", steps=1_000_000)
+    deadline = time.monotonic() + TIMEOUT
+    while len(losses(tmp_path / "run")) < 3:
+        assert time.monotonic() < deadline, programs[0].text()
+        time.sleep(0.02)
+    programs[1].process.send_signal(signal.SIGTERM)
+    assert [program.wait(TIMEOUT) for program in programs] == [75, 75]
+    last = max(losses(tmp_path / "run"))
+    assert checkpoint.load_params(tmp_path / "run").step == last
+
+
+@pytest.mark.timeout(120)
+def test_waiting_for_a_process_that_never_comes_ends_in_time(start, dataset, config, tmp_path):
+    program = start(
+        "experiments.pretrain",
+        *(f"--config={config}", f"--workdir={tmp_path / 'run'}", f"--set=data.path={dataset}"),
+        *(f"--coordinator=localhost:{free_port()}", "--num_processes=2", "--process_id=0"),
+        "--connect_seconds=3",
+    )
+    assert program.wait(100) != 0
+    assert "process 0 of 2: all must come within 3 s" in program.text()
