@@ -1,12 +1,17 @@
-"""Measures our train step beside peers and variants of it, in one run on this machine.
+"""Measures this project on this machine: the train step beside peers, or the data pipeline.
 
     python -m experiments.benchmark --suite=train [--size=cpu|toy|gpst_190m|gpst_1b] \
         [--rows=4,8,16] [--steps=20] [--cases=ours,torch_eager] [--json_out=FILE]
+    python -m experiments.benchmark --suite=data [--size=gpst_190m] [--scale=1] [--json_out=FILE]
 
-Every case runs in a fresh process, with the same dimensions, tokens and threads: our step
-(gpst_jax/train_step.py), Hugging Face's CSM in torch, eager and compiled, a flattened decoder over
-all codes, and our step with local-drop, recomputation, or unrolled layers. On an accelerator all
-activations are bfloat16, on a CPU float32. Protocol and results: docs/benchmarks.md.
+The suite `data` measures tokenising, loading beside what one host of a pod consumes, memory, and
+the plan of 20 million records, all of them synthetic.
+
+In the suite `train` every case runs in a fresh process, with the same dimensions, tokens and
+threads: our step (gpst_jax/train_step.py), Hugging Face's CSM in torch, eager and compiled, a
+flattened decoder over all codes, and our step with local-drop, recomputation, or unrolled layers.
+On an accelerator all activations are bfloat16, on a CPU float32. Protocol and results of both:
+docs/benchmarks.md.
 
 Exit code 0, or 1 when our own step failed; a peer that fails is listed with its error.
 """
@@ -21,10 +26,13 @@ from rich.table import Table
 from data_pipeline import cli
 from data_pipeline.progress import progress
 from experiments.run_config import load_config, load_layout
-from gpst_jax.benchmarks import suite, workload
+from gpst_jax.benchmarks import data_suite, suite, workload
 from gpst_jax.config import ConfigError
 
-_SUITE = flags.DEFINE_enum("suite", "train", ["train"], "What is measured.")
+_SUITE = flags.DEFINE_enum("suite", "train", ["train", "data"], "What is measured.")
+_SCALE = flags.DEFINE_float(
+    "scale", 1.0, "Suite data: share of its full size, for a look.", 0.0001, 1.0
+)
 _SIZE = flags.DEFINE_string(
     "size", "cpu", "cpu (52M parameters), toy, or a config of experiments/configs."
 )
@@ -178,10 +186,28 @@ def _show_flops(console: Console, counts: dict[str, Any]) -> None:
     console.print(table)
 
 
+def _run_data() -> int:
+    name = "gpst_190m" if _SIZE.value in _SMALL else _SIZE.value
+    name = name if name.endswith(".py") else f"experiments.configs.{name}"
+    try:
+        config = load_config(name)
+        layout = load_layout(name, config)
+    except ConfigError as error:
+        raise cli.UserError(str(error)) from error
+    with progress("benchmark", data_suite.units_of_progress()) as done:
+        result = data_suite.measure(config, layout, _SCALE.value, done)
+    print("\n".join(data_suite.lines(result)))
+    if cli.JSON_OUT.value:
+        cli.write_json(cli.JSON_OUT.value, result)
+    return 0
+
+
 def main(argv: list[str]) -> int:
     """Measures, prints and writes; returns the exit code."""
     if len(argv) > 1:
         raise cli.UserError(f"unexpected argument {argv[1]!r}; everything is given by flags")
+    if _SUITE.value == "data":
+        return _run_data()
     cases = chosen_cases()
     try:
         base = load_workload(_SIZE.value, _THREADS.value)

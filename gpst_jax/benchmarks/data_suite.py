@@ -1,0 +1,98 @@
+"""Data preparation and loading, beside what one host of a pod consumes."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from data_pipeline import benchmarks
+from data_pipeline.packing import PackingConfig
+from data_pipeline.tokens import TokenLayout
+from gpst_jax import chips
+from gpst_jax.config import RunConfig
+from gpst_jax.objectives import GPSTObjective
+
+HOST_CHIPS, HOST_KIND, HOST_MFU = 8, "TPU v5 lite", 0.4
+_SHORT = TokenLayout(100, 2, 64, unit_rate=50.0, frame_rate=50.0)  # records of a few bytes
+
+
+def demand(config: RunConfig, layout: TokenLayout) -> dict[str, Any]:
+    """Rows a second that one v5e-8 host trains on at 40 % MFU.
+
+    It is chips x peak x MFU over the FLOPs of a row, forward and backward.
+    """
+    flops = sum(GPSTObjective(config, layout).flops().values()) / config.data.rows
+    peak = chips.peak_flops(HOST_KIND) or 0.0
+    return {
+        "config": config.name,
+        "chips": HOST_CHIPS,
+        "peak_flops": peak,
+        "mfu": HOST_MFU,
+        "flops_per_row": flops,
+        "rows_per_s": HOST_CHIPS * peak * HOST_MFU / flops,
+    }
+
+
+def measure(
+    config: RunConfig, layout: TokenLayout, scale: float, done: Callable[[int], None]
+) -> dict[str, Any]:
+    """All cases; `scale` shrinks them for a look, 1 is the full size."""
+    data = config.data
+    packing = PackingConfig(data.row_length, data.frame_budget, data.crop_seconds)
+    cores = len(os.sched_getaffinity(0))
+    wanted = demand(config, layout)
+    result: dict[str, Any] = {"suite": "data", "cores": cores, "demand": wanted}
+    runners = (("local", 1), ("local", cores))
+    result["tokenising"] = benchmarks.run_apart(benchmarks.tokenising, 240 * scale, runners)
+    done(1)
+    result["loading"] = []
+    for workers in sorted({0, 1, cores}):
+        found = benchmarks.run_apart(
+            benchmarks.loading, layout, packing, 64, workers, max(20 * scale, 1)
+        )
+        result["loading"].append(found | {"of_demand": found["rows_per_s"] / wanted["rows_per_s"]})
+        done(1)
+    result["reading"] = benchmarks.run_apart(benchmarks.reading, int(1_000_000 * scale), _SHORT)
+    done(1)
+    result["planning"] = benchmarks.run_apart(
+        benchmarks.planning, int(20_000_000 * scale), packing, layout
+    )
+    done(1)
+    return result
+
+
+def units_of_progress() -> int:
+    """How often `measure` calls `done`."""
+    return 3 + len({0, 1, len(os.sched_getaffinity(0))})
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """The result as text."""
+    wanted, whole = result["demand"], result["tokenising"]["whole"]
+    gib = 2.0**30
+    text = [f"{result['cores']} cores", "", "tokenising, seconds of audio per second of one core:"]
+    text += [f"  {name:24} {rate:10,.0f}" for name, rate in result["tokenising"]["stages"].items()]
+    text += [f"the whole of {result['tokenising']['audio_seconds'] / 3600:.1f} h:"]
+    first = next(iter(whole.values()))
+    text += [f"  {name:24} {rate:10,.0f}   {rate / first:.2f}x" for name, rate in whole.items()]
+    text += [
+        "",
+        f"one host of {wanted['chips']} chips of {wanted['peak_flops'] / 1e12:.0f} TFLOP/s at "
+        f"{wanted['mfu']:.0%} MFU trains {wanted['config']} "
+        f"({wanted['flops_per_row']:.3g} FLOPs a row) on {wanted['rows_per_s']:.0f} rows/s",
+    ]
+    text += [
+        f"  loader, {found['workers']} workers: {found['rows_per_s']:,.0f} rows/s, "
+        f"{found['bytes_per_s'] / 2**20:,.0f} MiB/s, {found['of_demand']:.1f}x of it"
+        for found in result["loading"]
+    ]
+    reading, planning = result["reading"], result["planning"]
+    text += [
+        "",
+        f"reading {reading['records']:,} records at random: {reading['records_per_s']:,.0f} a "
+        f"second; resident after each tenth, GiB: "
+        + " ".join(f"{size / gib:.3f}" for size in reading["rss_bytes"]),
+        f"plan of {planning['records']:,} records ({planning['rows']:,} rows): index "
+        f"{planning['index_s']:.1f} s, plan {planning['plan_s']:.1f} s, a row "
+        f"{planning['row_s'] * 1e6:.0f} us, peak {planning['peak_rss_bytes'] / gib:.2f} GiB",
+    ]
+    return text
