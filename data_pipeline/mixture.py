@@ -127,12 +127,12 @@ def load_spec(path: str | Path) -> DatasetSpec:
         return specs[0]
     first = specs[0]
     for entry, spec in zip(entries, specs, strict=True):
-        for name in ("semantic", "codec", "silence"):
-            if _identity(getattr(spec, name)) != _identity(getattr(first, name)):
+        ours = first.tokenizers()
+        for name, value in spec.tokenizers().items():
+            if value != ours[name]:
                 raise UserError(
-                    f"{entry.path} and {entries[0].path} cannot be mixed: {name} is "
-                    f"{_identity(getattr(spec, name))} and {_identity(getattr(first, name))}; "
-                    "tokenise both with the same tokenizers"
+                    f"{entry.path} and {entries[0].path} cannot be mixed: {name} is {value} and "
+                    f"{ours[name]}; tokenise both with the same tokenizers"
                 )
     names = sorted({name for spec in specs for name in spec.splits})
     keys = sorted({key for spec in specs for key in spec.statistics})
@@ -149,9 +149,17 @@ def load_spec(path: str | Path) -> DatasetSpec:
     ).sealed()
 
 
-def _identity(part: Any) -> dict[str, Any]:
-    """What must be the same in two datasets: all but where the tokenizer lies."""
-    return {name: value for name, value in dataclasses.asdict(part).items() if name != "path"}
+def dataset_with(path: str | Path, *splits: str) -> str:
+    """The first dataset of a mixture that has one of the splits; of a dataset, itself.
+
+    Raises:
+        UserError: none has.
+    """
+    entries = read_mixture(path)
+    for entry in entries:
+        if any(split in DatasetSpec.load(entry.path).splits for split in splits):
+            return entry.path
+    raise UserError(f"{path}: no dataset has a split {' or '.join(splits)}")
 
 
 def _merged(splits: Sequence[SplitSpec]) -> SplitSpec:

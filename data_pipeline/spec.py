@@ -136,6 +136,13 @@ class DatasetSpec:
         """The same spec with its fingerprint computed."""
         return dataclasses.replace(self, fingerprint=self._digest())
 
+    def tokenizers(self) -> dict[str, Any]:
+        """What must be equal in datasets that share a model: all of it but where it lies."""
+        parts = {name: dataclasses.asdict(self)[name] for name in ("semantic", "codec", "silence")}
+        for part in parts.values():
+            part.pop("path", None)
+        return parts
+
     def save(self, dataset_dir: str | Path) -> None:
         """Writes `dataset.json` atomically; the spec must be sealed."""
         if self.fingerprint != self._digest():
@@ -160,17 +167,26 @@ class DatasetSpec:
             ) from error
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise cli.UserError(f"{path} cannot be read: {error}") from error
+        return cls.parse(value, str(path))
+
+    @classmethod
+    def parse(cls, value: Any, where: str) -> Self:
+        """The spec from the parsed JSON of a file, or of a checkpoint; `where` names it.
+
+        Raises:
+            UserError: as `load`.
+        """
         version = value.get("version") if isinstance(value, dict) else None
         if version != SPEC_VERSION:
             raise cli.UserError(
-                f"{path}: version is {version!r}, this code reads {SPEC_VERSION}; write the "
+                f"{where}: version is {version!r}, this code reads {SPEC_VERSION}; write the "
                 "dataset again with data_pipeline.tokenize_corpus"
             )
-        spec = _build(cls, value, str(path))
+        spec = _build(cls, value, where)
         if spec.fingerprint != spec._digest():
             raise cli.UserError(
-                f"{path}: its content does not agree with its fingerprint {spec.fingerprint!r}; it "
-                "was edited or damaged, restore it or write the dataset again"
+                f"{where}: its content does not agree with its fingerprint {spec.fingerprint!r}: "
+                "it was edited or damaged, restore it or write the dataset again"
             )
         return spec
 

@@ -11,6 +11,7 @@ import time
 from absl import flags
 
 from data_pipeline import cli
+from data_pipeline.mixture import dataset_with
 from data_pipeline.spec import DatasetSpec
 from gpst_jax import generation, items
 from gpst_jax.checkpoint import load_params
@@ -21,7 +22,11 @@ from gpst_jax.sampling import SamplingConfig
 _DEFAULT = generation.GenerationConfig()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the training run.", required=True)
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint to load; the newest if not given.")
-_DATASET = flags.DEFINE_string("dataset", None, "Token shards; those of the run if not given.")
+_DATASET = flags.DEFINE_string(
+    "dataset",
+    None,
+    "Token shards of the run's tokenizers; default: the run's own, of a mixture the first.",
+)
 _AUDIO_DIR = flags.DEFINE_string(
     "audio_dir", None, "Recordings that the shards were made from.", required=True
 )
@@ -62,7 +67,7 @@ def main(argv: list[str]) -> int:
             seed=_SEED.value,
         )
         model = load_params(_WORKDIR.value, _STEP.value)
-        dataset_dir = _DATASET.value or model.config.data.path
+        dataset_dir = _DATASET.value or dataset_with(model.config.data.path, "valid", "unseen")
         spec = DatasetSpec.load(dataset_dir)
         for split in ("valid", "unseen"):
             if split in spec.splits:

@@ -23,7 +23,7 @@ from absl import flags
 
 from data_pipeline import cli
 from data_pipeline.loader import Loader
-from data_pipeline.mixture import load_spec
+from data_pipeline.mixture import dataset_with, load_spec
 from data_pipeline.packing import PackingConfig
 from data_pipeline.records import RecordError
 from data_pipeline.spec import DatasetSpec
@@ -157,7 +157,8 @@ def pretrain(config: RunConfig, workdir: str) -> TrainResult:
     if config.train.preview_every:
         if jax.process_count() > 1:
             raise ConfigError("config field train.preview_every: previews need a single process")
-        preview = make_preview(config, data.path, spec)
+        shown = dataset_with(data.path, "valid", "train")
+        preview = make_preview(config, shown, DatasetSpec.load(shown))
     profiled = parse_range("profile_steps", _PROFILE_STEPS.value)
     skipped = parse_range("skip_steps", _SKIP_STEPS.value)
     with contextlib.ExitStack() as stack:

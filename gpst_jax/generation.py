@@ -61,7 +61,7 @@ class Generator:
     Args:
         model: a loaded checkpoint.
         dataset_dir: directory of dataset.json.
-        spec: its contents; must be the dataset that the model was trained on.
+        spec: its contents; made with the tokenizers that the model was trained on.
         audio_dir: root of the recordings.
         output: directory of the samples.
         config: what is generated.
@@ -78,12 +78,14 @@ class Generator:
         config: GenerationConfig,
         report: Callable[[str], None] = print,
     ):
-        trained_on = model.dataset["fingerprint"]
-        if spec.fingerprint != trained_on:
-            raise cli.UserError(
-                f"{dataset_dir}: its fingerprint {spec.fingerprint} is not {trained_on}, that of "
-                "the dataset the model was trained on; name that dataset with --dataset"
-            )
+        # Whatever the records: units and codes must mean what they meant in training.
+        trained_on = DatasetSpec.parse(model.dataset, "the checkpoint").tokenizers()
+        for name, value in spec.tokenizers().items():
+            if value != trained_on[name]:
+                raise cli.UserError(
+                    f"{dataset_dir}: its {name} is {value}, the model was trained on "
+                    f"{trained_on[name]}: name a dataset of the same tokenizers with --dataset"
+                )
         self.spec, self.config, self.output, self.report = spec, config, Path(output), report
         self.dataset_dir, self.audio_dir = Path(dataset_dir), Path(audio_dir)
         self.layout = spec.layout()

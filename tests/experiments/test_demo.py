@@ -80,6 +80,31 @@ def test_page_is_one_file_with_players(demo):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+def test_generation_from_a_run_on_a_mixture(demo, tmp_path):
+    mixture = tmp_path / "mixture.json"
+    mixture.write_text(json.dumps({"datasets": [{"path": str(demo / "tokens"), "weight": w}
+                                                for w in (1, 2)]}))  # fmt: skip
+    environment = dict(os.environ) | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    config = "--config=experiments/configs/gpst_demo.py"
+    short = [*TINY, "--set=train.steps=2", f"--set=data.path={mixture}"]
+    for command in (
+        ["experiments.pretrain", config, f"--workdir={tmp_path / 'run'}", *short],
+        [
+            *("experiments.generate", f"--workdir={tmp_path / 'run'}"),
+            *(f"--audio_dir={demo / 'corpus'}", f"--output={tmp_path / 'samples'}"),
+            *("--modes=semantic_to_acoustic", "--items=2", "--unseen_items=0"),
+        ],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", *command],
+            capture_output=True, text=True, timeout=600, env=environment,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list((tmp_path / "samples" / "semantic_to_acoustic").glob("*.wav"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_second_call_only_repeats_the_report(demo):
     """What is finished stays: nothing is trained, generated or measured again."""
     kept = [demo / "tokens/dataset.json", demo / "samples/codec/manifest.jsonl"]
