@@ -1,4 +1,4 @@
-"""Datasets of made-up tokens, for tests of what reads them."""
+"""Datasets of made-up tokens, for tests of what reads them, and a made-up corpus."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_corpus import calls, config  # noqa: F401
 
 from data_pipeline import records
 from data_pipeline.records import Record, ShardWriter

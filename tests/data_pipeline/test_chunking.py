@@ -1,5 +1,7 @@
 """Where recordings are cut and trimmed."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -73,3 +75,22 @@ def test_loud_noise_is_not_trimmed_away() -> None:
     wav = np.concatenate([np.zeros(RATE), _speech(1.0), np.zeros(RATE)])
     wav += 0.1 * rng.standard_normal(len(wav))
     assert speech_bounds(wav.astype(np.float32), RATE) == (0, len(wav))
+
+
+@pytest.mark.parametrize("rates", [(50.0, 75.0), (50.0, 12.5), (50.0, 86.1328125)])
+@pytest.mark.parametrize("sample_rate", [16000, 24000, 44100])
+def test_chunks_cover_a_recording_and_are_short_enough(rates, sample_rate: int) -> None:
+    layout = dataclasses.replace(LAYOUT, unit_rate=rates[0], frame_rate=rates[1])
+    random = np.random.default_rng(0)
+    sizes = [1, 10 * sample_rate, 10 * sample_rate + 1, 36000 * sample_rate]
+    for size in [*sizes, *random.integers(1, 200 * sample_rate, 50).tolist()]:
+        chunks = np.array(list(chunk_bounds(size, sample_rate, 10.0, layout)))
+        assert chunks[0, 0] == 0
+        assert chunks[-1, 1] == size
+        np.testing.assert_array_equal(chunks[1:, 0], chunks[:-1, 1])
+        lengths = np.diff(chunks, axis=1)
+        assert lengths.max() <= 10 * sample_rate
+        if len(chunks) > 1:
+            assert lengths.min() > 3 * sample_rate
+        if rates == (50.0, 75.0) and sample_rate == 16000:
+            assert (chunks[:, 0] % 640 == 0).all()
