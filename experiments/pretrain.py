@@ -176,6 +176,11 @@ def pretrain(config: RunConfig, workdir: str) -> TrainResult:
 
 def make_workdir(workdir: str) -> None:
     """Makes the directory; raises UserError where nothing can be written to it."""
+    if "://" in workdir:
+        raise cli.UserError(
+            f"--workdir={workdir}: buckets are not written directly; mount the bucket on every "
+            "host (gcsfuse, or a file system such as Filestore) and give the mounted path"
+        )
     try:
         os.makedirs(workdir, exist_ok=True)
     except OSError as error:

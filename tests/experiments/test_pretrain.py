@@ -94,6 +94,7 @@ def test_bad_input_is_one_clear_error(dataset, environment, config, tmp_path):
         "data.path: empty": (str(config), "w", []),
         "dataset.json does not exist": (str(config), "w", ["data.path=nowhere"]),
         f"--workdir={file}": (str(config), str(file), [path]),
+        "mount the bucket": (str(config), "gs://bucket/run", [path]),
         "fsdp=3, tensor=1 do not fit 1 devices": (str(config), "w", [path, "mesh.fsdp=3"]),
         "lower crop_seconds": (str(config), "w", [path, "data.crop_seconds=30"]),
     }
