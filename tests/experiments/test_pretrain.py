@@ -106,3 +106,18 @@ def test_bad_input_is_one_clear_error(dataset, environment, config, tmp_path):
     assert done.returncode == 0, done.stderr
     for expected, message in zip(cases, json.loads(done.stdout.splitlines()[-1]), strict=True):
         assert expected in message
+
+
+def test_skipped_batches_are_in_the_data_state(start, dataset, config, tmp_path):
+    command = [
+        "experiments.pretrain",
+        *(f"--config={config}", f"--workdir={tmp_path / 'run'}", f"--set=data.path={dataset}"),
+        "--skip_steps=1:2",
+    ]
+    for steps, row in ((2, 8), (3, 10)):  # two rows a step; the flag may stay on the command line
+        program = start(*command, f"--set=train.steps={steps}")
+        assert program.wait(200) == 0, program.text()
+        saves = checkpoint.Checkpoints(tmp_path / "run", writable=False)
+        data = saves.read_record(steps)["data"]
+        saves.close()
+        assert (data["row"], data["skipped"]) == (row, [[0, 4]])
