@@ -17,7 +17,7 @@ from gpst_jax import metrics
 
 KILLS = int(os.environ.get("GPST_TRAIN_KILLS", "4"))
 KILLS_PER_RUN = 10
-STEPS = 600
+STEPS = 300
 TIMEOUT = 600  # of one run, on a machine that has other things to do
 
 
