@@ -111,7 +111,7 @@ def main(argv: list[str]) -> int:
         if (directory / f"{case.name}.json").exists()
     ]
     missing = [case.name for case in CASES if case not in [done for done, _ in results]]
-    page = _HEAD + render(results)
+    page = _HEAD + render(results) + render_growth(results)
     if missing:
         page += f"\nNot compiled yet: {', '.join(missing)}.\n"
     cli.write_text(directory.parent / "pods.md", page)
@@ -172,6 +172,48 @@ def render(results: list[tuple[Case, dict[str, Any]]]) -> str:
             f"({emitted / flops['formula'] - 1:+.1%}) |"
         )
     return "\n".join(lines) + "\n"
+
+
+def render_growth(results: list[tuple[Case, dict[str, Any]]]) -> str:
+    """A table of one configuration on growing pods of one chip, with equal work for each chip."""
+    groups: dict[tuple[Any, ...], list[tuple[Case, dict[str, Any]]]] = {}
+    for case, result in results:
+        chip = case.topology.split(":")[0]
+        key = (case.config, chip, case.rows_per_chip, result["mesh"]["fsdp"])
+        groups.setdefault(key, []).append((case, result))
+    lines: list[str] = []
+    for (config, chip, rows, fsdp), group in groups.items():
+        if len(group) < 3:
+            continue
+        group.sort(key=lambda pair: pair[1]["chips"])
+        first = group[0][1]["roofline_step_s"]
+        lines += [
+            "",
+            f"Growth of `{config}` on {chip} with `fsdp` {fsdp} and {rows} rows for each chip: only "
+            "`replica` grows. What the chips send each other in a step, by kind and mesh axis, in "
+            "MB for each chip:",
+            "",
+            "| pod | chips | roofline step, s | to the smallest | sent over ICI, MB | over DCN, MB |",
+            "|---|---|---|---|---|---|",
+        ]
+        for case, result in group:
+            pod = f"{case.num_slices} x {case.topology}" if case.num_slices > 1 else case.topology
+            step = result["roofline_step_s"]
+            sent = {network: _sent(result, network) for network in ("ici", "dcn")}
+            lines.append(
+                f"| {pod} | {result['chips']} | {step:.4f} | {step / first - 1:+.1%} | "
+                f"{sent['ici']} | {sent['dcn']} |"
+            )
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def _sent(result: dict[str, Any], network: str) -> str:
+    parts = [
+        f"{part['kind']} {part['axis']} {part['bytes'] / 1e6:,.0f}"
+        for part in result["collectives"]
+        if part["network"] == network
+    ]
+    return ", ".join(parts) or "nothing"
 
 
 if __name__ == "__main__":
