@@ -189,11 +189,11 @@ def render_growth(results: list[tuple[Case, dict[str, Any]]]) -> str:
         first = group[0][1]["roofline_step_s"]
         lines += [
             "",
-            f"Growth of `{config}` on {chip} with `fsdp` {fsdp} and {rows} rows for each chip: only "
-            "`replica` grows. What the chips send each other in a step, by kind and mesh axis, in "
+            f"Growth of `{config}` on {chip} with `fsdp` {fsdp} and {rows} rows for each chip: "
+            "only `replica` grows. What the chips send each other in a step, by kind and mesh axis, in "
             "MB for each chip:",
             "",
-            "| pod | chips | roofline step, s | to the smallest | sent over ICI, MB | over DCN, MB |",
+            "| pod | chips | roofline step, s | to the smallest | over ICI, MB | over DCN, MB |",
             "|---|---|---|---|---|---|",
         ]
         for case, result in group:

@@ -3,9 +3,9 @@
     make demo ARGS='--config=experiments/configs/gpst_demo_paper.py --workdir=runs/demo_paper'
 
 Everything else is that of `gpst_demo.py`, so the two blocks compare at equal width, data and
-steps. Measured on two cores after 1,000 steps: 2.03 held-out nats per code (codebooks 0 to 3: 0.88,
-1.84, 2.40, 3.02) against 1.61 of the modern block, and 109.6 % word errors from semantic to acoustic
-against 5.6 %: so early the frames do not follow units of unknown duration.
+steps. Measured on two cores after 1,000 steps: 2.03 held-out nats per code (codebooks 0 to 3:
+0.88, 1.84, 2.40, 3.02) against 1.61 of the modern block, and 109.6 % word errors from semantic to
+acoustic against 5.6 %: so early the frames do not follow units of unknown duration.
 """
 
 import dataclasses
