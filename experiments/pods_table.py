@@ -190,8 +190,8 @@ def render_growth(results: list[tuple[Case, dict[str, Any]]]) -> str:
         lines += [
             "",
             f"Growth of `{config}` on {chip} with `fsdp` {fsdp} and {rows} rows for each chip: "
-            "only `replica` grows. What the chips send each other in a step, by kind and mesh axis, in "
-            "MB for each chip:",
+            "only `replica` grows. What the chips send each other in a step, by kind and mesh "
+            "axis, in MB for each chip:",
             "",
             "| pod | chips | roofline step, s | to the smallest | over ICI, MB | over DCN, MB |",
             "|---|---|---|---|---|---|",

@@ -5,8 +5,8 @@
 
 Tokens: 10,000 units at 50 Hz and EnCodec 24 kHz with 8 codebooks; crops and joins of 20 s.
 
-Hardware: v5p:4x8x8 (256 chips, 4 rows each): 26.73 of 95.74 GiB per chip, MFU at most 96 %; the same
-on 16 chips, two slices or 2,048 chips (compile-only, docs/pods.md). Quality: not measured.
+Hardware: v5p:4x8x8 (256 chips, 4 rows each): 26.73 of 95.74 GiB per chip, MFU at most 96 %; the
+same on 16 chips, two slices or 2,048 chips (compile-only, docs/pods.md). Quality: not measured.
 """
 
 from data_pipeline.tokens import TokenLayout
