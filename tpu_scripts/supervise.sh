@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Starts a training command again until it has ended for good.
+#
+#   tpu_scripts/supervise.sh [--max_tries=20] [--wait=30] -- COMMAND [ARGUMENT...]
+#
+# By the exit codes of experiments.pretrain (docs/reliability.md), 0 (finished), 1 (diverged) and
+# 2 (bad input) end it. After any other the command is started again, --wait seconds later, at most
+# --max_tries times in all. SIGTERM and SIGINT are passed on, and end the supervisor with the
+# command: the host is going away. Exit code: that of the last try.
+set -euo pipefail
+
+max_tries=20
+wait_seconds=30
+while (($#)); do
+  case "$1" in
+    --max_tries=*) max_tries="${1#*=}" ;;
+    --wait=*) wait_seconds="${1#*=}" ;;
+    --)
+      shift
+      break
+      ;;
+    *)
+      echo "error: unknown argument '$1': give --max_tries, --wait, then -- and the command" >&2
+      exit 2
+      ;;
+  esac
+  shift
+done
+if (($# == 0)) || ! [[ "$max_tries" =~ ^[1-9][0-9]*$ && "$wait_seconds" =~ ^[0-9]+$ ]]; then
+  echo "error: usage: ${0##*/} [--max_tries=N] [--wait=SECONDS] -- COMMAND [ARGUMENT...]" >&2
+  exit 2
+fi
+
+child=''
+leaving=''
+pass_on() {
+  leaving="$1"
+  if [[ -n "$child" ]]; then kill -s "$1" "$child" 2>/dev/null || true; fi
+}
+trap 'pass_on TERM' TERM
+trap 'pass_on INT' INT
+
+for ((try = 1; ; try++)); do
+  "$@" &
+  child=$!
+  code=0
+  wait "$child" || code=$?
+  # A signal ends `wait` before the command has ended: it is saving.
+  while kill -0 "$child" 2>/dev/null; do
+    code=0
+    wait "$child" || code=$?
+  done
+  child=''
+  if [[ -n "$leaving" ]] || ((code <= 2)); then exit "$code"; fi
+  if ((try >= max_tries)); then
+    echo "error: exit code $code at try $try of $max_tries: giving up" >&2
+    exit "$code"
+  fi
+  echo "exit code $code at try $try of $max_tries: starting again in $wait_seconds s" >&2
+  sleep "$wait_seconds" &
+  wait $! || true
+  if [[ -n "$leaving" ]]; then exit "$code"; fi
+done
