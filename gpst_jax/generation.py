@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import json
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -151,9 +152,10 @@ class Generator:
         for mode, run in modes.items():
             if mode in self.config.modes:
                 conditions[mode] = functools.partial(run, items, chosen, suffix)
-        return {
+        counts = {
             name + suffix: self._condition(name + suffix, run) for name, run in conditions.items()
         }
+        return {name: count for name, count in counts.items() if count}
 
     def _condition(self, name: str, run: Callable[[], list[dict[str, Any]]]) -> int:
         manifest = self.output / name / "manifest.jsonl"
@@ -163,6 +165,10 @@ class Generator:
             return len(lines)
         (self.output / name).mkdir(parents=True, exist_ok=True)
         entries = run()
+        if not entries:
+            self.report(f"{name}: no item can be made, its rows are left out")
+            shutil.rmtree(manifest.parent)
+            return 0
         cli.write_text(manifest, "".join(json.dumps(entry) + "\n" for entry in entries))
         self.report(f"{name}: {len(entries)} samples written")
         return len(entries)

@@ -29,6 +29,16 @@ def run_demo(workdir: Path, *flags: str) -> subprocess.CompletedProcess:
     )
 
 
+def run_program(*command: str) -> str:
+    environment = dict(os.environ) | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        capture_output=True, text=True, timeout=600, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("demo")
@@ -84,23 +94,42 @@ def test_generation_from_a_run_on_a_mixture(demo, tmp_path):
     mixture = tmp_path / "mixture.json"
     mixture.write_text(json.dumps({"datasets": [{"path": str(demo / "tokens"), "weight": w}
                                                 for w in (1, 2)]}))  # fmt: skip
-    environment = dict(os.environ) | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    config = "--config=experiments/configs/gpst_demo.py"
-    short = [*TINY, "--set=train.steps=2", f"--set=data.path={mixture}"]
-    for command in (
-        ["experiments.pretrain", config, f"--workdir={tmp_path / 'run'}", *short],
-        [
-            *("experiments.generate", f"--workdir={tmp_path / 'run'}"),
-            *(f"--audio_dir={demo / 'corpus'}", f"--output={tmp_path / 'samples'}"),
-            *("--modes=semantic_to_acoustic", "--items=2", "--unseen_items=0"),
-        ],
-    ):
-        done = subprocess.run(
-            [sys.executable, "-m", *command],
-            capture_output=True, text=True, timeout=600, env=environment,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
+    run_program(
+        *("experiments.pretrain", "--config=experiments/configs/gpst_demo.py", *TINY),
+        *(f"--workdir={tmp_path / 'run'}", "--set=train.steps=2", f"--set=data.path={mixture}"),
+    )
+    run_program(
+        *("experiments.generate", f"--workdir={tmp_path / 'run'}"),
+        *(f"--audio_dir={demo / 'corpus'}", f"--output={tmp_path / 'samples'}"),
+        *("--modes=semantic_to_acoustic", "--items=2", "--unseen_items=0"),
+    )
     assert len(list((tmp_path / "samples" / "semantic_to_acoustic").glob("*.wav"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_condition_without_samples_is_left_out(demo, tmp_path):
+    """One voice alone in its split has no other voice to take a prompt from."""
+    tokenizers = demo / "tokens" / "tokenizers"
+    run_program(
+        *("data_pipeline.tokenize_corpus", f"--audio_dir={demo / 'corpus'}"),
+        *(f"--output={tmp_path / 'tokens'}", "--heldout_speakers=1"),
+        *(f"--semantic={tokenizers / 'semantic'}", f"--codec={tokenizers / 'codec'}"),
+    )
+    printed = run_program(
+        *("experiments.generate", f"--workdir={demo / 'train'}"),
+        *(f"--dataset={tmp_path / 'tokens'}", f"--audio_dir={demo / 'corpus'}"),
+        *(f"--output={tmp_path / 'samples'}", "--modes=speaker_transfer"),
+        *("--items=2", "--unseen_items=2"),
+    )
+    assert "speaker_transfer_unseen: no item can be made" in printed
+    assert not (tmp_path / "samples" / "speaker_transfer_unseen").exists()
+    run_program(
+        *("experiments.evaluate", f"--samples={tmp_path / 'samples'}", "--mos_items=0"),
+        f"--json_out={tmp_path / 'results.json'}",
+    )
+    modes = json.loads((tmp_path / "results.json").read_text())["modes"]
+    assert modes.keys() == {"speaker_transfer"}
 
 
 @pytest.mark.slow
