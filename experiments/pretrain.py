@@ -102,6 +102,8 @@ def main(argv: list[str]) -> int:
     except (StorageError, RecordError) as error:
         return _failed(EXIT_STORAGE, str(error))
     except (ConfigError, CheckpointError, cli.UserError) as error:
+        if jax.process_count() == 1:
+            raise cli.UserError(str(error)) from error
         return _failed(cli.USER_ERROR_EXIT_CODE, str(error))
     if jax.process_index() == 0:
         print(summarize(result))

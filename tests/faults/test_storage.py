@@ -32,9 +32,8 @@ def steps_of(workdir):
 
 
 def error_line(text):
-    """The line that begins with `error: ` comes last, below whatever libraries have to say."""
-    line = text.rstrip().splitlines()[-1]
-    assert line.startswith("error: "), text
+    """The one line that begins with `error: `, among whatever the threads of libraries print."""
+    (line,) = [line for line in text.splitlines() if line.startswith("error: ")]
     return line
 
 
