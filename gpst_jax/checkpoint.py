@@ -7,7 +7,6 @@ version) and the checksums of all arrays. Whatever is read is checked against th
 """
 
 import json
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
 from gpst_jax import checksums, processes
-from gpst_jax.config import RunConfig
+from gpst_jax.config import ConfigError, RunConfig
 from gpst_jax.run_record import CheckpointError, DamagedCheckpointError, seal, unseal
 from gpst_jax.sharding import path_string
 from gpst_jax.storage import storage_error
@@ -28,8 +27,6 @@ from gpst_jax.storage import storage_error
 CHECKPOINT_DIRECTORY = "checkpoints"
 DAMAGED_DIRECTORY = "damaged_checkpoints"
 _POLICIES = ocp.training.preservation_policies
-
-logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -102,6 +99,7 @@ class Checkpoints:
             metrics: of an evaluation at this very step, if there was one.
 
         Raises:
+            ConfigError: the metrics do not hold `best_metric`.
             StorageError: the previous save failed, this one cannot begin, or the directory of the
                 run has vanished.
         """
@@ -109,6 +107,11 @@ class Checkpoints:
         if not self._workdir.is_dir():
             raise storage_error(self._workdir, FileNotFoundError("the directory has vanished"))
         arrays = {name: _describe(tree) for name, tree in items.items()}
+        if metrics and self._best_metric and self._best_metric not in metrics:
+            raise ConfigError(
+                f"config field train.best_metric: {self._best_metric!r} is none of "
+                f"{', '.join(sorted(metrics))}"
+            )
         best = self._best_metric and (metrics or {}).get(self._best_metric)
         with self._saving(step):
             self._pending = self._checkpointer.save_checkpointables_async(

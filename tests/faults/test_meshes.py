@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from small_run import CONFIG
 
 from data_pipeline.spec import DatasetSpec
 from experiments.run_config import load_config
@@ -23,8 +24,6 @@ PAIRS = [
 
 @pytest.fixture(scope="module")
 def run(dataset, tmp_path_factory):
-    from small_run import CONFIG
-
     path = tmp_path_factory.mktemp("config") / "tiny.py"
     path.write_text(CONFIG)
     config = load_config(str(path)).override(["data.rows=8", "train.ema_decay=0.9"])

@@ -255,6 +255,9 @@ def test_best_checkpoints_are_kept(tmp_path):
     saves = checkpoint.Checkpoints(tmp_path, writable=False)
     assert saves.steps == sorted({*best, 8})
     saves.close()
+    unknown = with_train(config, best_metric="los")
+    with pytest.raises(ConfigError, match=r"train\.best_metric: 'los' is none of .*loss"):
+        run_train(tmp_path / "b", unknown, valid=ToyLoader())
 
 
 def test_metrics_file_survives_a_line_cut_short(tmp_path):
