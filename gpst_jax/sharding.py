@@ -24,6 +24,8 @@ LogicalAxes = tuple[str | None, ...]
 
 # First match of path and rank wins. A path is the keys of the parameter tree joined by slashes.
 PARAMETER_AXES: tuple[tuple[str, LogicalAxes], ...] = (
+    (r"(^|/)lora/.*/[ab]$", ("layers", None, None)),  # adapters are small: whole on every device
+    (r"(^|/)lora/.*/[ab]$", (None, None)),
     (r"layers/attn/[qkv]/kernel$", ("layers", "embed", "heads")),
     (r"layers/attn/[qkv]/bias$", ("layers", "heads")),
     (r"layers/attn/out/kernel$", ("layers", "heads", "embed")),
