@@ -125,7 +125,7 @@ def pretrain(config: RunConfig, workdir: str) -> TrainResult:
         raise ConfigError("config field data.path: empty; give --set=data.path=DATASET")
     make_workdir(workdir)
     spec = load_spec(config.data.path)
-    objective = make_objective(config, spec)
+    objective = make_objective(config, spec, config.data.path)
     if jax.process_index() == 0:
         print(describe(config, spec, objective), flush=True)
     data = config.data

@@ -7,81 +7,44 @@ so that a misspelt option never passes silently.
 
 import dataclasses
 import json
-import types
-import typing
-from typing import Any
+from typing import TypeVar
+
+from gpst_jax.config_fields import (
+    ConfigError,
+    choice,
+    fraction,
+    from_dict,
+    positive,
+    require,
+)
+from gpst_jax.model_config import (
+    FlowConfig,
+    GPSTConfig,
+    ModelConfig,
+    SemanticLMConfig,
+    SoundStormConfig,
+    TransformerConfig,
+)
+
+__all__ = [
+    "ConfigError",
+    "DataConfig",
+    "FlowConfig",
+    "GPSTConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "RunConfig",
+    "SemanticLMConfig",
+    "SoundStormConfig",
+    "TrainConfig",
+    "TransformerConfig",
+    "from_dict",
+    "parse_range",
+]
 
 
-class ConfigError(ValueError):
-    """A configuration value is unknown or inconsistent; the message names the field."""
-
-
-def _require(condition: bool, field: str, message: str) -> None:
-    if not condition:
-        raise ConfigError(f"config field {field}: {message}")
-
-
-def _choice(config: Any, name: str, choices: tuple[str, ...]) -> None:
-    value = getattr(config, name)
-    _require(value in choices, name, f"{value!r} is not one of {', '.join(choices)}")
-
-
-def _fraction(config: Any, name: str) -> None:
-    value = getattr(config, name)
-    _require(0 <= value <= 1, name, f"must lie in [0, 1], is {value}")
-
-
-@dataclasses.dataclass(frozen=True)
-class TransformerConfig:
-    """Dimensions of one stack of transformer blocks."""
-
-    d_model: int
-    num_layers: int
-    num_heads: int
-    d_ff: int
-
-    def __post_init__(self):
-        for name in ("d_model", "num_layers", "num_heads", "d_ff"):
-            _require(getattr(self, name) > 0, name, f"must be positive, is {getattr(self, name)}")
-        _require(
-            self.d_model % self.num_heads == 0,
-            "num_heads",
-            f"{self.num_heads} heads do not divide d_model {self.d_model}",
-        )
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one attention head."""
-        return self.d_model // self.num_heads
-
-
-@dataclasses.dataclass(frozen=True)
-class GPSTConfig:
-    """The hierarchical transformer of GPST (arXiv 2406.00976, section 3).
-
-    Vocabulary sizes, codebooks and frame rates are not here: they come from the dataset.
-    """
-
-    global_net: TransformerConfig
-    local_net: TransformerConfig
-    block: str = "modern"  # modern: RoPE, RMSNorm, SwiGLU, QK-norm; paper: as published
-    shared_acoustic_head: bool = False  # one head for all codebooks, or one per codebook
-    semantic_loss: bool = True
-    label_smoothing: float = 0.0  # the paper: 0.1
-    local_drop: float = 0.0  # share of frames the local net skips in training; Hi-Res: 0.5
-    dropout: float = 0.0  # the paper: 0.1
-    max_positions: int = 1629  # rows of the learned position table of the `paper` block
-    dtype: str = "float32"  # of activations; parameters, logits and losses stay float32
-    remat: str = "none"  # none | dots | full: what the backward pass recomputes
-    attention: str = "auto"  # auto | xla | cudnn | splash
-
-    def __post_init__(self):
-        _choice(self, "block", ("paper", "modern"))
-        _choice(self, "dtype", ("float32", "bfloat16"))
-        _choice(self, "remat", ("none", "dots", "full"))
-        _choice(self, "attention", ("auto", "xla", "cudnn", "splash"))
-        for name in ("label_smoothing", "local_drop", "dropout"):
-            _fraction(self, name)
+Model = TypeVar("Model")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,10 +63,9 @@ class DataConfig:
     workers: int = 0  # loader processes; 0 reads in threads of this process
 
     def __post_init__(self):
-        _choice(self, "positions", ("time", "running"))
-        for name in ("rows", "row_length", "frame_budget", "crop_seconds"):
-            _require(getattr(self, name) > 0, name, f"must be positive, is {getattr(self, name)}")
-        _require(
+        choice(self, "positions", ("time", "running"))
+        positive(self, "rows", "row_length", "frame_budget", "crop_seconds")
+        require(
             not (self.deduplicate and self.positions == "time"),
             "positions",
             "de-duplicated units have no durations: set positions to 'running'",
@@ -129,12 +91,12 @@ class OptimizerConfig:
     max_skipped: int = 20  # stop after so many skipped steps in a row
 
     def __post_init__(self):
-        _choice(self, "name", ("adamw", "muon"))
-        _choice(self, "schedule", ("inverse_sqrt", "cosine", "wsd"))
-        _fraction(self, "decay_fraction")
-        _require(self.learning_rate > 0, "learning_rate", "must be positive")
-        _require(self.warmup_steps >= 0, "warmup_steps", "must not be negative")
-        _require(self.clip_norm > 0, "clip_norm", "must be positive")
+        choice(self, "name", ("adamw", "muon"))
+        choice(self, "schedule", ("inverse_sqrt", "cosine", "wsd"))
+        fraction(self, "decay_fraction")
+        require(self.learning_rate > 0, "learning_rate", "must be positive")
+        require(self.warmup_steps >= 0, "warmup_steps", "must not be negative")
+        require(self.clip_norm > 0, "clip_norm", "must be positive")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +109,7 @@ class MeshConfig:
 
     def __post_init__(self):
         sizes = (self.replica, self.fsdp, self.tensor)
-        _require(
+        require(
             sum(size == -1 for size in sizes) <= 1
             and all(size == -1 or size > 0 for size in sizes),
             "mesh",
@@ -161,6 +123,7 @@ class TrainConfig:
 
     steps: int = 1000
     seed: int = 0
+    init_from: str = ""  # a run's directory, or an export, that the first parameters come from
     accumulate: int = 1  # micro-batches added up for one update
     log_every: int = 10
     eval_every: int = 200  # 0: only at the end
@@ -178,8 +141,7 @@ class TrainConfig:
     stall_abort_minutes: float = 60.0  # without a finished step the process gives up; 0: never
 
     def __post_init__(self):
-        for name in ("steps", "accumulate", "log_every", "keep_latest", "checkpoint_every_steps"):
-            _require(getattr(self, name) > 0, name, f"must be positive, is {getattr(self, name)}")
+        positive(self, "steps", "accumulate", "log_every", "keep_latest", "checkpoint_every_steps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,18 +149,27 @@ class RunConfig:
     """Everything that defines a run."""
 
     name: str
-    model: GPSTConfig
+    model: ModelConfig
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self):
-        _require(
+        require(
             self.data.rows % self.train.accumulate == 0,
             "train.accumulate",
             f"{self.train.accumulate} micro-batches do not divide data.rows {self.data.rows}",
         )
+
+    def model_as(self, kind: type[Model]) -> Model:
+        """The model as the configuration of one family; raises ConfigError for another one."""
+        if not isinstance(self.model, kind):
+            raise ConfigError(
+                f"config field model.family: {self.model.family!r} is not the family that this "
+                f"needs, which is configured by {kind.__name__}"
+            )
+        return self.model
 
     def to_json(self) -> str:
         """The configuration as JSON text that `from_json` reads back to an equal object."""
@@ -214,12 +185,12 @@ class RunConfig:
         tree = dataclasses.asdict(self)
         for assignment in assignments:
             key, equals, value = assignment.partition("=")
-            _require(bool(equals), key, "an override is written section.field=value")
+            require(bool(equals), key, "an override is written section.field=value")
             node, parts = tree, key.split(".")
             for part in parts[:-1]:
-                _require(isinstance(node, dict) and part in node, key, "no such field")
+                require(isinstance(node, dict) and part in node, key, "no such field")
                 node = node[part]
-            _require(isinstance(node, dict) and parts[-1] in node, key, "no such field")
+            require(isinstance(node, dict) and parts[-1] in node, key, "no such field")
             was = node[parts[-1]]
             try:
                 parsed = json.loads(value)
@@ -229,42 +200,6 @@ class RunConfig:
             text = isinstance(was, str) and not isinstance(parsed, str)
             node[parts[-1]] = value if text else parsed
         return from_dict(RunConfig, tree)
-
-
-def from_dict(cls: type, tree: Any, path: str = "") -> Any:
-    """Builds dataclass `cls` from nested dicts, checking names and types at every level."""
-    if not isinstance(tree, dict):
-        raise ConfigError(f"config field {path or cls.__name__}: expected fields, got {tree!r}")
-    hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    unknown = sorted(set(tree) - set(fields))
-    if unknown:
-        raise ConfigError(f"config field {path}{unknown[0]}: unknown; known are {sorted(fields)}")
-    values = {}
-    for name, value in tree.items():
-        values[name] = _convert(hints[name], value, f"{path}{name}")
-    missing = [
-        name
-        for name, field in fields.items()
-        if name not in values and field.default is dataclasses.MISSING
-    ]
-    if missing:
-        raise ConfigError(f"config field {path}{missing[0]}: missing")
-    return cls(**values)
-
-
-def _convert(hint: Any, value: Any, path: str) -> Any:
-    if isinstance(hint, types.UnionType):
-        if value is None and type(None) in hint.__args__:
-            return None
-        hint = next(arg for arg in hint.__args__ if arg is not type(None))
-    if dataclasses.is_dataclass(hint):
-        return from_dict(typing.cast(type, hint), value, path + ".")
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(f"config field {path}: expected {hint.__name__}, got {value!r}")
-    return value
 
 
 def parse_range(flag: str, text: str | None) -> range:

@@ -23,6 +23,7 @@ from data_pipeline.progress import progress
 from data_pipeline.spec import DatasetSpec
 from data_pipeline.tokenizers import load_codec
 from gpst_jax.checkpoint import Loaded
+from gpst_jax.config import GPSTConfig
 from gpst_jax.items import Item, ItemSet, Stretch
 from gpst_jax.modes import ModeBuilder, Part
 from gpst_jax.sampling import Decoder, Request, SamplingConfig
@@ -91,7 +92,8 @@ class Generator:
         self.dataset_dir, self.audio_dir = Path(dataset_dir), Path(audio_dir)
         self.layout = spec.layout()
         data = model.config.data
-        self.decoder = Decoder(model.config.model, self.layout, model.params, data.positions)
+        gpst = model.config.model_as(GPSTConfig)
+        self.decoder = Decoder(gpst, self.layout, model.params, data.positions)
         silence = (np.array(spec.silence.units), np.array(spec.silence.codes))
         self.builder = ModeBuilder(self.layout, silence, data.deduplicate)
         self.codec_path = self.dataset_dir / spec.codec.path

@@ -14,7 +14,7 @@ import numpy as np
 from data_pipeline.records import RecordReader
 from data_pipeline.spec import DatasetSpec
 from data_pipeline.tokenizers import load_codec
-from gpst_jax.config import RunConfig
+from gpst_jax.config import GPSTConfig, RunConfig
 from gpst_jax.metrics import MetricsWriter
 from gpst_jax.modes import ModeBuilder
 from gpst_jax.sampling import Decoder, SamplingConfig
@@ -54,7 +54,7 @@ def make_preview(
     builder = ModeBuilder(layout, silence, data.deduplicate)
 
     def preview(step: int, params: Any, writer: MetricsWriter) -> None:
-        decoder = Decoder(config.model, layout, params, data.positions)
+        decoder = Decoder(config.model_as(GPSTConfig), layout, params, data.positions)
         requests = [
             builder.semantic_to_acoustic(record.units, item=index)
             for index, record in enumerate(records)

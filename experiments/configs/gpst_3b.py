@@ -12,7 +12,7 @@ import dataclasses
 
 from experiments.configs import gpst_1b
 from experiments.configs.gpst_1b import get_layout as get_layout
-from gpst_jax.config import RunConfig, TransformerConfig
+from gpst_jax.config import GPSTConfig, RunConfig, TransformerConfig
 
 
 def get_config() -> RunConfig:
@@ -22,7 +22,7 @@ def get_config() -> RunConfig:
         config,
         name="gpst_3b",
         model=dataclasses.replace(
-            config.model,
+            config.model_as(GPSTConfig),
             global_net=TransformerConfig(d_model=3072, num_layers=24, num_heads=24, d_ff=8192),
             local_net=TransformerConfig(d_model=1024, num_layers=12, num_heads=8, d_ff=2816),
             local_drop=0.5,

@@ -11,7 +11,7 @@ import dataclasses
 
 from experiments.configs import gpst_1b
 from experiments.configs.gpst_1b import get_layout as get_layout
-from gpst_jax.config import RunConfig, TransformerConfig
+from gpst_jax.config import GPSTConfig, RunConfig, TransformerConfig
 
 
 def get_config() -> RunConfig:
@@ -21,7 +21,7 @@ def get_config() -> RunConfig:
         config,
         name="gpst_7b",
         model=dataclasses.replace(
-            config.model,
+            config.model_as(GPSTConfig),
             global_net=TransformerConfig(d_model=4096, num_layers=32, num_heads=32, d_ff=11008),
             local_net=TransformerConfig(d_model=1536, num_layers=12, num_heads=12, d_ff=4096),
             local_drop=0.5,

@@ -11,18 +11,18 @@ acoustic against 5.6 %: so early the frames do not follow units of unknown durat
 import dataclasses
 
 from experiments.configs import gpst_demo
-from gpst_jax.config import RunConfig
+from gpst_jax.config import GPSTConfig, RunConfig
 
 
 def get_config() -> RunConfig:
     """The run; `data.path` is given on the command line."""
     config = gpst_demo.get_config()
-    wide, narrow = config.model.global_net, config.model.local_net
+    wide, narrow = config.model_as(GPSTConfig).global_net, config.model_as(GPSTConfig).local_net
     return dataclasses.replace(
         config,
         name="gpst_demo_paper",
         model=dataclasses.replace(
-            config.model,
+            config.model_as(GPSTConfig),
             block="paper",
             # Two matrices of 1.5 times the width cost what the three of the gated MLP cost.
             global_net=dataclasses.replace(wide, d_ff=wide.d_ff * 3 // 2),

@@ -11,7 +11,7 @@ import dataclasses
 
 from data_pipeline.tokens import TokenLayout
 from experiments.configs import gpst_190m
-from gpst_jax.config import RunConfig
+from gpst_jax.config import GPSTConfig, RunConfig
 
 
 def get_layout() -> TokenLayout:
@@ -25,5 +25,5 @@ def get_config() -> RunConfig:
     return dataclasses.replace(
         config,
         name="gpst_hires_207m",
-        model=dataclasses.replace(config.model, local_drop=0.5),
+        model=dataclasses.replace(config.model_as(GPSTConfig), local_drop=0.5),
     )

@@ -14,6 +14,7 @@ import numpy as np
 
 from data_pipeline.cli import UserError
 from gpst_jax.benchmarks.workload import Workload
+from gpst_jax.config import GPSTConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ def dimensions(workload: Workload) -> tuple[Dimensions, Dimensions]:
     CSM's feed-forward is gated. Against our `paper` block, whose is not, it gets two thirds of the
     width (to a multiple of 8), so that a layer has equally many weights.
     """
-    model = workload.config.model
+    model = workload.config.model_as(GPSTConfig)
 
     def one(net) -> Dimensions:
         inner = net.d_ff if model.block == "modern" else round(net.d_ff / 12) * 8
@@ -203,7 +204,7 @@ class CsmStep:
         """Runs a step to its end and returns the loss."""
         torch = self._torch
         cast: Any = contextlib.nullcontext()
-        if self._workload.config.model.dtype == "bfloat16":
+        if self._workload.config.model_as(GPSTConfig).dtype == "bfloat16":
             cast = torch.autocast(self._device.type, torch.bfloat16)
         self._optimizer.zero_grad(set_to_none=True)
         with cast:

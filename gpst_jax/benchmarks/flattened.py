@@ -17,7 +17,7 @@ from data_pipeline.spec import DatasetSpec
 from data_pipeline.tokens import EOS
 from gpst_jax import attention, gpst, losses
 from gpst_jax.benchmarks.workload import Workload
-from gpst_jax.config import TransformerConfig
+from gpst_jax.config import GPSTConfig, TransformerConfig
 from gpst_jax.layers import Context, Style
 from gpst_jax.objectives import Batch, Metrics, Params
 
@@ -32,7 +32,7 @@ class Flattened(nnx.Module):
     """
 
     def __init__(self, config: TransformerConfig, workload: Workload, *, rngs: nnx.Rngs):
-        model, layout, width = workload.config.model, workload.layout, config.d_model
+        model, layout, width = workload.config.model_as(GPSTConfig), workload.layout, config.d_model
         style = Style(model.block, jnp.dtype(model.dtype), 0.0, model.attention, model.remat)
         self.style, self.config = style, config
         self.global_net = gpst.Net(
@@ -68,7 +68,7 @@ def flat_net(workload: Workload, parameters: int) -> TransformerConfig:
 
     The depth is chosen first, then the feed-forward width (a multiple of 8) takes up the rest.
     """
-    model, layout = workload.config.model, workload.layout
+    model, layout = workload.config.model_as(GPSTConfig), workload.layout
     wide, width = model.global_net, model.global_net.d_model
     outside = width * (layout.global_vocab + layout.semantic_vocab)
     outside += width * layout.num_codebooks * layout.acoustic_classes
@@ -165,7 +165,7 @@ class FlattenedObjective:
         """Training FLOPs by the rule of `GPSTObjective.flops`: 6 per weight and position."""
         work, net, layout = self.workload, self.net, self.layout
         length, width = flat_length(work), net.d_model
-        matrices = 3 if work.config.model.block == "modern" else 2
+        matrices = 3 if work.config.model_as(GPSTConfig).block == "modern" else 2
         layers = net.num_layers * (4 * width**2 + matrices * width * net.d_ff)
         codes = work.frames * layout.num_codebooks
         return {

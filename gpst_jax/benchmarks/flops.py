@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from gpst_jax import hlo, hlo_cost
 from gpst_jax.benchmarks.flattened import FlattenedObjective, flat_length, flat_net
 from gpst_jax.benchmarks.workload import Workload
-from gpst_jax.config import TransformerConfig
+from gpst_jax.config import GPSTConfig, TransformerConfig
 from gpst_jax.objectives import GPSTObjective
 
 
@@ -46,7 +46,9 @@ def compare(workload: Workload) -> dict[str, Any]:
     equal = flat_net(workload, sum(leaf.size for leaf in jax.tree.leaves(shapes)))
     counts = {"hierarchical": _hierarchical(workload, ours)}
     counts["flattened"] = _flattened(workload, equal)
-    counts["flattened_global_layers"] = _flattened(workload, workload.config.model.global_net)
+    counts["flattened_global_layers"] = _flattened(
+        workload, workload.config.model_as(GPSTConfig).global_net
+    )
     base = counts["hierarchical"]
     saving = {
         name: {kind: count[kind] / base[kind] for kind in base}
@@ -57,7 +59,7 @@ def compare(workload: Workload) -> dict[str, Any]:
 
 
 def _hierarchical(workload: Workload, objective: GPSTObjective) -> dict[str, float]:
-    model, depth = workload.config.model, workload.layout.num_codebooks
+    model, depth = workload.config.model_as(GPSTConfig), workload.layout.num_codebooks
     length, stacks = workload.units + workload.frames + 2, workload.frames + 1
     wide, narrow = model.global_net, model.local_net
     formula = 2.0 * _weights(workload, wide) * length
@@ -88,7 +90,7 @@ def _flattened(workload: Workload, net: TransformerConfig) -> dict[str, float]:
 
 
 def _weights(workload: Workload, net: TransformerConfig) -> float:
-    matrices = 3 if workload.config.model.block == "modern" else 2
+    matrices = 3 if workload.config.model_as(GPSTConfig).block == "modern" else 2
     return net.num_layers * (4 * net.d_model**2 + matrices * net.d_model * net.d_ff)
 
 

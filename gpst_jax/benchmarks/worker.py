@@ -87,7 +87,10 @@ def _build_torch(case: str, workload: Workload) -> tuple[Any, dict[str, Any]]:
     cuda = csm.has_cuda()
     workload = workload.with_model(dtype="bfloat16" if cuda else "float32")
     step = csm.CsmStep(workload, compiled=case == "torch_compile")
-    info = {"platform": "gpu" if cuda else "cpu", "dtype": workload.config.model.dtype}
+    info = {
+        "platform": "gpu" if cuda else "cpu",
+        "dtype": workload.config.model.dtype,
+    }
     return step, info | {"parameters": step.parameters, "flops": csm.flops(workload)}
 
 

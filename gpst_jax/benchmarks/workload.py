@@ -66,7 +66,7 @@ class Workload:
 
     def with_model(self, **changes: Any) -> "Workload":
         """The same with other fields of the model's configuration."""
-        model = dataclasses.replace(self.config.model, **changes)
+        model = dataclasses.replace(self.config.model_as(GPSTConfig), **changes)
         return dataclasses.replace(self, config=dataclasses.replace(self.config, model=model))
 
     def tokens(self) -> tuple[np.ndarray, np.ndarray]:
@@ -120,7 +120,7 @@ def from_config(config: RunConfig, layout: TokenLayout, rows: int) -> Workload:
     """
     data = dataclasses.replace(config.data, rows=rows)
     model = dataclasses.replace(
-        config.model, dropout=0.0, label_smoothing=0.0, local_drop=0.0, remat="none"
+        config.model_as(GPSTConfig), dropout=0.0, label_smoothing=0.0, local_drop=0.0, remat="none"
     )
     config = dataclasses.replace(
         config,

@@ -63,7 +63,7 @@ def run(workdir, config, dataset):
     record = json.loads((dataset / "dataset.json").read_text())
     return train.train(
         config,
-        make_objective(config, spec),
+        make_objective(config, spec, dataset),
         loader,
         workdir,
         dataset=record,

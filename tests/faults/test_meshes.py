@@ -27,7 +27,7 @@ def run(dataset, tmp_path_factory):
     path = tmp_path_factory.mktemp("config") / "tiny.py"
     path.write_text(CONFIG)
     config = load_config(str(path)).override(["data.rows=8", "train.ema_decay=0.9"])
-    return config, make_objective(config, DatasetSpec.load(dataset))
+    return config, make_objective(config, DatasetSpec.load(dataset), dataset)
 
 
 def state_on(sizes, run):

@@ -1,13 +1,7 @@
-"""Model families behind the one protocol that the training loop knows.
-
-An objective owns a model's parameters, the shapes of its batch and its loss. Losses are sums over
-predictions divided by normalisers of the whole batch, so that the losses of micro-batches add up
-to the loss of the batch, whatever number of predictions each holds.
-"""
+"""The objective of GPST: its batch, its two losses, local-drop and FLOPs."""
 
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,52 +10,7 @@ from data_pipeline.spec import DatasetSpec
 from data_pipeline.tokens import ACOUSTIC, TokenLayout
 from gpst_jax import gpst, losses
 from gpst_jax.config import ConfigError, GPSTConfig, RunConfig, TransformerConfig
-
-Params = Any  # nested dict of arrays
-Batch = Mapping[str, jax.Array]
-Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count)
-
-
-class Objective(Protocol):
-    """What the training loop needs of a model family."""
-
-    def init(self, key: jax.Array) -> Params:
-        """Fresh float32 parameters as a nested dict."""
-
-    def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Names, shapes and dtypes of the global batch."""
-
-    def weights(self, batch: Batch) -> dict[str, jax.Array]:
-        """Normalisers of the whole batch, at least 1."""
-
-    def loss(
-        self,
-        params: Params,
-        batch: Batch,
-        key: jax.Array,
-        weights: Mapping[str, jax.Array],
-        train: bool,
-    ) -> tuple[jax.Array, Metrics]:
-        """Loss of a batch or micro-batch and its metrics as (sum, count) pairs."""
-
-    def flops(self) -> dict[str, float]:
-        """Floating-point operations of one training step by part; their sum counts for MFU."""
-
-    def rates(self, batch: Batch) -> dict[str, jax.Array]:
-        """What a batch holds: `tokens` predicted and `audio_seconds`."""
-
-    def trainable(self, path: str) -> bool:
-        """Whether the parameter at `path` is updated."""
-
-    def check_dataset(self, spec: DatasetSpec) -> None:
-        """Raises ConfigError when the dataset does not fit the model."""
-
-
-def make_objective(config: RunConfig, spec: DatasetSpec) -> "GPSTObjective":
-    """The objective of a run on a dataset."""
-    objective = GPSTObjective(config, spec.layout())
-    objective.check_dataset(spec)
-    return objective
+from gpst_jax.objectives.base import Batch, Metrics, Params
 
 
 class GPSTObjective:
@@ -77,7 +26,7 @@ class GPSTObjective:
 
     def __init__(self, config: RunConfig, layout: TokenLayout):
         self.config, self.layout = config, layout
-        self.model_config: GPSTConfig = config.model
+        self.model_config = config.model_as(GPSTConfig)
         longest = math.ceil(config.data.crop_seconds * (layout.unit_rate + layout.frame_rate)) + 2
         if self.model_config.block == "paper" and longest > self.model_config.max_positions:
             raise ConfigError(

@@ -1,0 +1,85 @@
+"""What every configuration shares: checked fields, and reading nested dicts exactly."""
+
+import dataclasses
+import types
+import typing
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A configuration value is unknown or inconsistent; the message names the field."""
+
+
+def require(condition: bool, field: str, message: str) -> None:
+    """Raises ConfigError naming the field unless the condition holds."""
+    if not condition:
+        raise ConfigError(f"config field {field}: {message}")
+
+
+def choice(config: Any, name: str, choices: tuple[str, ...]) -> None:
+    """Checks that a field has one of a few values."""
+    value = getattr(config, name)
+    require(value in choices, name, f"{value!r} is not one of {', '.join(choices)}")
+
+
+def fraction(config: Any, name: str) -> None:
+    """Checks that a field lies in [0, 1]."""
+    value = getattr(config, name)
+    require(0 <= value <= 1, name, f"must lie in [0, 1], is {value}")
+
+
+def positive(config: Any, *names: str) -> None:
+    """Checks that fields are above zero."""
+    for name in names:
+        require(getattr(config, name) > 0, name, f"must be positive, is {getattr(config, name)}")
+
+
+def from_dict(cls: type, tree: Any, path: str = "") -> Any:
+    """Builds dataclass `cls` from nested dicts, checking names and types at every level."""
+    if not isinstance(tree, dict):
+        raise ConfigError(f"config field {path or cls.__name__}: expected fields, got {tree!r}")
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    unknown = sorted(set(tree) - set(fields))
+    if unknown:
+        raise ConfigError(f"config field {path}{unknown[0]}: unknown; known are {sorted(fields)}")
+    values = {}
+    for name, value in tree.items():
+        values[name] = _convert(hints[name], value, f"{path}{name}")
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in values and field.default is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"config field {path}{missing[0]}: missing")
+    return cls(**values)
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    if isinstance(hint, types.UnionType):
+        if value is None and type(None) in hint.__args__:
+            return None
+        hint = _one_of([arg for arg in hint.__args__ if arg is not type(None)], value, path)
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value, path + ".")
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ConfigError(f"config field {path}: expected {hint.__name__}, got {value!r}")
+    return value
+
+
+def _one_of(hints: list[Any], value: Any, path: str) -> Any:
+    """The type that a value is of; among configurations, the one its `family` names."""
+    if len(hints) == 1:
+        return hints[0]
+    families = {_default(hint, "family"): hint for hint in hints}
+    # Runs from before there were several families did not say theirs.
+    family = value.get("family", next(iter(families))) if isinstance(value, dict) else None
+    require(family in families, f"{path}.family", f"{family!r} is not one of {sorted(families)}")
+    return families[family]
+
+
+def _default(cls: Any, name: str) -> Any:
+    return next(field.default for field in dataclasses.fields(cls) if field.name == name)
