@@ -49,6 +49,9 @@ class PackingConfig:
         positions: `time` or `running`, see `tokens.segment_tokens`.
         join_speakers: fill segments with further records of the same speaker.
         seed: of the order, the cuts and the rows.
+        arrangement: `interleaved`, both streams of several segments, one after the other;
+            `frames`, one segment a row, units and codes side by side; `sequences`, text and units
+            of a sequence dataset.
     """
 
     row_length: int
@@ -58,9 +61,14 @@ class PackingConfig:
     positions: str = "time"
     join_speakers: bool = True
     seed: int = 0
+    arrangement: str = "interleaved"
 
     def __post_init__(self) -> None:
         """Checks the values; raises UserError."""
+        if self.arrangement not in ("interleaved", "frames", "sequences"):
+            raise UserError(f"arrangement {self.arrangement!r} is none that rows have")
+        if self.arrangement == "frames" and self.deduplicate:
+            raise UserError("deduplicate: every frame needs its unit here, set it to false")
         for name in ("row_length", "frame_budget", "crop_seconds"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name} must be positive, is {getattr(self, name)}")
@@ -153,12 +161,28 @@ class PackingPlan:
             self._check_whole_records()
             return
         frames = self._crop // frame
+        if config.arrangement == "frames":
+            self._check_frames(frames)
+            return
         length = 2 + self._crop // unit + frames
         if config.row_length < length or config.frame_budget < frames + 1:
             raise UserError(
                 f"a segment of crop_seconds {config.crop_seconds} takes up to {length} positions "
                 f"and {frames + 1} predicted stacks, a row has row_length {config.row_length} and "
                 f"frame_budget {config.frame_budget}: raise these or lower crop_seconds"
+            )
+
+    def _check_frames(self, frames: int) -> None:
+        layout, budget = self.layout, self.config.frame_budget
+        if layout.ticks_per_unit != layout.ticks_per_frame:
+            raise UserError(
+                f"units at {layout.unit_rate:g} Hz do not stand beside frames at "
+                f"{layout.frame_rate:g} Hz: tokenise with both at one rate"
+            )
+        if budget < frames:
+            raise UserError(
+                f"a segment of crop_seconds {self.config.crop_seconds} takes up to {frames} "
+                f"frames, a row has frame_budget {budget}: raise it or lower crop_seconds"
             )
 
     def _check_whole_records(self) -> None:
@@ -194,10 +218,11 @@ class PackingPlan:
 
     def efficiency(self, pass_number: int = 0) -> dict[str, float]:
         """Shares of computed positions and of predicted stacks that are real in one pass."""
-        plan = self._plan(pass_number)
+        plan, config = self._plan(pass_number), self.config
+        length = config.frame_budget if config.arrangement == "frames" else config.row_length
         return {
-            "positions": plan.positions / (plan.num_rows * self.config.row_length),
-            "frames": plan.frames / (plan.num_rows * self.config.frame_budget),
+            "positions": plan.positions / (plan.num_rows * length),
+            "frames": plan.frames / (plan.num_rows * config.frame_budget),
         }
 
     def locate(self, row: int) -> tuple[int, int]:
@@ -265,6 +290,9 @@ class PackingPlan:
         random = _RandomKeys(self.config.seed, number)
         segments = self._join(random)
         units, frames = self._totals(segments)
+        if self.config.arrangement == "frames":
+            order, starts = random.permutation(len(frames)), np.arange(len(frames) + 1)
+            return _Pass(segments, order, starts, int(frames.sum()), int(frames.sum()))
         positions, stacks = 2 + units + frames, frames + 1
         row_segments, row_starts = row_packing.pack(
             positions,

@@ -64,6 +64,40 @@ def build_row(
     return row
 
 
+def build_frames_row(
+    layout: TokenLayout,
+    packing: PackingConfig,
+    segments: list[list[tuple[np.ndarray, np.ndarray]]],
+) -> dict[str, np.ndarray]:
+    """Arrays of one row with units and codes side by side, padded on the right.
+
+    Args:
+        layout: sizes and rates; both streams have one rate.
+        packing: the frame budget F.
+        segments: at most one; of it the parts, (units (S_i,), codes (Q, T_i)).
+
+    Returns:
+        int32 arrays: `units` (F,), `codes` (F, Q), and `segment_ids` (F,), 1 on frames and 0 in
+        padding. Where the streams of a part differ by a frame, the longer one loses its last.
+    """
+    row = {
+        "units": np.zeros(packing.frame_budget, np.int32),
+        "codes": np.zeros((packing.frame_budget, layout.num_codebooks), np.int32),
+        "segment_ids": np.zeros(packing.frame_budget, np.int32),
+    }
+    here = 0
+    for units, codes in segments[0] if segments else []:
+        end = here + min(len(units), codes.shape[1])
+        row["units"][here:end] = units[: end - here]
+        row["codes"][here:end] = codes[:, : end - here].T
+        row["segment_ids"][here:end] = 1
+        here = end
+    return row
+
+
+_BUILDERS = {"interleaved": build_row, "frames": build_frames_row}
+
+
 @dataclasses.dataclass(frozen=True)
 class DatasetRows:
     """Everything that a worker process needs to make rows; opens its files when first asked.
@@ -136,9 +170,12 @@ class DatasetRows:
         return parts
 
     def row(self, number: int) -> dict[str, np.ndarray]:
-        """Arrays of a row, see `build_row`."""
-        parts = [self.parts(segment) for segment in self.plan.row(number)]
-        return build_row(self.spec.layout(), self.packing, parts)
+        """Arrays of a row, see `build_row` and `build_frames_row`."""
+        return self.build([self.parts(segment) for segment in self.plan.row(number)])
+
+    def build(self, segments: list[list[tuple[np.ndarray, np.ndarray]]]) -> dict[str, np.ndarray]:
+        """Arrays of a row of the given segments, as the packing arranges them."""
+        return _BUILDERS[self.packing.arrangement](self.spec.layout(), self.packing, segments)
 
     def from_pass(self, number: int, first_row: int) -> Self:
         """The same rows for processes to come that need not plan the passes before one."""
@@ -202,8 +239,7 @@ class MixtureRows:
     def row(self, number: int | None) -> dict[str, np.ndarray]:
         """Arrays of a row, see `build_row`; None gives an empty one."""
         if number is None:
-            first = self.components[0]
-            return build_row(first.spec.layout(), first.packing, [])
+            return self.components[0].build([])
         component, place = self.plan.source(number)
         return self.components[component].row(place)
 
