@@ -283,21 +283,10 @@ def load_params(
     Raises:
         CheckpointError: there is no checkpoint, or not this one; the message names the directory.
     """
-    directory = Path(workdir) / CHECKPOINT_DIRECTORY
-    if not directory.is_dir():
-        raise CheckpointError(
-            f"no checkpoints in {workdir}: is it the --workdir of a training run?"
-        )
-    checkpoints = Checkpoints(workdir, writable=False)
-    try:
-        steps = checkpoints.steps
-        if not steps or (step is not None and step not in steps):
-            wanted = "finished checkpoint" if step is None else f"checkpoint of step {step}"
-            raise CheckpointError(f"no {wanted} in {directory}: it holds the steps {steps}")
-        step = steps[-1] if step is None else step
+    with reading(workdir, step) as (checkpoints, step):
         record = checkpoints.read_record(step)
         config = RunConfig.from_json(json.dumps(record["config"]))
-        item = "ema" if average and config.train.ema_decay > 0 else "params"
+        item = "ema" if average and "ema" in record["arrays"] else "params"
         shapes = checkpoints.read_shapes(step, item)
         if shardings is None:
             first = SingleDeviceSharding(jax.local_devices()[0])
@@ -310,9 +299,32 @@ def load_params(
             target,
         )
         params = checkpoints.restore(step, {item: abstract})[item]
+    return Loaded(params, config, record["dataset"], step, record["family"])
+
+
+@contextmanager
+def reading(
+    workdir: str | os.PathLike[str], step: int | None = None
+) -> Iterator[tuple[Checkpoints, int]]:
+    """The checkpoints of a run, never changed, and which of them is meant; None is the newest.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or not this one; the message names the directory.
+    """
+    directory = Path(workdir) / CHECKPOINT_DIRECTORY
+    if not directory.is_dir():
+        raise CheckpointError(
+            f"no checkpoints in {workdir}: is it the --workdir of a training run?"
+        )
+    checkpoints = Checkpoints(workdir, writable=False)
+    try:
+        steps = checkpoints.steps
+        if not steps or (step is not None and step not in steps):
+            wanted = "finished checkpoint" if step is None else f"checkpoint of step {step}"
+            raise CheckpointError(f"no {wanted} in {directory}: it holds the steps {steps}")
+        yield checkpoints, steps[-1] if step is None else step
     finally:
         checkpoints.close()
-    return Loaded(params, config, record["dataset"], step, record["family"])
 
 
 def _describe(tree: Any) -> dict[str, tuple[list[int], str, int]]:

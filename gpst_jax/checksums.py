@@ -36,6 +36,14 @@ def checksums(tree: Any) -> dict[str, int]:
     return {path_string(path): int(value) for (path, _), value in zip(leaves, sums, strict=True)}
 
 
+def rows_checksum(rows: np.ndarray, first: int) -> int:
+    """What the rows of a leading axis, from row `first` on, add to the checksum of their array.
+
+    The sum over all rows, modulo 2^32, is what `checksums` gives for the whole.
+    """
+    return int(_rows_program(rows, jnp.uint32(first)))
+
+
 def differences(expected: Mapping[str, int], found: Mapping[str, int]) -> list[str]:
     """The paths whose checksums differ, or that stand on one side only."""
     return sorted(
@@ -56,7 +64,12 @@ def _program(out_sharding: NamedSharding | None) -> Any:
     return jax.jit(sums, out_shardings=out_sharding)
 
 
-def _checksum(array: jax.Array) -> jax.Array:
+@jax.jit
+def _rows_program(rows: jax.Array, first: jax.Array) -> jax.Array:
+    return _checksum(rows, first)
+
+
+def _checksum(array: jax.Array, first: jax.Array | int = 0) -> jax.Array:
     word = {1: jnp.uint8, 2: jnp.uint16}.get(array.dtype.itemsize, jnp.uint32)
     if array.dtype == jnp.bool_:
         array = array.astype(jnp.uint8)
@@ -65,6 +78,7 @@ def _checksum(array: jax.Array) -> jax.Array:
     position = jnp.zeros(words.shape, jnp.uint32)
     for dimension in range(words.ndim):
         index = jax.lax.broadcasted_iota(jnp.uint32, words.shape, dimension)
+        index += jnp.uint32(first) if dimension == 0 else 0
         position += index * jnp.uint32(_MIX[dimension % len(_MIX)])
     mixed = (position ^ (position >> 15)) * jnp.uint32(_MIX[0])
     weights = (mixed ^ (mixed >> 13)) | jnp.uint32(1)

@@ -48,3 +48,12 @@ def test_sharding_does_not_count():
 def test_differences_name_the_paths():
     assert checksums.differences({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == ["b", "c"]
     assert checksums.differences({"a": 1}, {"a": 1}) == []
+
+
+def test_rows_add_up_to_their_array():
+    array = np.random.default_rng(2).normal(size=(7, 3, 2)).astype(np.float32)
+    whole = checksums.checksums({"a": jnp.asarray(array)})["a"]
+    for size in (1, 3, 7):
+        parts = [checksums.rows_checksum(array[i : i + size], i) for i in range(0, 7, size)]
+        assert sum(parts) % 2**32 == whole
+    assert checksums.rows_checksum(array[1:], 0) != checksums.rows_checksum(array[1:], 1)
