@@ -1,10 +1,11 @@
-"""Causal attention over packed segments, and over a static cache for decoding."""
+"""Attention over packed segments or whole rows, and over a static cache for decoding."""
 
 import jax
 import jax.numpy as jnp
 
 from gpst_jax import splash
 from gpst_jax.config import ConfigError
+from gpst_jax.model_config import RopeScaling
 
 _BLOCK = 128  # queries that XLA's attention handles at once
 
@@ -15,15 +16,19 @@ def attend(
     value: jax.Array,
     *,
     segment_ids: jax.Array | None = None,
+    key_mask: jax.Array | None = None,
+    causal: bool = True,
     implementation: str = "auto",
 ) -> jax.Array:
-    """Causal self-attention in which a position sees only its own segment.
+    """Self-attention in which a position sees only its own segment, causal or in both directions.
 
     Args:
         query: (B, L, H, D/H).
-        key: like `query`.
-        value: like `query`.
+        key: (B, L, H_kv, D/H); each of its heads serves H / H_kv neighbouring query heads.
+        value: like `key`.
         segment_ids: (B, L) int, or None when every row is one segment.
+        key_mask: (B, L) bool, false where no position looks, such as padding; not with "splash".
+        causal: whether a position sees only what stands before it.
         implementation: "xla", "cudnn", "splash", or "auto": splash on TPUs, cuDNN on GPUs in
             bfloat16, XLA elsewhere.
 
@@ -34,26 +39,33 @@ def attend(
     if chosen == "splash":
         if segment_ids is None:
             segment_ids = jnp.zeros(query.shape[:2], jnp.int32)
-        return splash.attend(query, key, value, segment_ids)
+        return splash.attend(query, key, value, segment_ids, causal=causal)
     mask = None
     if segment_ids is not None:
         mask = (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]
+    if key_mask is not None:
+        keys = key_mask[:, None, None, :]
+        mask = keys if mask is None else mask & keys
     if chosen == "cudnn":
         return jax.nn.dot_product_attention(
-            query, key, value, mask=mask, is_causal=True, implementation="cudnn"
+            query, key, value, mask=mask, is_causal=causal, implementation="cudnn"
         )
     # Heads come first, so that every product is a plain batched one: faster on CPUs than
     # jax.nn.dot_product_attention. A block of queries sees no key behind its end: nearly half of
     # the products fall away.
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
     length = query.shape[2]
+    if not causal:
+        visible = jnp.ones((1, 1, 1, length), bool) if mask is None else mask
+        return _weighted_sum(query, key, value, visible).swapaxes(1, 2)
     at = jnp.arange(length)
     blocks = []
     for start in range(0, length, _BLOCK):
         end = min(start + _BLOCK, length)
         visible = (at[None, :end] <= at[start:end, None])[None, None]
         if mask is not None:
-            visible = visible & mask[:, :, start:end, :end]
+            rows = mask if mask.shape[2] == 1 else mask[:, :, start:end]
+            visible = visible & rows[..., :end]
         blocks.append(
             _weighted_sum(query[:, :, start:end], key[:, :, :end], value[:, :, :end], visible)
         )
@@ -63,11 +75,19 @@ def attend(
 def _weighted_sum(
     query: jax.Array, key: jax.Array, value: jax.Array, visible: jax.Array
 ) -> jax.Array:
-    """Attention of queries (B, H, n, D/H) over keys (B, H, m, D/H), where `visible` allows."""
+    """Attention of queries (B, H, n, D/H) over keys (B, H_kv, m, D/H), where `visible` allows.
+
+    Query heads that share a head of keys are further queries of it: no key is copied.
+    """
+    shape, groups = query.shape, query.shape[1] // key.shape[1]
+    if groups > 1:
+        query = query.reshape(shape[0], key.shape[1], groups * shape[2], shape[3])
+        if visible.shape[2] > 1:
+            visible = jnp.tile(visible, (1, 1, groups, 1))
     logits = jnp.einsum("bhnd,bhmd->bhnm", query, key, preferred_element_type=jnp.float32)
     logits = jnp.where(visible, logits * query.shape[-1] ** -0.5, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-    return jnp.einsum("bhnm,bhmd->bhnd", weights, value)
+    return jnp.einsum("bhnm,bhmd->bhnd", weights, value).reshape(shape)
 
 
 def attend_cache(
@@ -77,8 +97,8 @@ def attend_cache(
 
     Args:
         query: (B, n, H, D/H), the positions `filled` to `filled + n - 1` of each row.
-        key: (B, H, C, D/H) cache; heads first, so that no step copies it to multiply.
-        value: (B, H, C, D/H) cache.
+        key: (B, H_kv, C, D/H) cache; heads first, so that no step copies it to multiply.
+        value: (B, H_kv, C, D/H) cache.
         filled: (B,) int, how many positions each row held before these.
 
     Returns:
@@ -90,14 +110,16 @@ def attend_cache(
 
 
 def write_cache(cache: jax.Array, new: jax.Array, filled: jax.Array) -> jax.Array:
-    """Writes (B, n, H, D/H) into (B, H, C, D/H), each row at its own position `filled` (B,)."""
+    """Writes (B, n, H_kv, D/H) into (B, H_kv, C, D/H), each row at its own `filled` (B,)."""
     new = new.swapaxes(1, 2).astype(cache.dtype)
     return jax.vmap(
         lambda row, update, at: jax.lax.dynamic_update_slice_in_dim(row, update, at, axis=1)
     )(cache, new, filled)
 
 
-def rotary(positions: jax.Array, head_dim: int, base: float = 300.0) -> jax.Array:
+def rotary(
+    positions: jax.Array, head_dim: int, base: float = 300.0, scaling: RopeScaling | None = None
+) -> jax.Array:
     """Angles of rotary position embedding (arXiv 2104.09864).
 
     Args:
@@ -107,12 +129,26 @@ def rotary(positions: jax.Array, head_dim: int, base: float = 300.0) -> jax.Arra
             meet at offsets of a tick or two: with the 10,000 that is usual for text, half of each
             head cannot tell such offsets apart, and a model takes longer to find the units that
             belong to a frame.
+        scaling: stretches long wavelengths, for rows beyond those of pretraining.
 
     Returns:
         (B, L, head_dim / 2) float32.
     """
     frequencies = base ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    if scaling is not None:
+        frequencies = _stretched(frequencies, scaling)
     return positions.astype(jnp.float32)[..., None] * frequencies[None, None, :]
+
+
+def _stretched(frequencies: jax.Array, scaling: RopeScaling) -> jax.Array:
+    """Llama 3's rule: slow frequencies are divided by `factor`, fast ones kept, with a ramp.
+
+    What counts is how many turns a frequency makes within the length of pretraining.
+    """
+    turns = scaling.original_max_positions * frequencies / (2 * jnp.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+    return frequencies * (kept + (1.0 - kept) / scaling.factor)
 
 
 def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:

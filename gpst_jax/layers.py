@@ -19,7 +19,7 @@ Initializer = nnx.initializers.Initializer
 
 
 class Cache(NamedTuple):
-    """Keys and values of a stack: one array (B, H, C, D/H) of each per layer.
+    """Keys and values of a stack: one array (B, H_kv, C, D/H) of each per layer.
 
     Layers are apart, so that a decode loop writes one position in place and copies nothing.
     """
@@ -37,7 +37,7 @@ class Context(NamedTuple):
 
 
 class Style(NamedTuple):
-    """The published block (`paper`) or the current one (`modern`)."""
+    """The block as published for GPST (`paper`) or for Llama (`llama`), or the current one."""
 
     name: str
     dtype: jnp.dtype
@@ -45,11 +45,17 @@ class Style(NamedTuple):
     attention: str = "auto"
     remat: str = "none"
     rotary: bool = False  # time enters by rotary positions: queries and keys get a bias each
+    epsilon: float = 1e-6  # of RMS norms
 
     @property
     def modern(self) -> bool:
-        """Whether norms are RMS, the MLP gated, queries and keys normalised, biases absent."""
+        """Whether the block is that of Llama with queries and keys normalised."""
         return self.name == "modern"
+
+    @property
+    def paper(self) -> bool:
+        """Whether there are layer norms, GELU and biases; else RMS norms, a gated MLP, none."""
+        return self.name == "paper"
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
@@ -61,52 +67,63 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 
 
 def make_norm(width: int, style: Style, rngs: nnx.Rngs) -> nnx.Module:
-    """RMSNorm (modern) or LayerNorm with bias and epsilon 1e-5 (paper), in float32."""
-    if style.modern:
-        return nnx.RMSNorm(width, epsilon=1e-6, dtype=jnp.float32, rngs=rngs)
+    """RMSNorm, or LayerNorm with bias and epsilon 1e-5 (paper), in float32."""
+    if not style.paper:
+        return nnx.RMSNorm(width, epsilon=style.epsilon, dtype=jnp.float32, rngs=rngs)
     return nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, dtype=jnp.float32, rngs=rngs)
 
 
 class Attention(nnx.Module):
-    """Multi-head causal self-attention with separate query, key, value and output kernels."""
+    """Causal self-attention with separate query, key, value and output kernels.
+
+    Groups of query heads may share a head of keys and values (arXiv 2305.13245).
+    """
 
     def __init__(self, config: TransformerConfig, style: Style, *, rngs: nnx.Rngs):
         width = config.d_model
-        self.num_heads, self.head_dim = config.num_heads, config.head_dim
+        self.num_heads, self.kv_heads = config.num_heads, config.kv_heads
+        self.head_dim = config.head_dim
         self.implementation = style.attention
 
-        def linear(init: Initializer) -> nnx.Linear:
+        def linear(init: Initializer, heads: int) -> nnx.Linear:
             return nnx.Linear(
                 width,
-                width,
-                use_bias=not style.modern,
+                heads * config.head_dim,
+                use_bias=style.paper,
                 kernel_init=init,
                 dtype=style.dtype,
                 rngs=rngs,
             )
 
-        if style.modern:
+        if not style.paper:
             inner, outer = _normal(width), _normal(width, config.num_layers)
         else:  # fairseq: Xavier, with gain 1/sqrt(2) on queries, keys and values
             inner = nnx.initializers.variance_scaling(0.5, "fan_avg", "uniform")
             outer = nnx.initializers.xavier_uniform()
-        self.q, self.k, self.v = linear(inner), linear(inner), linear(inner)
-        self.out = linear(outer)
+        self.q = linear(inner, self.num_heads)
+        self.k, self.v = linear(inner, self.kv_heads), linear(inner, self.kv_heads)
+        self.out = linear(outer, self.num_heads)
         self.q_norm = make_norm(self.head_dim, style, rngs) if style.modern else None
         self.k_norm = make_norm(self.head_dim, style, rngs) if style.modern else None
         # A constant part of queries and keys, turned by the positions, prefers certain distances
         # in time from the first step on: a frame finds the units of its own time much sooner.
-        bias = (self.num_heads, self.head_dim)
         unit = nnx.initializers.normal(1.0)
-        self.q_bias = nnx.Param(unit(rngs.params(), bias)) if style.rotary else None
-        self.k_bias = nnx.Param(unit(rngs.params(), bias)) if style.rotary else None
+
+        def bias(heads: int) -> nnx.Param | None:
+            if not style.rotary:
+                return None
+            return nnx.Param(unit(rngs.params(), (heads, self.head_dim)))
+
+        self.q_bias, self.k_bias = bias(self.num_heads), bias(self.kv_heads)
 
     def __call__(
         self, x: jax.Array, context: Context, cache: tuple[jax.Array, jax.Array] | None
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
         """(B, L, D) to (B, L, D); with a cache, also the cache extended by L positions."""
-        heads = (*x.shape[:-1], self.num_heads, self.head_dim)
-        query, key, value = (_flat(f, x).reshape(heads) for f in (self.q, self.k, self.v))
+        query, key, value = (
+            apply_flat(f, x).reshape(*x.shape[:-1], -1, self.head_dim)
+            for f in (self.q, self.k, self.v)
+        )
         if self.q_norm is not None and self.k_norm is not None:
             query = self.q_norm(query).astype(x.dtype)
             key = self.k_norm(key).astype(x.dtype)
@@ -131,26 +148,26 @@ class Attention(nnx.Module):
                 attention.write_cache(cache[1], value, context.filled),
             )
             mixed = attention.attend_cache(query, *cache, context.filled)
-        return _flat(self.out, mixed.reshape(x.shape)), cache
+        return apply_flat(self.out, mixed.reshape(x.shape)), cache
 
 
 class Mlp(nnx.Module):
-    """Feed-forward: SwiGLU without biases (modern) or exact GELU with biases (paper)."""
+    """Feed-forward: SwiGLU without biases, or exact GELU with biases (paper)."""
 
     def __init__(self, config: TransformerConfig, style: Style, *, rngs: nnx.Rngs):
         def linear(fan_in: int, fan_out: int, init: Initializer) -> nnx.Linear:
             return nnx.Linear(
                 fan_in,
                 fan_out,
-                use_bias=not style.modern,
+                use_bias=style.paper,
                 kernel_init=init,
                 dtype=style.dtype,
                 rngs=rngs,
             )
 
         width, inner = config.d_model, config.d_ff
-        self.gate = linear(width, inner, _normal(width)) if style.modern else None
-        if style.modern:
+        self.gate = None if style.paper else linear(width, inner, _normal(width))
+        if not style.paper:
             self.up = linear(width, inner, _normal(width))
             self.down = linear(inner, width, _normal(inner, config.num_layers))
         else:  # torch's default for linear layers: uniform within 1/sqrt(fan_in)
@@ -161,10 +178,10 @@ class Mlp(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, L, D) to (B, L, D)."""
         if self.gate is not None:
-            inner = jax.nn.silu(_flat(self.gate, x)) * _flat(self.up, x)
+            inner = jax.nn.silu(apply_flat(self.gate, x)) * apply_flat(self.up, x)
         else:
-            inner = jax.nn.gelu(_flat(self.up, x), approximate=False)
-        return _flat(self.down, inner)
+            inner = jax.nn.gelu(apply_flat(self.up, x), approximate=False)
+        return apply_flat(self.down, inner)
 
 
 class Block(nnx.Module):
@@ -220,7 +237,7 @@ class Stack(nnx.Module):
             x = nnx.merge(graph, params)(x, context, key=key)[0]
             return sharding.constrain(x, ("batch", "length", "embed")), None
 
-        x, _ = jax.lax.scan(_remat(body, self.style.remat), x, (params, keys))
+        x, _ = jax.lax.scan(rematerialized(body, self.style.remat), x, (params, keys))
         return self.final_norm(x).astype(x.dtype)
 
     def extend(self, x: jax.Array, context: Context, cache: Cache) -> tuple[jax.Array, Cache]:
@@ -237,12 +254,12 @@ class Stack(nnx.Module):
 
     def init_cache(self, rows: int, length: int) -> Cache:
         """An empty cache for `rows` rows of `length` positions, in the activation dtype."""
-        shape = (rows, self.config.num_heads, length, self.config.head_dim)
+        shape = (rows, self.config.kv_heads, length, self.config.head_dim)
         empty = tuple(jnp.zeros(shape, self.style.dtype) for _ in range(self.config.num_layers))
         return Cache(empty, empty)
 
 
-def _flat(linear: nnx.Linear, x: jax.Array) -> jax.Array:
+def apply_flat(linear: nnx.Linear, x: jax.Array) -> jax.Array:
     """Applies a linear layer to (B, L, D) as one matrix.
 
     The gradient of the kernel is then one product; with two leading axes XLA first copies both
@@ -265,7 +282,7 @@ def _keep_all_but_gathered(primitive, *_, **__) -> bool:
     return primitive.name not in ("custom_vjp_call", "sharding_constraint", "convert_element_type")
 
 
-def _remat(body: Callable, policy: str) -> Callable:
+def rematerialized(body: Callable, policy: str) -> Callable:
     """The layer's body with what its backward pass recomputes; gathered parameters always are."""
     policies = jax.checkpoint_policies
     if policy == "none":

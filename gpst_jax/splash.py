@@ -1,4 +1,4 @@
-"""Splash attention on TPU: packed causal segments without a logits matrix in memory.
+"""Splash attention on TPU: packed segments without a logits matrix in memory.
 
 The kernel is JAX's own Pallas one (block-sparse flash attention). It sees the arrays of one
 device, so under a mesh it runs inside `shard_map`: rows over the data axes, heads over `tensor`.
@@ -23,15 +23,17 @@ def attend(
     value: jax.Array,
     segment_ids: jax.Array,
     *,
+    causal: bool = True,
     interpret: bool = False,
 ) -> jax.Array:
-    """Causal attention within segments; see `gpst_jax.attention.attend`.
+    """Attention within segments; see `gpst_jax.attention.attend`.
 
     Args:
         query: (B, L, H, D/H), L a multiple of 128.
-        key: like `query`.
-        value: like `query`.
+        key: (B, L, H_kv, D/H), H_kv a divisor of H.
+        value: like `key`.
         segment_ids: (B, L) int32.
+        causal: whether a position sees only what stands before it.
         interpret: runs the kernel's body as plain operations, on any platform: for tests.
 
     Returns:
@@ -44,11 +46,11 @@ def attend(
         raise ValueError(
             f"splash attention needs rows of a multiple of {LANES} positions, got {query.shape[1]}"
         )
-    run = functools.partial(_attend_local, interpret=interpret)
+    run = functools.partial(_attend_local, causal=causal, interpret=interpret)
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty and mesh.size > 1:
         rows, heads = ACTIVATION_MESH_AXES["batch"], ACTIVATION_MESH_AXES["heads"]
-        if query.shape[2] % mesh.shape[heads]:
+        if key.shape[2] % mesh.shape[heads]:
             heads = None  # as everywhere: what the mesh does not divide stays whole
         wide = PartitionSpec(rows, None, heads, None)
         run = jax.shard_map(
@@ -60,13 +62,13 @@ def attend(
     return run(query, key, value, segment_ids)
 
 
-def _attend_local(query, key, value, segment_ids, *, interpret: bool):
+def _attend_local(query, key, value, segment_ids, *, causal: bool, interpret: bool):
     """The rows and heads of one device."""
     length, heads = query.shape[1], query.shape[2]
     block = next(size for size in _BLOCK_SIZES if length % size == 0)
-    causal = splash_attention.CausalMask((length, length))
+    make_mask = splash_attention.CausalMask if causal else splash_attention.FullMask
     kernel = splash_attention.make_splash_mha_single_device(
-        splash_attention.MultiHeadMask([causal] * heads),
+        splash_attention.MultiHeadMask([make_mask((length, length))] * heads),
         block_sizes=splash_attention.BlockSizes(
             block_q=block,
             block_kv=block,
