@@ -2,9 +2,10 @@
 
     python -m data_pipeline.fit_tokenizers --audio_dir=DIR [--transcripts=FILE.csv] --output=DIR
 
-writes DIR/semantic and DIR/codec. Only the training split is looked at, and of it a seeded sample
-of bounded length, so that memory and time do not grow with the corpus. The same recordings, flags
-and machine give the same tokenizers.
+writes DIR/semantic and DIR/codec, or with `--unified` the one DIR/unified, whose first codebook is
+semantic: give it as both --semantic and --codec to data_pipeline.tokenize_corpus. Only the training
+split is looked at, and of it a seeded sample of bounded length, so that memory and time do not grow
+with the corpus. The same recordings, flags and machine give the same tokenizers.
 """
 
 import functools
@@ -26,9 +27,10 @@ from data_pipeline.audio import AudioError
 from data_pipeline.cli import UserError
 from data_pipeline.progress import progress
 from data_pipeline.sources import FolderSource, Utterance, assign_splits, read_audio
-from data_pipeline.tokenizers import mel_rvq, mfcc_kmeans, storage
+from data_pipeline.tokenizers import mel_rvq, mfcc_kmeans, storage, unified_rvq
 from data_pipeline.tokenizers.mel_rvq import MelRVQ, MelRVQConfig
 from data_pipeline.tokenizers.mfcc_kmeans import MFCCKMeans, MFCCKMeansConfig
+from data_pipeline.tokenizers.unified_rvq import UnifiedRVQ, UnifiedRVQConfig
 
 MAX_SECONDS = 1800.0  # of audio that is looked at
 
@@ -48,6 +50,7 @@ def fit_tokenizers(
     min_seconds: float = 0.1,
     seed: int = 0,
     num_workers: int | None = None,
+    unified: bool = False,
 ) -> dict:
     """Fits both tokenizers and writes them to `output`/semantic and `output`/codec.
 
@@ -61,9 +64,11 @@ def fit_tokenizers(
         min_seconds: shorter recordings are passed over.
         seed: of the sample and of k-means.
         num_workers: processes that read audio; None is one per core, 0 works in this one.
+        unified: write one codec to `output`/unified instead, whose first codebook holds the units.
 
     Returns:
-        The sha256 of both, the number of utterances and seconds of audio, wall seconds.
+        The sha256 of both (or of the one), the number of utterances and seconds of audio, wall
+        seconds.
 
     Raises:
         UserError: too little audio for the number of clusters, or `output` cannot be written.
@@ -86,19 +91,51 @@ def fit_tokenizers(
     _check_amount("codebook_size", codec.codebook_size, sum(map(len, frames)), seconds)
     # One thread: sums in another order would give other bits, and so other tokenizers.
     with threadpool_limits(1):
-        with progress("fit semantic units", _SEMANTIC_ITERATIONS) as advance:
-            unit_weights = mfcc_kmeans.fit(semantic, units, seed, advance, _SEMANTIC_ITERATIONS)
-        with progress("fit acoustic codec", codec.num_codebooks * _CODEC_ITERATIONS) as advance:
-            codec_weights = mel_rvq.fit(codec, frames, seed, advance, _CODEC_ITERATIONS)
+        if unified:
+            digests = _fit_unified(output, UnifiedRVQConfig(semantic, codec), units, frames, seed)
+        else:
+            digests = _fit_apart(output, semantic, codec, units, frames, seed)
     return {
         "output": str(output),
+        **digests,
+        "utterances": len(units),
+        "audio_seconds": round(seconds, 1),
+        "seconds": round(time.monotonic() - start, 2),
+    }
+
+
+def _fit_unified(
+    output: Path,
+    config: UnifiedRVQConfig,
+    units: list[np.ndarray],
+    frames: list[np.ndarray],
+    seed: int,
+) -> dict[str, str]:
+    rounds = (config.codec.num_codebooks) * _CODEC_ITERATIONS
+    with progress("fit unified codec", rounds) as advance:
+        weights = unified_rvq.fit(config, units, frames, seed, advance, _CODEC_ITERATIONS)
+    directory = output / "unified"
+    digest = storage.save_tokenizer(directory, UnifiedRVQ.kind, config, weights)
+    return {"unified_sha256": digest}
+
+
+def _fit_apart(
+    output: Path,
+    semantic: MFCCKMeansConfig,
+    codec: MelRVQConfig,
+    units: list[np.ndarray],
+    frames: list[np.ndarray],
+    seed: int,
+) -> dict[str, str]:
+    with progress("fit semantic units", _SEMANTIC_ITERATIONS) as advance:
+        unit_weights = mfcc_kmeans.fit(semantic, units, seed, advance, _SEMANTIC_ITERATIONS)
+    with progress("fit acoustic codec", codec.num_codebooks * _CODEC_ITERATIONS) as advance:
+        codec_weights = mel_rvq.fit(codec, frames, seed, advance, _CODEC_ITERATIONS)
+    return {
         "semantic_sha256": storage.save_tokenizer(
             output / "semantic", MFCCKMeans.kind, semantic, unit_weights
         ),
         "codec_sha256": storage.save_tokenizer(output / "codec", MelRVQ.kind, codec, codec_weights),
-        "utterances": len(units),
-        "audio_seconds": round(seconds, 1),
-        "seconds": round(time.monotonic() - start, 2),
     }
 
 
@@ -218,6 +255,7 @@ def _define_flags() -> None:
     flags.DEFINE_integer("num_codebooks", MelRVQConfig.num_codebooks, "Codebooks of the codec.")
     flags.DEFINE_integer("codebook_size", MelRVQConfig.codebook_size, "Codes per codebook.")
     flags.DEFINE_float("codec_rate", MelRVQConfig.frame_rate, "Frames per second.")
+    flags.DEFINE_bool("unified", False, "One codec, whose first codebook is semantic.")
     flags.DEFINE_integer("seed", 0, "Of the splits, the sample and k-means.")
     flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes that read recordings.")
 
@@ -251,6 +289,7 @@ def main(argv: list[str]) -> int:
         min_seconds=given.min_seconds,
         seed=given.seed,
         num_workers=given.num_workers,
+        unified=given.unified,
     )
     print(
         f"fitted on {result['utterances']} utterances, {result['audio_seconds']} s of audio, in "

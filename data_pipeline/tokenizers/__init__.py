@@ -13,12 +13,14 @@ from typing import Any
 from data_pipeline.cli import UserError
 from data_pipeline.tokenizers import storage
 from data_pipeline.tokenizers.base import AcousticCodec, BatchTokenizer, SemanticTokenizer
+from data_pipeline.tokenizers.first_codebook import FirstCodebook
 from data_pipeline.tokenizers.mel_rvq import MelRVQ
 from data_pipeline.tokenizers.mfcc_kmeans import MFCCKMeans
 from data_pipeline.tokenizers.neural_codec import NETWORKS, NeuralCodec
 from data_pipeline.tokenizers.pretrained import ModelSpec
 from data_pipeline.tokenizers.speech_encoder import KINDS
 from data_pipeline.tokenizers.speech_units import SpeechUnits
+from data_pipeline.tokenizers.unified_rvq import UnifiedRVQ
 
 __all__ = [
     "AcousticCodec",
@@ -30,17 +32,28 @@ __all__ = [
 ]
 
 _SEMANTIC: Mapping[str, Any] = {MFCCKMeans.kind: MFCCKMeans, **dict.fromkeys(KINDS, SpeechUnits)}
-_CODECS: Mapping[str, Any] = {MelRVQ.kind: MelRVQ, **dict.fromkeys(NETWORKS, NeuralCodec)}
+_CODECS: Mapping[str, Any] = {
+    MelRVQ.kind: MelRVQ,
+    UnifiedRVQ.kind: UnifiedRVQ,
+    **dict.fromkeys(NETWORKS, NeuralCodec),
+}
+# Their first codebook is semantic: the same name serves both streams.
+_SEMANTIC_CODECS = (UnifiedRVQ.kind, "speechtokenizer")
 _PRETRAINED = (*KINDS, *NETWORKS)
 
 
 def load_semantic(name: str | os.PathLike[str]) -> SemanticTokenizer:
     """Loads a semantic tokenizer: a directory, or hubert:, wav2vec2: or w2v-bert:MODEL?...
 
+    A codec whose first codebook is semantic (a directory with a `unified_rvq`, or speechtokenizer:)
+    gives that codebook.
+
     Raises:
         UserError: the directory holds none or was changed since it was written, or the
             specification is unusable.
     """
+    if _kind(name) in _SEMANTIC_CODECS:
+        return FirstCodebook(load_codec(name))
     return _load(name, _SEMANTIC, "semantic tokenizer")
 
 
@@ -70,10 +83,14 @@ def store_tokenizer(name: str | os.PathLike[str], directory: str | os.PathLike[s
 
 
 def _load(name: str | os.PathLike[str], kinds: Mapping[str, Any], role: str) -> Any:
-    spec = ModelSpec.parse(os.fspath(name), _PRETRAINED)
-    kind = spec.kind if spec else storage.load_tokenizer(name).kind
+    spec, kind = ModelSpec.parse(os.fspath(name), _PRETRAINED), _kind(name)
     if kind not in kinds:
         raise UserError(
             f"{name} holds a {kind!r}: not the {role} that is needed ({', '.join(kinds)})"
         )
     return kinds[kind].from_spec(spec) if spec else kinds[kind].load(name)
+
+
+def _kind(name: str | os.PathLike[str]) -> str:
+    spec = ModelSpec.parse(os.fspath(name), _PRETRAINED)
+    return spec.kind if spec else storage.load_tokenizer(name).kind

@@ -81,7 +81,7 @@ class MelRVQ:
         self.num_codebooks = config.num_codebooks
         self.codebook_size = config.codebook_size
         self.codebooks = weights["codebooks"]
-        self.context_frames = config.window_hops
+        self.context_frames: int | None = config.window_hops
         self._mean = weights["mean"]
         self._smoothers = weights["smoothers"]
         self._phase = GriffinLim(config.hop, config.window, config.iterations)
@@ -106,8 +106,11 @@ class MelRVQ:
         Returns:
             uint16 (Q, T), T = ceil(N / hop) after resampling.
         """
-        latents = raw_features(self.config, resample(wav, sample_rate, self.sample_rate))
-        residual = latents - self._mean
+        wav = resample(wav, sample_rate, self.sample_rate)
+        return self._quantise(wav, raw_features(self.config, wav) - self._mean)
+
+    def _quantise(self, wav: np.ndarray, residual: np.ndarray) -> np.ndarray:
+        """Codes (Q, T) of the latents (T, D) of a signal at the codec's rate."""
         codes = np.empty((self.num_codebooks, len(residual)), np.uint16)
         for row, codebook in zip(codes, self.codebooks, strict=True):
             row[:] = kmeans.nearest(residual, codebook)
@@ -159,6 +162,7 @@ def fit(
     seed: int,
     on_iteration: Callable[[int], None] = lambda steps: None,
     iterations: int = 12,
+    first_codes: Sequence[np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Fits the mean, then codebook and smoother of one depth after the other.
 
@@ -168,6 +172,8 @@ def fit(
         seed: of k-means.
         on_iteration: called with 1 after each iteration, for progress.
         iterations: of k-means, per codebook.
+        first_codes: of each utterance the codes (T,) of the first codebook, where something else
+            decides on them; its vectors are then the mean frame of each code.
 
     Returns:
         The weights: `mean` (D,), `codebooks` (Q, N, D), `smoothers` (Q, 3 * D, D); float32.
@@ -179,13 +185,26 @@ def fit(
     starts = np.cumsum([len(utterance) for utterance in utterances])[:-1]
     codebooks, smoothers = [], []
     for q in range(config.num_codebooks):
-        codebook = kmeans.fit_kmeans(
-            residual, config.codebook_size, seed + q, iterations, on_iteration
-        )
-        residual -= codebook[kmeans.nearest(residual, codebook)]
+        if q == 0 and first_codes is not None:
+            codes = np.concatenate(first_codes).astype(np.int64)
+            codebook = _mean_of_code(residual, codes, config.codebook_size)
+        else:
+            codebook = kmeans.fit_kmeans(
+                residual, config.codebook_size, seed + q, iterations, on_iteration
+            )
+            codes = kmeans.nearest(residual, codebook)
+        residual -= codebook[codes]
         codebooks.append(codebook)
         smoothers.append(_fit_smoother(np.split(target - residual, starts), target))
     return {"mean": mean, "codebooks": np.stack(codebooks), "smoothers": np.stack(smoothers)}
+
+
+def _mean_of_code(frames: np.ndarray, codes: np.ndarray, size: int) -> np.ndarray:
+    """The mean of the frames (T, D) of each code: float32 (size, D), zero where there are none."""
+    totals = np.zeros((size, frames.shape[1]))
+    np.add.at(totals, codes, frames)
+    counts = np.bincount(codes, minlength=size)[:, None]
+    return (totals / np.maximum(counts, 1)).astype(np.float32)
 
 
 def _with_neighbours(latents: np.ndarray) -> np.ndarray:

@@ -88,8 +88,11 @@ class MFCCKMeans:
             uint16 (T,), T = ceil(N / hop) after resampling.
         """
         raw = raw_features(self.config, resample(wav, sample_rate, self.sample_rate))
+        return self.quantise(raw, silent=np.abs(wav).max(initial=0.0) < SILENCE_PEAK)
+
+    def quantise(self, raw: np.ndarray, silent: bool = False) -> np.ndarray:
+        """Units, uint16 (T,), of `raw_features` (T, C) of one signal."""
         mean, deviation = self._weights["mean"], self._weights["deviation"]
-        silent = np.abs(wav).max(initial=0.0) < SILENCE_PEAK
         if not silent:
             mean, deviation = _statistics(self.config, raw, mean, deviation)
         normalised = (raw - mean) / deviation

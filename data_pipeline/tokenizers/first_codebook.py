@@ -1,0 +1,41 @@
+"""The first codebook of a codec as the semantic stream.
+
+SpeechTokenizer (arXiv 2308.16692) and its offline stand-in, `unified_rvq`, put content into the
+first codebook: one stack of codes then serves both streams, as SpeechGPT-Gen (arXiv 2401.13527)
+needs.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+class FirstCodebook:
+    """Implements `base.SemanticTokenizer` and `base.BatchTokenizer` by a codec.
+
+    Args:
+        codec: an `AcousticCodec`; where it has `encode_first`, that alone is computed.
+    """
+
+    def __init__(self, codec: Any):
+        self.codec = codec
+        self.id = f"{codec.id}-first"
+        self.sha256 = codec.sha256
+        self.sample_rate = codec.sample_rate
+        self.frame_rate = codec.frame_rate
+        self.vocab_size = getattr(codec, "semantic_vocab", codec.codebook_size)
+        self.equal_lengths = getattr(codec, "equal_lengths", False)
+        self.context_frames = codec.context_frames
+
+    def encode(self, wav: np.ndarray, sample_rate: int) -> np.ndarray:
+        """Units, uint16 (T,), of a signal, float32 (N,); T = ceil(N / hop) after resampling."""
+        return self.encode_batch([wav], sample_rate)[0]
+
+    def encode_batch(self, wavs: Sequence[np.ndarray], sample_rate: int) -> list[np.ndarray]:
+        """Units of each signal, as `encode` gives them."""
+        if hasattr(self.codec, "encode_first"):
+            return [self.codec.encode_first(wav, sample_rate) for wav in wavs]
+        if hasattr(self.codec, "encode_batch"):
+            return [codes[0] for codes in self.codec.encode_batch(wavs, sample_rate)]
+        return [self.codec.encode(wav, sample_rate)[0] for wav in wavs]
