@@ -1,37 +1,27 @@
-"""Token records on disk: TFDS metadata over ArrayRecord shards, with no TensorFlow.
+"""Token records on disk: the features of one utterance chunk in the shards of `examples`."""
 
-`tfds.builder_from_directory(DIR).as_data_source(SPLIT)` reads the same files.
-"""
-
-import bisect
 import dataclasses
-import functools
-import itertools
-import logging
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordWriter
-from google.protobuf.message import DecodeError
-from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
-from data_pipeline.cli import UserError
+from data_pipeline import examples
+from data_pipeline.examples import ExampleReader, ExampleWriter, RecordError
 
-logger = logging.getLogger(__name__)
+__all__ = [
+    "Record",
+    "RecordError",
+    "RecordReader",
+    "ShardWriter",
+    "features",
+    "shard_name",
+    "write_metadata",
+]
 
 DATASET_NAME = "speech_tokens"
-_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-# One record per group: a random read then decompresses one record only.
-_WRITER_OPTIONS = "group_size:1"
-
-
-class RecordError(UserError):
-    """A record cannot be read; the message names the shard and the record."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,30 +74,14 @@ def features(num_codebooks: int) -> tfds.features.FeaturesDict:
 
 def shard_name(split: str, shard: int, num_shards: int) -> str:
     """File name of a shard, as TFDS expects it."""
-    return f"{DATASET_NAME}-{split}.array_record-{shard:05d}-of-{num_shards:05d}"
+    return examples.file_name(DATASET_NAME, split, shard, num_shards)
 
 
-class ShardWriter:
+class ShardWriter(ExampleWriter):
     """Writes the records of one shard; equal records give equal bytes."""
 
     def __init__(self, path: str | Path, num_codebooks: int):
-        self._features = features(num_codebooks)
-        self._serializer = ExampleSerializer(self._features.get_serialized_info())
-        self._writer = ArrayRecordWriter(str(path), _WRITER_OPTIONS)
-        self.num_bytes = 0
-
-    def __enter__(self) -> Self:
-        """Returns itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Finishes the file."""
-        self._writer.close()
+        super().__init__(path, features(num_codebooks))
 
     def write(self, record: Record) -> None:
         """Appends a record."""
@@ -115,11 +89,7 @@ class ShardWriter:
         example["has_text"] = record.text is not None
         example["text"] = record.text or ""
         example["codes"] = np.ascontiguousarray(record.codes.T)
-        message = self._serializer.get_tf_example(self._features.encode_example(example))
-        # The features are a protobuf map, whose order is otherwise free.
-        data = message.SerializeToString(deterministic=True)
-        self._writer.write(data)
-        self.num_bytes += len(data)
+        self.write_example(example)
 
 
 def write_metadata(
@@ -128,115 +98,14 @@ def write_metadata(
     shard_lengths: Mapping[str, Sequence[int]],
     num_bytes: Mapping[str, int],
 ) -> None:
-    """Writes the TFDS metadata over finished shards.
-
-    Args:
-        dataset_dir: holds the shards, named by `shard_name`.
-        num_codebooks: Q.
-        shard_lengths: for every split, the number of records of every shard.
-        num_bytes: for every split, the size of its serialised records.
-    """
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=Path(dataset_dir),
-        template=_TEMPLATE,
-        dataset_name=DATASET_NAME,
-        filetype_suffix="array_record",
-    )
-    splits = [
-        tfds.core.SplitInfo(
-            name=name,
-            shard_lengths=list(lengths),
-            num_bytes=num_bytes[name],
-            filename_template=template.replace(split=name),
-        )
-        for name, lengths in shard_lengths.items()
-    ]
-    tfds.folder_dataset.write_metadata(
-        data_dir=str(dataset_dir),
-        features=features(num_codebooks),
-        split_infos=splits,
-        filename_template=_TEMPLATE,
-        check_data=False,  # the check reads through TensorFlow
+    """Writes the TFDS metadata over finished shards of Q codebooks, see `examples`."""
+    examples.write_metadata(
+        dataset_dir, DATASET_NAME, features(num_codebooks), shard_lengths, num_bytes
     )
 
 
-class RecordReader:
+class RecordReader(ExampleReader[Record]):
     """Random access to the records of a split. Safe to use from several threads."""
-
-    def __init__(self, dataset_dir: str | Path, split: str, retry_seconds: Sequence[float] = ()):
-        """Opens the split's metadata; shards are opened when first read.
-
-        Args:
-            dataset_dir: directory of a dataset.
-            split: one of its splits.
-            retry_seconds: how long to wait before each new try at a record that cannot be read:
-                network file systems come back.
-
-        Raises:
-            UserError: the directory holds no TFDS metadata, or not that split.
-        """
-        try:
-            builder = tfds.builder_from_directory(str(dataset_dir))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{dataset_dir} holds no TFDS metadata: {error}") from error
-        if split not in builder.info.splits:
-            raise UserError(f"{dataset_dir}: no split {split!r} in dataset_info.json")
-        info = builder.info.splits[split]
-        self._directory = Path(dataset_dir)
-        self._open = functools.partial(builder.as_data_source, split)
-        self._source = self._open()
-        self._retry_seconds = tuple(retry_seconds)
-        self._ends = list(itertools.accumulate(info.shard_lengths))
-        self._names = sorted(info.filenames)
-
-    def __len__(self) -> int:
-        """Number of records."""
-        return self._ends[-1] if self._ends else 0
-
-    def __getitem__(self, index: int) -> Record:
-        """Reads record `index` of the split, 0 <= index < len.
-
-        Raises:
-            IndexError: there is no such record.
-            RecordError: its shard is missing or damaged.
-        """
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
-        for wait in self._retry_seconds:
-            try:
-                return self._read(index)
-            except RecordError as error:
-                logger.warning("%s; trying again in %g s", error, wait)
-                time.sleep(wait)
-                self._source = self._open()  # the old file handle may be stale
-        return self._read(index)
-
-    def _read(self, index: int) -> Record:
-        try:
-            example = self._source[index]
-            return Record(
-                id=example["id"].decode(),
-                source=example["source"].decode(),
-                speaker=example["speaker"].decode(),
-                language=example["language"].decode(),
-                text=example["text"].decode() if example["has_text"] else None,
-                start=float(example["start"]),
-                end=float(example["end"]),
-                units=example["units"],
-                codes=np.ascontiguousarray(example["codes"].T),
-            )
-        # What array_record, protobuf and TFDS raise for bytes that are missing or damaged. A
-        # truncated file reads as an empty message, whose features are None.
-        except (
-            RuntimeError,
-            OSError,
-            ValueError,
-            DecodeError,
-            KeyError,
-            AttributeError,
-            TypeError,
-        ) as error:
-            raise self._error(index, str(error)) from error
 
     def read(self, index: int, num_units: int, num_frames: int) -> Record:
         """Reads a record whose lengths are known from the length index.
@@ -251,11 +120,15 @@ class RecordReader:
             raise self._error(index, reason)
         return record
 
-    def _error(self, index: int, reason: str) -> RecordError:
-        shard = bisect.bisect_right(self._ends, index)
-        position = index - (self._ends[shard - 1] if shard else 0)
-        return RecordError(
-            f"{self._directory / self._names[shard]}: record {position} of the shard (record "
-            f"{index} of the split) cannot be read: {reason}. Restore the shard from a copy, or "
-            "delete the dataset directory and tokenise again"
+    def _decode(self, example: Any) -> Record:
+        return Record(
+            id=example["id"].decode(),
+            source=example["source"].decode(),
+            speaker=example["speaker"].decode(),
+            language=example["language"].decode(),
+            text=example["text"].decode() if example["has_text"] else None,
+            start=float(example["start"]),
+            end=float(example["end"]),
+            units=example["units"],
+            codes=np.ascontiguousarray(example["codes"].T),
         )
