@@ -1,35 +1,39 @@
 #!/usr/bin/env bash
 # Starts a training command again until it has ended for good.
 #
-#   tpu_scripts/supervise.sh [--max_tries=20] [--wait=30] -- COMMAND [ARGUMENT...]
+#   tpu_scripts/supervise.sh [--max_tries=20] [--wait=30] [--exit_code=FILE] -- COMMAND [ARGUMENT...]
 #
 # By the exit codes of experiments.pretrain (docs/reliability.md), 0 (finished), 1 (diverged) and
 # 2 (bad input) end it. After any other the command is started again, --wait seconds later, at most
 # --max_tries times in all. SIGTERM and SIGINT are passed on, and end the supervisor with the
-# command: the host is going away. Exit code: that of the last try.
+# command: the host is going away. Exit code: that of the last try; --exit_code takes it as well.
 set -euo pipefail
 
 max_tries=20
 wait_seconds=30
+exit_code_file=''
 while (($#)); do
   case "$1" in
     --max_tries=*) max_tries="${1#*=}" ;;
     --wait=*) wait_seconds="${1#*=}" ;;
+    --exit_code=*) exit_code_file="${1#*=}" ;;
     --)
       shift
       break
       ;;
     *)
-      echo "error: unknown argument '$1': give --max_tries, --wait, then -- and the command" >&2
+      echo "error: unknown argument '$1': give --max_tries, --wait, --exit_code, then -- and the command" >&2
       exit 2
       ;;
   esac
   shift
 done
 if (($# == 0)) || ! [[ "$max_tries" =~ ^[1-9][0-9]*$ && "$wait_seconds" =~ ^[0-9]+$ ]]; then
-  echo "error: usage: ${0##*/} [--max_tries=N] [--wait=SECONDS] -- COMMAND [ARGUMENT...]" >&2
+  echo "error: usage: ${0##*/} [--max_tries=N] [--wait=SECONDS] [--exit_code=FILE] -- COMMAND [ARGUMENT...]" >&2
   exit 2
 fi
+
+if [[ -n "$exit_code_file" ]]; then trap 'echo $? >"$exit_code_file"' EXIT; fi
 
 child=''
 leaving=''

@@ -1,0 +1,115 @@
+# shellcheck shell=bash
+# GPU nodes of a SLURM cluster, called on its login node. A host is a node; one process for each GPU,
+# as JAX expects under SLURM. The code and the logs stand on the storage that the nodes share.
+
+RUN_PYTHON=.venv/bin/python
+
+backend_check() {
+  [[ "$GENERATION" == gpu ]] || die "--topology=$GPST_TOPOLOGY: of slurm it is gpu:NODESxGPUS"
+  ((GPST_NUM_SLICES == 1)) || die '--num_slices: slurm has one slice; give more nodes'
+  LOGS="${GPST_CODE}/runs/slurm/$GPST_NAME"
+  NODES=("--nodes=$HOSTS" "--ntasks-per-node=$HOST_CHIPS" "--gpus-per-node=$HOST_CHIPS")
+  if [[ -n "$GPST_PARTITION" ]]; then NODES+=("--partition=$GPST_PARTITION"); fi
+  if [[ -n "$GPST_RESERVATION" ]]; then NODES+=("--reservation=$GPST_RESERVATION"); fi
+}
+
+backend_create() { note 'slurm: the nodes are there; launch.sh asks for them'; }
+
+backend_state() { echo ready; }
+
+backend_sync() {
+  run mkdir -p "$GPST_CODE" &&
+    run rsync --archive --exclude=.git --exclude=.venv --exclude=runs "$ROOT/" "$GPST_CODE/"
+}
+
+backend_setup() { run bash -c "cd $(quote "$GPST_CODE") && tpu_scripts/on_host.sh setup cuda '' ''"; }
+
+backend_launch() {
+  train_command "$RUN_PYTHON"
+  run mkdir -p "$LOGS" && run rm -f "$LOGS/stop" && run_with batch_script sbatch
+}
+
+# The bounded restart is the script's own: SLURM requeues a preempted job without limit.
+batch_script() {
+  local word
+  echo '#!/bin/bash'
+  for word in "--job-name=$GPST_NAME" "${NODES[@]}" "--time=$GPST_TIME_LIMIT" --requeue --open-mode=append \
+    --signal=TERM@120 "--chdir=$GPST_CODE"; do
+    echo "#SBATCH $(quote "$word")"
+  done
+  echo "#SBATCH $(quote "--output=runs/slurm/$GPST_NAME/job.log")"
+  cat <<SCRIPT
+restarts=\${SLURM_RESTART_COUNT:-0}
+log=runs/slurm/$GPST_NAME
+rm -f "\$log/exit_code"
+if ((restarts >= $GPST_MAX_TRIES)); then
+  echo "error: started $GPST_MAX_TRIES times: giving up"
+  echo 75 >"\$log/exit_code"
+  exit 75
+fi
+code=0
+# A process that has failed takes the others with it within their heartbeat; the codes of all count.
+srun --kill-on-bad-exit=0 --wait=600 --output="\$log/process-%t.log" --open-mode=append \\
+  $(quote "${TRAIN[@]}") || code=\$?
+if ((code <= 2)) || [[ -e \$log/stop ]]; then
+  echo "\$code" >"\$log/exit_code"
+  exit "\$code"
+fi
+echo "exit code \$code at start \$((restarts + 1)) of $GPST_MAX_TRIES: starting again"
+scontrol requeue "\$SLURM_JOB_ID"
+SCRIPT
+}
+
+job_id() { ask JOB squeue --noheader --me "--name=$GPST_NAME" --format=%A; }
+
+backend_hosts() {
+  local job
+  job="$(job_id | sed -n 1p)"
+  if $GPST_DRY_RUN; then
+    local node
+    for ((node = 0; node < HOSTS; node++)); do echo "node$node"; done
+  elif [[ -n "$job" ]]; then
+    scontrol show hostnames "$(squeue --noheader "--jobs=$job" --format=%N)"
+  fi
+}
+
+backend_on() { # HOST NUMBER WORD...
+  local host="$1"
+  shift 2
+  run srun "--jobid=$(job_id | sed -n 1p)" --overlap "--nodelist=$host" --nodes=1 --ntasks=1 "$@"
+}
+
+backend_run_state() {
+  local jobs code=0
+  jobs="$(job_id)" || code=$?
+  if ((code)); then
+    echo unknown
+  elif [[ -n "$jobs" ]]; then
+    echo running
+  elif [[ ! -f "$LOGS/exit_code" ]]; then
+    if [[ -d "$LOGS" ]]; then echo lost; else echo none; fi
+  else
+    case "$(<"$LOGS/exit_code")" in
+      0) echo finished ;;
+      [12]) echo "failed $(<"$LOGS/exit_code")" ;;
+      *) echo lost ;;
+    esac
+  fi
+}
+
+backend_status() {
+  run squeue --me "--name=$GPST_NAME"
+  run bash -c "cd $(quote "$GPST_CODE") && $(quote "$RUN_PYTHON" -m experiments.status "--workdir=$GPST_WORKDIR")"
+}
+
+backend_logs() { # NUMBER LINES FOLLOW
+  local -a command=(tail "--lines=$2")
+  if [[ "$3" == true ]]; then command+=(--follow=name --retry); fi
+  run "${command[@]}" "$LOGS/process-$1.log"
+}
+
+backend_stop() { # the file keeps the script from asking for another start
+  run touch "$LOGS/stop" && run scancel --me "--name=$GPST_NAME" --signal=TERM
+}
+
+backend_delete() { run scancel --me "--name=$GPST_NAME"; }

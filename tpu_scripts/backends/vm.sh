@@ -1,0 +1,110 @@
+# shellcheck shell=bash
+# Hosts that are reached by ssh: what queued.sh and mig.sh share. They define `backend_hosts`;
+# `to_shell HOST TEXT` and `to_copy FILE HOST PATH`, which put the words of a command into COMMAND;
+# and `host_environment HOST NUMBER`, which puts NAME=VALUE words into ENVIRONMENT.
+
+RUN_PYTHON=.venv/bin/python
+
+# A command on a host, in the directory of the code.
+backend_on() { # HOST NUMBER WORD...
+  local host="$1"
+  shift 2
+  to_shell "$host" "cd $(quote "$GPST_CODE") && $(quote "$@")"
+  run "${COMMAND[@]}"
+}
+
+pack_code() { # FILE: the tracked files, or all but what is made here
+  if git -C "$ROOT" rev-parse --git-dir >/dev/null 2>&1; then
+    git -C "$ROOT" ls-files -z --cached --others --exclude-standard |
+      tar -C "$ROOT" -czf "$1" --null --ignore-failed-read -T -
+  else
+    tar -C "$ROOT" -czf "$1" --exclude=./.venv --exclude=./runs .
+  fi
+}
+
+backend_sync() {
+  PACKED=gpst_code.tar.gz
+  if ! $GPST_DRY_RUN; then
+    PACKED="$(mktemp -d)/gpst_code.tar.gz"
+    # shellcheck disable=SC2064 # the directory of now
+    trap "rm -rf $(quote "${PACKED%/*}")" EXIT
+    pack_code "$PACKED"
+  fi
+  for_all_hosts sync_host
+}
+
+sync_host() { # HOST NUMBER
+  local code
+  code="$(quote "$GPST_CODE")"
+  to_copy "$PACKED" "$1" .gpst_code.tar.gz
+  run "${COMMAND[@]}" || return
+  to_shell "$1" "mkdir -p $code && tar -xzf .gpst_code.tar.gz -C $code"
+  run "${COMMAND[@]}"
+}
+
+backend_setup() {
+  for_all_hosts backend_on tpu_scripts/on_host.sh setup tpu "$GPST_BUCKET" "$GPST_MOUNT"
+}
+
+backend_launch() {
+  train_command "$RUN_PYTHON"
+  for_all_hosts launch_host
+}
+
+launch_host() { # HOST NUMBER
+  ENVIRONMENT=()
+  host_environment "$@"
+  to_shell "$1" "cd $(quote "$GPST_CODE") && $(quote tpu_scripts/on_host.sh start "$GPST_NAME" \
+    "$GPST_MAX_TRIES" "$GPST_WAIT" env "${ENVIRONMENT[@]}" "${TRAIN[@]}")"
+  run_with secret_lines "${COMMAND[@]}"
+}
+
+# none, running, finished, stopped (by stop.sh), "failed CODE" (1 diverged, 2 bad input), lost (a host
+# does not run it any more) or unknown (a host does not answer).
+backend_run_state() {
+  local states
+  states="$(for_all_hosts host_state)" || {
+    echo unknown
+    return
+  }
+  if $GPST_DRY_RUN; then
+    echo none
+  elif grep -qE 'exited [12]$' <<<"$states"; then
+    echo "failed $(sed -nE 's/.*exited ([12])$/\1/p' <<<"$states" | head -n 1)"
+  elif ! grep -qvE 'exited 0$' <<<"$states"; then
+    echo finished
+  elif ! grep -qvE 'none$' <<<"$states"; then
+    echo none
+  elif ! grep -qvE '(running|exited 0)$' <<<"$states"; then
+    echo running
+  elif ! grep -qvE '(stopped|exited 0)$' <<<"$states"; then
+    echo stopped
+  else
+    echo lost
+  fi
+}
+
+host_state() { # HOST NUMBER
+  to_shell "$1" "cd $(quote "$GPST_CODE") && $(quote tpu_scripts/on_host.sh state "$GPST_NAME")"
+  ask '' "${COMMAND[@]}"
+}
+
+backend_status() {
+  for_all_hosts host_state
+  on_first_host "$RUN_PYTHON" -m experiments.status "--workdir=$GPST_WORKDIR"
+}
+
+on_first_host() {
+  local first
+  first="$(backend_hosts | sed -n 1p)"
+  if [[ -n "$first" ]]; then with_retries backend_on "$first" 0 "$@"; fi
+}
+
+backend_logs() { # NUMBER LINES FOLLOW
+  local host
+  host="$(backend_hosts | sed -n "$(($1 + 1))p")"
+  [[ -n "$host" ]] || die "--host=$1: $GPST_NAME has fewer hosts"
+  backend_on "$host" "$1" tpu_scripts/on_host.sh log "$GPST_NAME" "$2" "$3"
+}
+
+backend_stop() { for_all_hosts backend_on tpu_scripts/on_host.sh stop "$GPST_NAME"; }

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Starts the training command on all hosts, where it is started again after failures.
+#
+#   tpu_scripts/launch.sh --env=FILE [--set=section.field=value ...] [-- FLAGS OF PRETRAIN]
+#
+# The same command continues a run from its newest checkpoint.
+set -euo pipefail
+# shellcheck source=tpu_scripts/env.sh
+source "${BASH_SOURCE[0]%/*}/env.sh"
+begin '' "$@"
+backend_launch
