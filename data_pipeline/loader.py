@@ -16,10 +16,11 @@ import numpy as np
 
 from data_pipeline import mixture
 from data_pipeline.cli import UserError
+from data_pipeline.dataset_kinds import Spec
 from data_pipeline.mixture import MixturePlan
-from data_pipeline.packing import PackingConfig, PackingPlan
-from data_pipeline.rows import MixtureRows
-from data_pipeline.spec import DatasetSpec
+from data_pipeline.mixture_rows import MixtureRows
+from data_pipeline.packing import PackingConfig
+from data_pipeline.row_plan import RowPlan
 
 _THREADS = 4
 _PREFETCH_BATCHES = 4
@@ -71,7 +72,7 @@ class Loader:
         Args:
             path: directory of a dataset, or a mixture file of several, see `mixture`.
             split: one of its splits.
-            packing: how records become rows.
+            packing: how records become rows; its arrangement must be one of that kind of dataset.
             batch_rows: B, rows of the global batch; a multiple of `num_hosts`.
             host: number of this host.
             num_hosts: how many hosts share a batch.
@@ -94,18 +95,19 @@ class Loader:
         self._skipped: list[list[int]] = []
         self._iterator: Iterator[dict[str, np.ndarray]] | None = None
         for component in self._rows.components:
-            if len(component.reader) != component.spec.split(split).num_records:
+            reader, spec = component.open_reader()
+            if len(reader) != spec.split(split).num_records:
                 raise UserError(
                     f"{component.dataset_dir}: dataset.json and dataset_info.json disagree"
                 )
 
     @property
-    def spec(self) -> DatasetSpec:
+    def spec(self) -> Spec:
         """The spec of the dataset, or of the mixture's datasets together."""
         return self._spec
 
     @property
-    def plan(self) -> PackingPlan | MixturePlan:
+    def plan(self) -> RowPlan | MixturePlan:
         """The plan of the rows; `plan.efficiency(pass)` tells how full they are."""
         plan = self._rows.plan
         return plan.plans[0] if len(plan.plans) == 1 else plan
@@ -120,7 +122,7 @@ class Loader:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        """The next batch: the arrays of `build_row`, (batch_rows / num_hosts, ...) each."""
+        """The next batch: arrays (batch_rows / num_hosts, ...), see `ComponentRows.row`."""
         if self._iterator is None:
             self._iterator = self._start()
         with _workers_without_accelerator(self._num_workers):

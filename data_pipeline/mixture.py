@@ -26,9 +26,10 @@ from typing import Any, cast
 import numpy as np
 
 from data_pipeline.cli import UserError
-from data_pipeline.packing import PackingConfig, PackingPlan
+from data_pipeline.dataset_kinds import Spec, read_spec
+from data_pipeline.packing import PackingConfig
+from data_pipeline.row_plan import RowPlan
 from data_pipeline.spec import DatasetSpec, LengthIndex, SplitSpec
-from data_pipeline.tokens import TokenLayout
 
 MIXTURE_VERSION = 1
 # Rows are dealt out in blocks, each with the components' exact shares in a random order.
@@ -114,19 +115,21 @@ def _entry(path: Path, number: int, value: Any) -> MixtureEntry:
     )
 
 
-def load_spec(path: str | Path) -> DatasetSpec:
-    """The spec of a dataset, or what a mixture's datasets are together.
+def load_spec(path: str | Path) -> Spec:
+    """The spec of a dataset of any kind, or what a mixture's datasets are together.
 
     Raises:
-        UserError: a dataset is missing or damaged, or two have other tokenizers; the message names
-            both.
+        UserError: a dataset is missing or damaged, or two are of other kinds or have other
+            tokenizers; the message names both.
     """
     entries = read_mixture(path)
-    specs = [DatasetSpec.load(entry.path) for entry in entries]
+    specs = [read_spec(entry.path) for entry in entries]
     if len(specs) == 1 and not entries[0].languages:
         return specs[0]
     first = specs[0]
     for entry, spec in zip(entries, specs, strict=True):
+        if type(spec) is not type(first):
+            raise UserError(f"{entry.path} and {entries[0].path} cannot be mixed: other kinds")
         ours = first.tokenizers()
         for name, value in spec.tokenizers().items():
             if value != ours[name]:
@@ -138,14 +141,12 @@ def load_spec(path: str | Path) -> DatasetSpec:
     keys = sorted({key for spec in specs for key in spec.statistics})
     return dataclasses.replace(
         first,
-        languages=tuple(sorted({code for spec in specs for code in spec.languages})),
         splits={
             name: _merged([spec.splits[name] for spec in specs if name in spec.splits])
             for name in names
         },
-        min_seconds=min(spec.min_seconds for spec in specs),
-        chunk_seconds=max(spec.chunk_seconds for spec in specs),
         statistics={key: sum(spec.statistics.get(key, 0) for spec in specs) for key in keys},
+        **first.mixed_fields(cast(Any, specs)),
     ).sealed()
 
 
@@ -157,7 +158,7 @@ def dataset_with(path: str | Path, *splits: str) -> str:
     """
     entries = read_mixture(path)
     for entry in entries:
-        if any(split in DatasetSpec.load(entry.path).splits for split in splits):
+        if any(split in read_spec(entry.path).splits for split in splits):
             return entry.path
     raise UserError(f"{path}: no dataset has a split {' or '.join(splits)}")
 
@@ -183,7 +184,7 @@ def components(path: str | Path, split: str) -> tuple[Component, ...]:
             small to be dealt out.
     """
     found: list[tuple[str, str | None, float]] = []
-    specs = [(entry, DatasetSpec.load(entry.path)) for entry in read_mixture(path)]
+    specs = [(entry, read_spec(entry.path)) for entry in read_mixture(path)]
     for entry, spec in specs:
         if split not in spec.splits:
             continue
@@ -199,6 +200,8 @@ def components(path: str | Path, split: str) -> tuple[Component, ...]:
         specs[0][1].split(split)  # says which splits there are
         raise UserError(f"{path}: no dataset has the split {split!r}")
     total = sum(weight for _, _, weight in found)
+    if not total:
+        raise UserError(f"{path}: without speech there are no hours to share by: give weights")
     made = tuple(Component(where, code, weight / total) for where, code, weight in found)
     for part in made:
         if part.share < LEAST_SHARE:
@@ -210,8 +213,10 @@ def components(path: str | Path, split: str) -> tuple[Component, ...]:
     return made
 
 
-def _language_amounts(entry: MixtureEntry, spec: DatasetSpec, split: str) -> dict[str, float]:
+def _language_amounts(entry: MixtureEntry, spec: Spec, split: str) -> dict[str, float]:
     """Seconds of every language of a split."""
+    if not isinstance(spec, DatasetSpec):
+        raise UserError(f"{entry.path}: only datasets of tokens can be read by languages")
     index = LengthIndex.load(entry.path, spec, split)
     units = np.bincount(index.language, index.units, len(index.languages))
     amounts = dict(zip(index.languages, (units / spec.semantic.frame_rate).tolist(), strict=True))
@@ -232,9 +237,7 @@ class MixturePlan:
     component in turn, whatever the shares.
     """
 
-    def __init__(
-        self, plans: Sequence[PackingPlan], shares: Sequence[float], *, weighted: bool = True
-    ):
+    def __init__(self, plans: Sequence[RowPlan], shares: Sequence[float], *, weighted: bool = True):
         """Args: see the attributes of `Component`; `weighted` is False for an evaluation."""
         self.plans = tuple(plans)
         self.shares = tuple(shares)
@@ -248,11 +251,6 @@ class MixturePlan:
     def config(self) -> PackingConfig:
         """How records become rows, the same for all components."""
         return self.plans[0].config
-
-    @property
-    def layout(self) -> TokenLayout:
-        """The token layout, the same for all components."""
-        return self.plans[0].layout
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -11,18 +11,16 @@ long as the longer of its two streams; so one length bounds both streams.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
-import threading
-from collections import OrderedDict
 
 import numpy as np
 
 from data_pipeline import row_packing
 from data_pipeline.cli import UserError
 from data_pipeline.joining import Segments, join_pieces, join_whole
+from data_pipeline.row_plan import RandomKeys, RowPlan
 from data_pipeline.spec import UNKNOWN_SPEAKER, LengthIndex, SilenceSpec
 from data_pipeline.tokens import TokenLayout, deduplicate
 
@@ -32,8 +30,6 @@ PLAN_VERSION = 1
 _MIN_PIECE_SECONDS = 0.1
 # Speakers with more speech than this many segments get several lines, which are cut side by side.
 _SEGMENTS_PER_LINE = 256
-# A reader at the end of a pass still needs it while its threads already read the next one.
-_CACHED_PASSES = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +111,7 @@ class _Pass:
         return len(self.row_starts) - 1
 
 
-class PackingPlan:
+class PackingPlan(RowPlan[_Pass]):
     """Rows of segments over an endless number of passes. Safe to use from several threads."""
 
     def __init__(
@@ -131,9 +127,10 @@ class PackingPlan:
             UserError: the index is empty, or the budgets are too small; the message says what
                 they must be.
         """
+        super().__init__()
         if not len(index):
             raise UserError("the split has no records")
-        self.config = config
+        self.config: PackingConfig = config
         self.layout = layout
         self._index = index
         self._silence = silence
@@ -146,9 +143,6 @@ class PackingPlan:
         if self._grid != grid:
             self._crop -= frame  # a piece may then begin with a frame that began before it
         self._gap = max(len(silence.units) * unit, len(silence.codes[0]) * frame)
-        self._passes: OrderedDict[int, _Pass] = OrderedDict()
-        self._first_rows = {0: 0}  # of passes: known for every pass before one that is known
-        self._lock = threading.RLock()
         self._check_budgets()
 
     def _check_budgets(self) -> None:
@@ -197,12 +191,13 @@ class PackingPlan:
                 f"and {config.frame_budget}: raise them, or tokenise with a smaller chunk_seconds"
             )
 
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over all that the plan depends on."""
+    def _fingerprint(self) -> str:
+        settings = dataclasses.asdict(self.config)
+        if self.config.arrangement == "interleaved":
+            del settings["arrangement"]  # as before there were others
         content = {
             "version": PLAN_VERSION,
-            "config": dataclasses.asdict(self.config),
+            "config": settings,
             "layout": dataclasses.asdict(self.layout),
             "silence": dataclasses.asdict(self._silence),
             "speakers": self._index.speakers,
@@ -212,10 +207,6 @@ class PackingPlan:
             digest.update(getattr(self._index, name).tobytes())
         return digest.hexdigest()
 
-    def num_rows(self, pass_number: int) -> int:
-        """Rows of one pass; passes differ a little."""
-        return self._plan(pass_number).num_rows
-
     def efficiency(self, pass_number: int = 0) -> dict[str, float]:
         """Shares of computed positions and of predicted stacks that are real in one pass."""
         plan, config = self._plan(pass_number), self.config
@@ -224,30 +215,6 @@ class PackingPlan:
             "positions": plan.positions / (plan.num_rows * length),
             "frames": plan.frames / (plan.num_rows * config.frame_budget),
         }
-
-    def locate(self, row: int) -> tuple[int, int]:
-        """The pass that a row number lies in, and the first row number of that pass.
-
-        Row numbers run on over passes, so this plans all passes before it, once; `remember` spares
-        a resumed run that.
-        """
-        if row < 0:
-            raise IndexError(f"row {row} is negative")
-        with self._lock:
-            number = max(p for p, first in self._first_rows.items() if first <= row)
-            while True:
-                first = self._first_rows[number]
-                end = self._first_rows.get(number + 1)
-                if end is None:
-                    end = self._first_rows[number + 1] = first + self.num_rows(number)
-                if row < end:
-                    return number, first
-                number += 1
-
-    def remember(self, pass_number: int, first_row: int) -> None:
-        """Takes the first row of a pass from an earlier reader of the same plan."""
-        with self._lock:
-            self._first_rows[pass_number] = first_row
 
     def row(self, row: int) -> list[Segment]:
         """The segments of a row, 0 <= row."""
@@ -277,17 +244,8 @@ class PackingPlan:
         units = self._index.units.astype(np.int64) * self.layout.ticks_per_unit
         return np.maximum(units, self._index.frames.astype(np.int64) * self.layout.ticks_per_frame)
 
-    def _plan(self, number: int) -> _Pass:
-        with self._lock:
-            if number not in self._passes:
-                self._passes[number] = self._make(number)
-                while len(self._passes) > _CACHED_PASSES:
-                    self._passes.popitem(last=False)
-            self._passes.move_to_end(number)
-            return self._passes[number]
-
     def _make(self, number: int) -> _Pass:
-        random = _RandomKeys(self.config.seed, number)
+        random = RandomKeys(self.config.seed, number)
         segments = self._join(random)
         units, frames = self._totals(segments)
         if self.config.arrangement == "frames":
@@ -306,7 +264,7 @@ class PackingPlan:
         )
         return _Pass(segments, row_segments, row_starts, int(positions.sum()), int(stacks.sum()))
 
-    def _join(self, random: "_RandomKeys") -> Segments:
+    def _join(self, random: RandomKeys) -> Segments:
         config, index = self.config, self._index
         order = random.permutation(len(index))
         speakers = index.speaker[order]
@@ -379,21 +337,6 @@ class PackingPlan:
             total_units = units[last] + segments.stop - units[first] - segments.start
             joint_units = len(self._silence.units)
         return total_units + joints * joint_units, total_frames
-
-
-class _RandomKeys:
-    """Random draws that are the same for ever: raw Philox output, which NumPy keeps stable."""
-
-    def __init__(self, seed: int, pass_number: int):
-        self._bits = np.random.Philox(np.random.SeedSequence((seed, pass_number)))
-
-    def permutation(self, size: int) -> np.ndarray:
-        """A permutation (size,) int64."""
-        return np.argsort(self._bits.random_raw(size), kind="stable")
-
-    def bits(self, size: int) -> np.ndarray:
-        """Fair coins (size,) bool."""
-        return self._bits.random_raw(size) >> np.uint64(63) == 1
 
 
 def _exclusive_sum(values: np.ndarray) -> np.ndarray:

@@ -1,21 +1,15 @@
-"""Rows of a batch from plan and records: of one dataset, and of a mixture of several."""
+"""Rows of a batch from plan and token records."""
 
 import dataclasses
 import functools
-from pathlib import Path
-from typing import Any, Self
 
 import numpy as np
 
-from data_pipeline import mixture
-from data_pipeline.mixture import MixturePlan
+from data_pipeline.component_rows import RETRY_SECONDS, ComponentRows
 from data_pipeline.packing import PackingConfig, PackingPlan, Segment
 from data_pipeline.records import RecordReader
 from data_pipeline.spec import DatasetSpec, LengthIndex
 from data_pipeline.tokens import NO_TARGET, PAD, TokenLayout, segment_tokens
-
-# Between tries at a record that cannot be read: network file systems come back.
-RETRY_SECONDS = (1.0, 4.0, 16.0)
 
 
 def build_row(
@@ -99,22 +93,8 @@ _BUILDERS = {"interleaved": build_row, "frames": build_frames_row}
 
 
 @dataclasses.dataclass(frozen=True)
-class DatasetRows:
-    """Everything that a worker process needs to make rows; opens its files when first asked.
-
-    Attributes:
-        dataset_dir: holds `dataset.json`.
-        split: one of its splits.
-        packing: how records become rows.
-        language: the only one read; None reads all.
-        known_pass: a pass and its first row, see `PackingPlan.remember`.
-    """
-
-    dataset_dir: str
-    split: str
-    packing: PackingConfig
-    language: str | None = None
-    known_pass: tuple[int, int] = (0, 0)
+class DatasetRows(ComponentRows):
+    """Rows of token records, see `ComponentRows`."""
 
     @functools.cached_property
     def spec(self) -> DatasetSpec:
@@ -141,16 +121,12 @@ class DatasetRows:
         """Of the whole split."""
         return RecordReader(self.dataset_dir, self.split, RETRY_SECONDS)
 
-    @functools.cached_property
-    def plan(self) -> PackingPlan:
-        """Of the records that are read."""
-        plan = PackingPlan(self.packing, self.spec.layout(), self.index, self.spec.silence)
-        plan.remember(*self.known_pass)
-        return plan
+    def open_reader(self) -> tuple[RecordReader, DatasetSpec]:
+        """The reader of the whole split and the spec of the dataset."""
+        return self.reader, self.spec
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Only the fields: plans and open files stay in their process."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+    def _make_plan(self) -> PackingPlan:
+        return PackingPlan(self.packing, self.spec.layout(), self.index, self.spec.silence)
 
     def parts(self, segment: Segment) -> list[tuple[np.ndarray, np.ndarray]]:
         """Units and codes of the pieces of a segment, with silence between them."""
@@ -177,85 +153,6 @@ class DatasetRows:
         """Arrays of a row of the given segments, as the packing arranges them."""
         return _BUILDERS[self.packing.arrangement](self.spec.layout(), self.packing, segments)
 
-    def from_pass(self, number: int, first_row: int) -> Self:
-        """The same rows for processes to come that need not plan the passes before one."""
-        self.plan.remember(number, first_row)
-        later = dataclasses.replace(self, known_pass=(number, first_row))
-        # What was made so far goes on being used in this process.
-        later.__dict__.update(
-            {k: v for k, v in self.__dict__.items() if k not in _field_names(self)}
-        )
-        return later
-
-
-def _field_names(value: Any) -> set[str]:
-    return {field.name for field in dataclasses.fields(value)}
-
-
-@dataclasses.dataclass(frozen=True)
-class MixtureRows:
-    """Rows of one dataset or of several, in their shares.
-
-    Attributes:
-        components: each with a plan of its own.
-        shares: of the rows, one for each component.
-        weighted: by shares for ever; otherwise each component's first pass in turn.
-    """
-
-    components: tuple[DatasetRows, ...]
-    shares: tuple[float, ...]
-    weighted: bool = True
-
-    @classmethod
-    def open(cls, path: str | Path, split: str, packing: PackingConfig, *, repeat: bool) -> Self:
-        """Opens a dataset or a mixture.
-
-        Args:
-            path: directory of a dataset, or a mixture file, see `mixture`.
-            split: of every dataset; those without it are left out.
-            packing: how records become rows.
-            repeat: go on for ever.
-
-        Raises:
-            UserError: see `mixture.components`.
-        """
-        parts = mixture.components(path, split)
-        return cls(
-            tuple(DatasetRows(part.path, split, packing, part.language) for part in parts),
-            tuple(part.share for part in parts),
-            repeat,
-        )
-
-    @functools.cached_property
-    def plan(self) -> MixturePlan:
-        """Which row is which component's."""
-        plans = [component.plan for component in self.components]
-        return MixturePlan(plans, self.shares, weighted=self.weighted)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Only the fields, as of `DatasetRows`."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-
-    def row(self, number: int | None) -> dict[str, np.ndarray]:
-        """Arrays of a row, see `build_row`; None gives an empty one."""
-        if number is None:
-            return self.components[0].build([])
-        component, place = self.plan.source(number)
-        return self.components[component].row(place)
-
-    def passes(self, row: int) -> list[list[int]]:
-        """Of each component the pass that its next row at `row` lies in, and its first row."""
-        places = zip(self.components, self.plan.drawn(row), strict=True)
-        return [list(component.plan.locate(place)) for component, place in places]
-
-    def from_passes(self, passes: list[list[int]]) -> Self:
-        """The same rows for processes to come that need not plan the passes before these."""
-        later = dataclasses.replace(
-            self,
-            components=tuple(
-                component.from_pass(int(number), int(first))
-                for component, (number, first) in zip(self.components, passes, strict=True)
-            ),
-        )
-        later.__dict__["plan"] = self.plan
-        return later
+    def empty_row(self) -> dict[str, np.ndarray]:
+        """Arrays of a row that holds nothing."""
+        return self.build([])

@@ -6,6 +6,7 @@ A kind of dataset is a frozen dataclass over `Sealed`, and its length index one 
 import dataclasses
 import hashlib
 import json
+import os
 import types
 import typing
 import zipfile
@@ -244,7 +245,7 @@ def index_path(dataset_dir: str | Path, split: str) -> Path:
     return Path(dataset_dir) / "length_index" / f"{split}.npz"
 
 
-def file_sha256(path: str | Path) -> str:
+def file_sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,6 +15,7 @@ Units keep their frame rate: the second stage needs one for every frame.
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -269,11 +270,10 @@ class _Reader:
                 self._units.setdefault(units, []).append(token - vocabulary.unit_start)
             elif 0 <= token < vocabulary.text_size and text is not None:
                 self._texts.setdefault(text, []).append(token)
-        parts = {name: self._tokenizer.decode(found) for name, found in self._texts.items()}
-        return Example(
-            **{name: text for name, text in parts.items() if text},
-            **{name: tuple(found) for name, found in self._units.items()},
-        )
+        parts: dict[str, Any] = {name: tuple(found) for name, found in self._units.items()}
+        for name, found in self._texts.items():
+            parts[name] = self._tokenizer.decode(found) or None
+        return Example(**parts)
 
 
 def choose_instruction(task: str, *keys: object) -> str:

@@ -22,6 +22,7 @@ import jax
 from absl import flags
 
 from data_pipeline import cli
+from data_pipeline.dataset_kinds import Spec
 from data_pipeline.loader import Loader
 from data_pipeline.mixture import dataset_with, load_spec
 from data_pipeline.packing import PackingConfig
@@ -137,6 +138,7 @@ def pretrain(config: RunConfig, workdir: str) -> TrainResult:
         positions=data.positions,
         join_speakers=data.join_speakers,
         seed=data.seed,
+        arrangement=getattr(objective, "arrangement", "interleaved"),
     )
 
     def make_loader(split: str) -> Loader | None:
@@ -191,19 +193,15 @@ def make_workdir(workdir: str) -> None:
         raise cli.UserError(f"--workdir={workdir}: not writable")
 
 
-def describe(config: RunConfig, spec: DatasetSpec, objective: Any) -> str:
+def describe(config: RunConfig, spec: Spec, objective: Any) -> str:
     """What a run prints before it begins."""
     shapes = jax.tree.leaves(jax.eval_shape(objective.init, jax.random.key(0)))
     parameters = sum(leaf.size for leaf in shapes)
     devices, processes = jax.devices(), jax.process_count()
-    splits = ", ".join(
-        f"{name} {split.num_records:,} records ({split.hours:.2f} h)"
-        for name, split in spec.splits.items()
-    )
     return "\n".join(
         [
             config.to_json(),
-            f"dataset: {config.data.path}: {splits}; {spec.semantic.id} + {spec.codec.id}",
+            f"dataset: {config.data.path}: {spec.describe()}",
             f"devices: {len(devices)} x {devices[0].device_kind} in {processes} process(es)",
             f"parameters: {parameters:,}",
             f"FLOPs per step: {sum(objective.flops().values()):.3e}",
