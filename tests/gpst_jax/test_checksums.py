@@ -50,10 +50,15 @@ def test_differences_name_the_paths():
     assert checksums.differences({"a": 1}, {"a": 1}) == []
 
 
-def test_rows_add_up_to_their_array():
-    array = np.random.default_rng(2).normal(size=(7, 3, 2)).astype(np.float32)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "uint8", "bool"])
+def test_rows_add_up_to_their_array(dtype, monkeypatch):
+    array = np.random.default_rng(2).integers(0, 2, (7, 3, 20)).astype(jnp.dtype(dtype))
     whole = checksums.checksums({"a": jnp.asarray(array)})["a"]
-    for size in (1, 3, 7):
+    for size, piece in ((1, 1000), (3, 1000), (3, 10), (7, 10)):
+        monkeypatch.setattr(checksums, "_PIECE", piece)
         parts = [checksums.rows_checksum(array[i : i + size], i) for i in range(0, 7, size)]
         assert sum(parts) % 2**32 == whole
     assert checksums.rows_checksum(array[1:], 0) != checksums.rows_checksum(array[1:], 1)
+    scalar = np.asarray(array[0, 0, 0])
+    expected = checksums.checksums({"a": jnp.asarray(scalar)})["a"]
+    assert checksums.rows_checksum(scalar, 0) == expected
