@@ -15,6 +15,16 @@ from gpst_jax.sampling import Request
 Part = tuple[np.ndarray, np.ndarray]
 
 
+def join(stretches: Sequence[Part], silence: Part) -> list[Part]:
+    """The stretches with silence between them."""
+    parts: list[Part] = []
+    for stretch in stretches:
+        if parts:
+            parts.append(silence)
+        parts.append(stretch)
+    return parts
+
+
 @dataclasses.dataclass(frozen=True)
 class ModeBuilder:
     """Builds requests for a model.
@@ -30,15 +40,6 @@ class ModeBuilder:
     layout: TokenLayout
     silence: Part
     deduplicated: bool = False
-
-    def join(self, stretches: Sequence[Part]) -> list[Part]:
-        """The stretches with silence between them."""
-        parts: list[Part] = []
-        for stretch in stretches:
-            if parts:
-                parts.append(self.silence)
-            parts.append(stretch)
-        return parts
 
     def unconditional(self, seconds: float, *, item: int) -> Request:
         """Nothing is given: units are sampled, at most `seconds` of them, and no frames.

@@ -7,7 +7,7 @@ import pytest
 from data_pipeline.tokens import TokenLayout, segment_tokens
 from gpst_jax import gpst
 from gpst_jax.config import GPSTConfig, TransformerConfig
-from gpst_jax.modes import ModeBuilder
+from gpst_jax.modes import ModeBuilder, join
 from gpst_jax.sampling import Decoder, SamplingConfig
 
 LAYOUT = TokenLayout(num_units=12, num_codebooks=3, codebook_size=8, unit_rate=50, frame_rate=75)
@@ -131,7 +131,7 @@ def test_items_do_not_depend_on_their_batch(decoder):
 
 def test_joined_stretches_are_apart_by_silence():
     stretches = [speech(0.2, seed) for seed in range(3)]
-    parts = builder().join(stretches)
+    parts = join(stretches, SILENCE)
     assert len(parts) == 5
     np.testing.assert_array_equal(parts[1][0], SILENCE[0])
     np.testing.assert_array_equal(parts[3][1], SILENCE[1])
