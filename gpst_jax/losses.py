@@ -15,12 +15,25 @@ def cross_entropy(
     Args:
         logits: (..., C) of any float dtype; the softmax is taken in float32.
         targets: (...) int class ids; ignored where the mask is 0.
-        mask: (...) bool or number, 1 where a prediction counts.
+        mask: (...) bool or number, 1 where a prediction counts. With one axis more, (..., G), it
+            sorts predictions into groups, each in one at most.
         smoothing: e, in [0, 1).
 
     Returns:
-        Two float32 scalars: the summed smoothed loss and the summed plain nll.
+        In float32 the summed smoothed loss, a scalar, and the summed plain nll, a scalar or (G,).
     """
+    if mask.ndim == targets.ndim + 1:
+        counted = mask.astype(jnp.float32)
+        loss, nll = _by_prediction(logits, targets, mask.any(axis=-1), smoothing)
+        return loss.sum(), jnp.einsum("...,...g->g", nll, counted)
+    loss, nll = _by_prediction(logits, targets, mask, smoothing)
+    return loss.sum(), nll.sum()
+
+
+def _by_prediction(
+    logits: jax.Array, targets: jax.Array, mask: jax.Array, smoothing: float
+) -> tuple[jax.Array, jax.Array]:
+    """Loss and nll of every prediction, two float32 arrays (...)."""
     logits = logits.astype(jnp.float32)
     normaliser = jax.nn.logsumexp(logits, axis=-1)
     safe = jnp.where(mask > 0, targets, 0)
@@ -31,7 +44,7 @@ def cross_entropy(
     if smoothing > 0:
         uniform = (normaliser - logits.mean(axis=-1)) * weight
         loss = (1.0 - smoothing) * nll + smoothing * uniform
-    return loss.sum(), nll.sum()
+    return loss, nll
 
 
 def chunked_cross_entropy(
@@ -51,7 +64,7 @@ def chunked_cross_entropy(
         hidden: (B, L, D).
         kernel: (D, C).
         targets: (B, L) int.
-        mask: (B, L).
+        mask: (B, L), or (B, L, G) for groups.
         smoothing: as in `cross_entropy`.
         chunk_bytes: bound on the logits of one chunk.
 
@@ -78,7 +91,8 @@ def chunked_cross_entropy(
         return (total[0] + loss, total[1] + nll), None
 
     zero = jnp.zeros((), jnp.float32)
-    total, _ = jax.lax.scan(body, (zero, zero), (split(hidden), split(targets), split(mask)))
+    start = (zero, jnp.zeros(mask.shape[2:], jnp.float32))
+    total, _ = jax.lax.scan(body, start, (split(hidden), split(targets), split(mask)))
     return total
 
 

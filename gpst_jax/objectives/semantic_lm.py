@@ -1,0 +1,118 @@
+"""The objective of the semantic language model: next-token prediction where the data says so."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from data_pipeline.vocabulary import Vocabulary
+from gpst_jax import losses, semantic_lm
+from gpst_jax.config import ConfigError, RunConfig, SemanticLMConfig
+from gpst_jax.objectives.base import Batch, Metrics, Params
+
+
+class SemanticLMObjective:
+    """Mean cross-entropy of the targets in packed sequences of text and units.
+
+    Which positions are targets is the data's business: a stage trains on everything, on both
+    speakers, or on answers alone (arXiv 2305.11000, section 3.2).
+
+    Args:
+        config: the run; rows and row length fix the batch.
+        vocabulary: ids of text, markers and units.
+        unit_rate: units per second, for counting audio.
+    """
+
+    arrangement = "sequences"
+
+    def __init__(self, config: RunConfig, vocabulary: Vocabulary, unit_rate: float = 50.0):
+        self.config, self.vocabulary, self.unit_rate = config, vocabulary, unit_rate
+        self.model_config = config.model_as(SemanticLMConfig)
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh parameters: nested dict of float32 arrays."""
+        return semantic_lm.init(self.model_config, self.vocabulary.size, key)
+
+    def model(self, params: Params) -> semantic_lm.SemanticLM:
+        """The module over the given parameters."""
+        return semantic_lm.bind(self.model_config, params)
+
+    def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of the global batch.
+
+        `tokens`, `positions` from 0 in every segment, `segment_ids` from 1, 0 in padding, and
+        `targets`, the ids that follow, -1 where nothing is predicted; all (rows, row_length).
+        """
+        shape = (self.config.data.rows, self.config.data.row_length)
+        names = ("tokens", "positions", "segment_ids", "targets")
+        return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in names}
+
+    def weights(self, batch: Batch) -> dict[str, jax.Array]:
+        """Number of predictions."""
+        count = (batch["targets"] >= 0).sum()
+        return {"tokens": jnp.maximum(count, 1).astype(jnp.float32)}
+
+    def loss(
+        self,
+        params: Params,
+        batch: Batch,
+        key: jax.Array,
+        weights: Mapping[str, jax.Array],
+        train: bool,
+    ) -> tuple[jax.Array, Metrics]:
+        """Label-smoothed loss; nll metrics are unsmoothed, in nats: text with markers, units."""
+        model, config = self.model(params), self.model_config
+        hidden = model.hidden(
+            batch["tokens"],
+            batch["positions"],
+            batch["segment_ids"],
+            key=key if train and config.dropout else None,
+        )
+        units = self._is_unit(batch["targets"])
+        text = (batch["targets"] >= 0) & ~units
+        loss, nll = losses.chunked_cross_entropy(
+            hidden,
+            model.output_kernel(),
+            batch["targets"],
+            jnp.stack([text, units], axis=-1),
+            config.label_smoothing,
+        )
+        metrics = {"nll_text": (nll[0], text.sum()), "nll_units": (nll[1], units.sum())}
+        return loss / weights["tokens"], metrics
+
+    def _is_unit(self, ids: jax.Array) -> jax.Array:
+        start = self.vocabulary.unit_start
+        return (ids >= start) & (ids < start + self.vocabulary.num_units)
+
+    def flops(self) -> dict[str, float]:
+        """Training FLOPs of one global batch: 6 per weight and position, attention halved."""
+        net, data = self.model_config.net, self.config.data
+        positions = data.rows * data.row_length
+        projections = 2 * net.d_model * (net.d_model + net.kv_heads * net.head_dim)
+        weights = net.num_layers * (projections + 3 * net.d_model * net.d_ff)
+        return {
+            "net": 6.0 * positions * weights,
+            "attention": 6.0 * positions * data.row_length * net.d_model * net.num_layers,
+            "head": 6.0 * positions * net.d_model * self.vocabulary.size,
+        }
+
+    def rates(self, batch: Batch) -> dict[str, jax.Array]:
+        """Predicted tokens, and seconds of audio among them."""
+        return {
+            "tokens": self.weights(batch)["tokens"],
+            "audio_seconds": self._is_unit(batch["targets"]).sum() / self.unit_rate,
+        }
+
+    def trainable(self, path: str) -> bool:
+        """Every parameter is trained."""
+        return True
+
+    def check_dataset(self, spec: Any) -> None:
+        """Raises ConfigError when the dataset's vocabulary is not that of this model."""
+        found = getattr(spec, "vocabulary", None)
+        if found != self.vocabulary:
+            raise ConfigError(
+                f"dataset: its vocabulary {found} is not the model's {self.vocabulary}; train on "
+                "sequences of the tokenizers that the model was made for, or start a new run"
+            )
