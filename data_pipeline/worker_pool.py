@@ -4,29 +4,56 @@ import itertools
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from typing import TypeVar
 
 from data_pipeline.cli import UserError
 from data_pipeline.progress import progress
 from data_pipeline.tokenize_shard import ShardTask, tokenize_shard
 
+Task = TypeVar("Task")
+
 
 def run_tasks(tasks: Sequence[ShardTask], num_workers: int) -> None:
-    """Works on all tasks, in processes where asked for, and shows how long it will take."""
-    total = sum(len(task.utterances) for task in tasks)
-    with progress("tokenise recordings", total) as advance:
-        for task in _finished(tasks, num_workers):
-            advance(len(task.utterances))
+    """Tokenises all shards, see `run_all`."""
+    run_all("tokenise recordings", tokenize_shard, tasks, _num_utterances, num_workers)
 
 
-def _finished(tasks: Sequence[ShardTask], num_workers: int) -> Iterator[ShardTask]:
+def _num_utterances(task: ShardTask) -> int:
+    return len(task.utterances)
+
+
+def run_all(
+    label: str,
+    work: Callable[[Task], object],
+    tasks: Sequence[Task],
+    size: Callable[[Task], int],
+    num_workers: int,
+) -> None:
+    """Works on all tasks, in processes where asked for, and shows how long it will take.
+
+    Args:
+        label: of the progress line.
+        work: a function at the top of a module.
+        tasks: its arguments.
+        size: of a task, for the progress.
+        num_workers: processes; 0 works in this one.
+    """
+    with progress(label, sum(map(size, tasks))) as advance:
+        for task in _finished(work, tasks, num_workers):
+            advance(size(task))
+
+
+def _finished(
+    work: Callable[[Task], object], tasks: Sequence[Task], num_workers: int
+) -> Iterator[Task]:
     """Yields tasks as they are done."""
     if num_workers == 0 or len(tasks) < 2:
         for task in tasks:
-            tokenize_shard(task)
+            work(task)
             yield task
         return
     with (
@@ -37,12 +64,12 @@ def _finished(tasks: Sequence[ShardTask], num_workers: int) -> Iterator[ShardTas
             initializer=_end_with_parent,
         ) as pool,
     ):
-        waiting: dict[Future, ShardTask] = {}
+        waiting: dict[Future, Task] = {}
         queue = iter(tasks)
         try:
             while True:
                 for task in itertools.islice(queue, 2 * num_workers - len(waiting)):
-                    waiting[pool.submit(tokenize_shard, task)] = task
+                    waiting[pool.submit(work, task)] = task
                 if not waiting:
                     return
                 for future in wait(waiting, return_when=FIRST_COMPLETED).done:

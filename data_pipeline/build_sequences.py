@@ -1,0 +1,311 @@
+"""Turns a token dataset into sequences of text and speech for a language model.
+
+    python -m data_pipeline.build_sequences --tokens=TOKENS --output=DIR \
+        --tasks=pretrain,asr,tts,dialogue --text_tokenizer=DIR [--dialogue=FILE.jsonl]
+
+`pretrain` writes the units of each record, `asr` and `tts` pair them with its transcript, and
+`dialogue` (or one of its four formats) makes questions and answers of the pairs that a file names.
+Every planned sequence ends in a shard or, with its reason, in `failures.jsonl`. A run that was
+interrupted goes on where it stopped, and gives the same bytes as one that was not. Exit code: 0
+when every sequence is in, 1 when some failed.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from data_pipeline import cli, templates, worker_pool
+from data_pipeline.cli import UserError
+from data_pipeline.dialogues import read_dialogues
+from data_pipeline.finish_dataset import CODEC_PATH, FAILURES_FILE, SEMANTIC_PATH
+from data_pipeline.finish_sequences import finish_sequences
+from data_pipeline.output_claim import claimed, remove_leftovers
+from data_pipeline.sealed import SPEC_FILE, file_sha256
+from data_pipeline.sequence_records import shard_name
+from data_pipeline.sequence_shard import Dialogue, SequenceReport, SequenceTask, write_shard
+from data_pipeline.sequence_spec import SequenceSpec, TextTokenizerSpec
+from data_pipeline.spec import DatasetSpec
+from data_pipeline.templates import DIALOGUE, SYSTEM, TASKS, TRAIN_ON
+from data_pipeline.text_tokenizers import store_text_tokenizer
+from data_pipeline.vocabulary import SPECIALS
+
+TEXT_PATH = "tokenizers/text"
+_REPORTS = ".reports"
+# About this many shards of each split, of so many records.
+_SHARDS, _LEAST_PER_SHARD, _MOST_PER_SHARD = 16, 64, 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class SequencesConfig:
+    """What becomes of a token dataset.
+
+    Attributes:
+        tokens: its directory.
+        output: of the sequences.
+        text_tokenizer: directory, see `text_tokenizers`.
+        tasks: of `templates.TASKS`; `dialogue` stands for its four formats.
+        dialogue: file of pairs, see `dialogues`; needed for dialogue tasks only.
+        copies: sequences of each record and task with an instruction, each worded by chance.
+        max_length: ids of the longest sequence that is taken.
+        train_on: of `templates.TRAIN_ON`.
+        system: text before the user's turn.
+        seed: of the choice of wordings.
+        records_per_shard: 0 chooses by the size of the dataset.
+        num_workers: processes; 0 works in this one.
+    """
+
+    tokens: str
+    output: str
+    text_tokenizer: str
+    tasks: tuple[str, ...]
+    dialogue: str | None = None
+    copies: int = 1
+    max_length: int = 2048
+    train_on: str = "all"
+    system: str = SYSTEM
+    seed: int = 0
+    records_per_shard: int = 0
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        """Puts the tasks in order; raises UserError for impossible values."""
+        names = {*self.tasks} - {"dialogue"} | {*(DIALOGUE if "dialogue" in self.tasks else ())}
+        if not names or not names <= set(TASKS):
+            raise UserError(
+                f"--tasks={','.join(self.tasks)}: choose of {', '.join((*TASKS, 'dialogue'))}"
+            )
+        object.__setattr__(self, "tasks", tuple(task for task in TASKS if task in names))
+        if bool(self.dialogue_tasks) != bool(self.dialogue):
+            raise UserError("--dialogue=FILE.jsonl and a dialogue task need each other")
+        if self.train_on not in TRAIN_ON:
+            raise UserError(f"--train_on={self.train_on}: choose one of {', '.join(TRAIN_ON)}")
+        for name in ("copies", "max_length"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name}={getattr(self, name)} must be positive")
+        for name in ("records_per_shard", "num_workers", "seed"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name}={getattr(self, name)} must not be negative")
+
+    @property
+    def record_tasks(self) -> tuple[tuple[str, int], ...]:
+        """(task, copies) of every record; units alone have no wording to vary."""
+        return tuple(
+            (task, 1 if task == "pretrain" else self.copies)
+            for task in self.tasks
+            if task not in DIALOGUE
+        )
+
+    @property
+    def dialogue_tasks(self) -> tuple[tuple[str, int], ...]:
+        """(task, copies) of every dialogue."""
+        return tuple((task, self.copies) for task in self.tasks if task in DIALOGUE)
+
+
+def build_sequences(config: SequencesConfig) -> dict[str, Any]:
+    """Builds a dataset of sequences, or finishes doing so.
+
+    Returns:
+        For `--json_out`: `output`, `fingerprint` (None when nothing could be made), `statistics`,
+        `splits`, `vocabulary`, `failures_file`, `resumed_shards`, `seconds` (of this run).
+
+    Raises:
+        UserError: inputs that cannot be read, a directory that cannot be written, or one that holds
+            a run with other settings or inputs.
+    """
+    began = time.monotonic()
+    source = DatasetSpec.load(config.tokens)
+    dialogues: Sequence[Dialogue] = ()
+    if config.dialogue:
+        dialogues = read_dialogues(config.dialogue, config.tokens, source.splits)
+    output = Path(config.output).absolute()
+    with claimed(output, _description(config, source)):
+        remove_leftovers(output)
+        text = _provide_tokenizers(output, config, source)
+        tasks = _plan_shards(config, source, dialogues, output)
+        shards = [task for split in tasks.values() for task in split]
+        planned = sum(task.num_planned for task in shards)
+        if (output / SPEC_FILE).exists():
+            shutil.rmtree(output / _REPORTS, ignore_errors=True)
+            return _result(output, SequenceSpec.load(output), planned, 0, began)
+        pending = [task for task in shards if not task.is_done()]
+        worker_pool.run_all(
+            "build sequences", write_shard, pending, _planned_of, config.num_workers
+        )
+        spec = finish_sequences(
+            output,
+            {
+                split: [SequenceReport.load(task.report) for task in members]
+                for split, members in tasks.items()
+            },
+            source,
+            text,
+            planned,
+            {name: getattr(config, name) for name in ("system", "train_on", "max_length")},
+        )
+        if spec is not None:
+            shutil.rmtree(output / _REPORTS, ignore_errors=True)
+        return _result(output, spec, planned, len(shards) - len(pending), began)
+
+
+def _planned_of(task: SequenceTask) -> int:
+    return task.num_planned
+
+
+def _description(config: SequencesConfig, source: DatasetSpec) -> dict[str, Any]:
+    """All that decides what the run writes."""
+    values = dataclasses.asdict(config)
+    for name in ("tokens", "output", "text_tokenizer", "num_workers"):
+        del values[name]
+    wordings = "\n".join((*SPECIALS, *templates.all_texts()))
+    return values | {
+        "dialogue": file_sha256(config.dialogue) if config.dialogue else None,
+        "source": source.fingerprint,
+        "wordings_sha256": hashlib.sha256(wordings.encode()).hexdigest(),
+    }
+
+
+def _provide_tokenizers(
+    output: Path, config: SequencesConfig, source: DatasetSpec
+) -> TextTokenizerSpec:
+    """Puts all three tokenizers beside the sequences, so that these are enough to hear a model."""
+    text = store_text_tokenizer(config.text_tokenizer, output / TEXT_PATH)
+    for path, target in ((source.semantic.path, SEMANTIC_PATH), (source.codec.path, CODEC_PATH)):
+        there = Path(config.tokens) / path
+        if there.is_dir() and not (output / target).exists():
+            temporary = (output / target).with_name(f".{Path(target).name}.copy")
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.copytree(there, temporary)
+            temporary.replace(output / target)
+    return TextTokenizerSpec(text.id, text.sha256, text.vocab_size, TEXT_PATH)
+
+
+def _plan_shards(
+    config: SequencesConfig, source: DatasetSpec, dialogues: Sequence[Dialogue], output: Path
+) -> dict[str, list[SequenceTask]]:
+    """Shards of every split: first those of its records, then those of its dialogues."""
+    reports = output / _REPORTS
+    reports.mkdir(exist_ok=True)
+    tasks: dict[str, list[SequenceTask]] = {}
+    for split in source.splits:
+        number = source.splits[split].num_records if config.record_tasks else 0
+        parts: list[tuple[tuple[int, int], tuple[Dialogue, ...]]] = [
+            (bounds, ()) for bounds in _cut(number, config.records_per_shard)
+        ]
+        members = [dialogue for dialogue in dialogues if dialogue.split == split]
+        parts += [
+            ((0, 0), tuple(members[start:stop]))
+            for start, stop in _cut(len(members), config.records_per_shard)
+        ]
+        make = functools.partial(
+            SequenceTask,
+            tokens=config.tokens,
+            num_units=source.semantic.vocab_size,
+            text_tokenizer=str(output / TEXT_PATH),
+            split=split,
+            tasks=config.record_tasks,
+            dialogue_tasks=config.dialogue_tasks,
+            train_on=config.train_on,
+            system=config.system,
+            max_length=config.max_length,
+            seed=config.seed,
+        )
+        if parts:
+            tasks[split] = [
+                make(
+                    records=bounds,
+                    dialogues=pairs,
+                    shard=str(output / shard_name(split, place, len(parts))),
+                    report=str(reports / f"{split}-{place:05d}.json"),
+                )
+                for place, (bounds, pairs) in enumerate(parts)
+            ]
+    return tasks
+
+
+def _cut(number: int, size: int) -> list[tuple[int, int]]:
+    """Ranges of at most `size` that cover `number`; 0 chooses a size."""
+    size = size or min(max(math.ceil(number / _SHARDS), _LEAST_PER_SHARD), _MOST_PER_SHARD)
+    return [(start, min(start + size, number)) for start in range(0, number, size)]
+
+
+def _result(
+    output: Path, spec: SequenceSpec | None, planned: int, resumed: int, began: float
+) -> dict[str, Any]:
+    return {
+        "output": str(output),
+        "fingerprint": spec.fingerprint if spec else None,
+        "statistics": spec.statistics if spec else {"planned": planned, "failed": planned},
+        "splits": {name: dataclasses.asdict(split) for name, split in spec.splits.items()}
+        if spec
+        else {},
+        "vocabulary": spec.vocabulary.size if spec else None,
+        "failures_file": str(output / FAILURES_FILE),
+        "resumed_shards": resumed,
+        "seconds": time.monotonic() - began,
+    }
+
+
+def _define_flags() -> None:
+    """Defined when run as a program only: other programs import this module."""
+    flags.DEFINE_string("tokens", None, "Directory of a token dataset.", required=True)
+    flags.DEFINE_string("output", None, "Directory of the sequences.", required=True)
+    flags.DEFINE_string(
+        "text_tokenizer",
+        None,
+        "Directory with tokenizer.model (sentencepiece) or tokenizer.json (Hugging Face).",
+        required=True,
+    )
+    flags.DEFINE_list("tasks", None, f"Of {', '.join((*TASKS, 'dialogue'))}.", required=True)
+    flags.DEFINE_string(
+        "dialogue", None, "JSONL file of id, split, question_record and answer_record."
+    )
+    flags.DEFINE_integer("copies", 1, "Sequences of each record and instruction task.")
+    flags.DEFINE_integer("max_length", SequencesConfig.max_length, "Ids of the longest sequence.")
+    flags.DEFINE_enum(
+        "train_on", "all", TRAIN_ON, "What is predicted: both turns, or the answer only."
+    )
+    flags.DEFINE_string("system", SYSTEM, "Text that sequences with an instruction begin with.")
+    flags.DEFINE_integer("seed", 0, "Of the choice of wordings.")
+    flags.DEFINE_integer("records_per_shard", 0, "0 chooses by the size of the dataset.")
+    flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes; 0 works in this one.")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program; see the module."""
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}: flags are written --name=value")
+    names = [field.name for field in dataclasses.fields(SequencesConfig)]
+    values = {name: getattr(flags.FLAGS, name) for name in names}
+    values["tasks"] = tuple(values["tasks"])
+    result = build_sequences(SequencesConfig(**values))
+    if cli.JSON_OUT.value:
+        cli.write_json(cli.JSON_OUT.value, result)
+    for name, split in result["splits"].items():
+        print(
+            f"{name}: {split['num_records']} sequences, {split['num_shards']} shards, "
+            f"{split['hours']:.3f} h of speech"
+        )
+    counts, failed = result["statistics"], result["statistics"]["failed"]
+    if failed:
+        where = result["failures_file"]
+        print(
+            f"{failed} of {counts['planned']} sequences failed: reasons in {where}", file=sys.stderr
+        )
+    if not result["splits"]:
+        print("error: no sequence could be made, there is no dataset", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    _define_flags()
+    cli.run(main)
