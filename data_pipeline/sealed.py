@@ -233,8 +233,8 @@ def read_json(dataset_dir: str | Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise cli.UserError(
-            f"{path} does not exist: name a directory that data_pipeline.tokenize_corpus has "
-            "finished writing"
+            f"{path} does not exist: name a directory that data_pipeline.tokenize_corpus or "
+            "data_pipeline.build_sequences has finished writing"
         ) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise cli.UserError(f"{path} cannot be read: {error}") from error

@@ -109,8 +109,11 @@ class Example:
     @property
     def task(self) -> str | None:
         """The task of TASKS that has exactly these parts; None: of a part of a sequence."""
-        have = {name for name, value in dataclasses.asdict(self).items() if value is not None}
+        have = {name for name in _PART_NAMES if getattr(self, name) is not None}
         return next((task for task, parts in _PARTS.items() if have == set(parts)), None)
+
+
+_PART_NAMES = tuple(field.name for field in dataclasses.fields(Example))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -75,6 +75,8 @@ class Vocabulary:
 
     def id(self, name: str) -> int:
         """Id of a marker; ValueError where there is none of that name."""
+        if name not in self.specials:
+            raise ValueError(f"no special id is called {name!r}: there are {self.specials}")
         return self.text_size + self.specials.index(name)
 
     def name(self, token: int) -> str | None:
