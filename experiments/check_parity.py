@@ -13,15 +13,20 @@ from rich.console import Console
 from rich.table import Table
 
 from data_pipeline import cli
-from gpst_jax import parity
+from gpst_jax.parity import flow, gpst, soundstorm
+from gpst_jax.parity.golden import TOLERANCE, Golden
 
 _GOLDEN = flags.DEFINE_string("golden", None, "npz file of golden tensors.", required=True)
 _TOLERANCE = flags.DEFINE_float(
-    "tolerance", parity.TOLERANCE, "Largest absolute difference that passes.", lower_bound=0.0
+    "tolerance", TOLERANCE, "Largest absolute difference that passes.", lower_bound=0.0
 )
 
 # Kinds of golden files: how a file is recognised, and what compares it.
-_KINDS = {"gpst": (parity.is_gpst, parity.check_gpst)}
+_KINDS = {
+    "gpst": (gpst.recognises, gpst.check),
+    "flow": (flow.recognises, flow.check),
+    "soundstorm": (soundstorm.recognises, soundstorm.check),
+}
 
 
 def compare(path: str) -> tuple[str, dict[str, float]]:
@@ -30,9 +35,10 @@ def compare(path: str) -> tuple[str, dict[str, float]]:
     Raises:
         UserError: the file cannot be read, or is of no known kind.
     """
+    golden = Golden(path)
     for kind, (recognises, check) in _KINDS.items():
-        if recognises(path):
-            return kind, check(path)
+        if recognises(golden):
+            return kind, check(golden)
     raise cli.UserError(
         f"{path}: none of the known kinds of golden files ({', '.join(_KINDS)}): its weights have "
         "other names"

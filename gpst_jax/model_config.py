@@ -140,6 +140,7 @@ class FlowConfig:
         for name in ("sigma", "guidance_drop", "dropout"):
             fraction(self, name)
         positive(self, "conv_kernel", "max_prompt_seconds")
+        _check_kernel(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +148,10 @@ class SoundStormConfig:
     """SoundStorm (arXiv 2305.09636), the masked baseline of the second stage."""
 
     net: TransformerConfig
+    semantics: str = "codebook"  # codebook: units are the first one | table: of another model
     conv_kernel: int = 31
+    max_prompt_seconds: float = 6.0  # longest prompt drawn in training
+    prompt_per_item: bool = False  # a prompt length for each item; the paper: one for the batch
     dropout: float = 0.0
     dtype: str = "float32"
     remat: str = "none"  # none | dots | full
@@ -155,12 +159,18 @@ class SoundStormConfig:
 
     def __post_init__(self):
         choice(self, "family", ("soundstorm",))
+        choice(self, "semantics", ("codebook", "table"))
         _check_execution(self)
         fraction(self, "dropout")
-        positive(self, "conv_kernel")
+        positive(self, "conv_kernel", "max_prompt_seconds")
+        _check_kernel(self)
 
 
 ModelConfig = GPSTConfig | SemanticLMConfig | FlowConfig | SoundStormConfig
+
+
+def _check_kernel(config: Any) -> None:
+    require(config.conv_kernel % 2 == 1, "conv_kernel", f"{config.conv_kernel} must be odd")
 
 
 def _check_execution(config: Any) -> None:

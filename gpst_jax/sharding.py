@@ -52,7 +52,7 @@ PARAMETER_AXES: tuple[tuple[str, LogicalAxes], ...] = (
     (r"codebooks/embedding$", ("codebooks", "table", None)),
     (r"latent_(shift|scale)$", (None,)),
     (r"latent_(shift|scale)$", ()),
-    (r"final_norm/(scale|bias)$", ("norm",)),
+    (r"(final|head)_norm/(scale|bias)$", ("norm",)),
     (r"embed/embedding$", ("vocab", "embed")),
     (r"(positions|streams)/embedding$", ("table", "embed")),
     (r"projector/kernel$", ("embed", "local_embed")),

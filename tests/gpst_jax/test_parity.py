@@ -11,7 +11,8 @@ from absl.testing import flagsaver
 
 from data_pipeline.cli import UserError
 from experiments import check_parity
-from gpst_jax import parity
+from gpst_jax.parity import gpst
+from gpst_jax.parity.golden import Golden
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 FILES = ["golden_gpst.npz", "golden_gpst_shared.npz"]
@@ -39,7 +40,7 @@ def changed(golden, tmp_path):
 
 @pytest.mark.parametrize("name", FILES)
 def test_all_stored_tensors_agree(name):
-    differences = parity.check_gpst(str(DATA / name))
+    differences = gpst.check(Golden(str(DATA / name)))
     with np.load(DATA / name) as archive:
         stored = {key for key in archive.files if key.startswith("outputs/")}
     assert stored <= set(differences)
@@ -57,10 +58,10 @@ def test_the_files_hold_what_the_reference_gives(name, tmp_path):
 
 
 def test_a_changed_weight_is_noticed(golden, changed):
-    name = f"weights/{parity._LOCAL}.layers.1.fc2.bias"
+    name = f"weights/{gpst._LOCAL}.layers.1.fc2.bias"
     # Not the same for all channels: the norm after it would take a common shift away.
     shift = 1e-3 * np.arange(len(golden[name]))
-    differences = parity.check_gpst(changed(**{name: golden[name] + shift}))
+    differences = gpst.check(Golden(changed(**{name: golden[name] + shift})))
     assert differences["outputs/global_hidden"] < 1e-5
     assert differences["outputs/local_embeds"] < 1e-5
     assert differences["outputs/acoustic_logits"] > 1e-4
@@ -70,18 +71,18 @@ def test_a_changed_weight_is_noticed(golden, changed):
 def test_swapped_ids_are_an_infinite_difference(golden, changed):
     ids = golden["inputs/src_tokens"].copy()
     ids[0, 1, 0] = 4 if ids[0, 1, 0] != 4 else 5
-    assert parity.check_gpst(changed(inputs__src_tokens=ids))["inputs/src_tokens"] == np.inf
+    assert gpst.check(Golden(changed(inputs__src_tokens=ids)))["inputs/src_tokens"] == np.inf
 
 
 def test_nan_does_not_pass(golden, changed):
-    weight = f"weights/{parity._GLOBAL}.layer_norm.bias"
+    weight = f"weights/{gpst._GLOBAL}.layer_norm.bias"
     path = changed(**{weight: np.full_like(golden[weight], np.nan)})
-    assert parity.check_gpst(path)["outputs/semantic_logits"] == np.inf
+    assert gpst.check(Golden(path))["outputs/semantic_logits"] == np.inf
 
 
 def test_a_missing_entry_is_a_user_error(changed):
     with pytest.raises(UserError, match="outputs/semantic_logits"):
-        parity.check_gpst(changed(outputs__semantic_logits=None))
+        gpst.check(Golden(changed(outputs__semantic_logits=None)))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"noise", None])
@@ -90,18 +91,18 @@ def test_an_unreadable_file_is_a_user_error(content, tmp_path):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"golden\.npz"):
-        parity.check_gpst(str(path))
+        Golden(str(path))
 
 
 def test_a_single_array_is_a_user_error(tmp_path):
     np.save(tmp_path / "golden.npy", np.zeros(3))
     with pytest.raises(UserError, match="single array"):
-        parity.check_gpst(str(tmp_path / "golden.npy"))
+        Golden(str(tmp_path / "golden.npy"))
 
 
 def test_program_passes_fails_and_reports(monkeypatch, tmp_path, capsys):
     differences = {"outputs/loss": 2e-6, "inputs/ids": 0.0}
-    monkeypatch.setitem(check_parity._KINDS, "gpst", (parity.is_gpst, lambda path: differences))
+    monkeypatch.setitem(check_gpst._KINDS, "gpst", (gpst.recognises, lambda golden: differences))
     path, report = str(DATA / FILES[0]), tmp_path / "report.json"
     with flagsaver.flagsaver(golden=path, json_out=str(report), tolerance=1e-5):
         assert check_parity.main(["check_parity"]) == 0

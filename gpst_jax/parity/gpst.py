@@ -1,24 +1,19 @@
-"""Parity of the `paper` block with golden tensors of the official code.
+"""Parity of GPST's `paper` block with golden tensors of the official code.
 
-A golden file is an npz without pickles: `config/` scalars, `weights/` under the official names,
-`inputs/` and `outputs/`. The weights are loaded into our model, the raw units and codes go through
-our token layout, and every stored output is compared.
+The weights are loaded into our model, the raw units and codes go through our token layout, and
+every stored output is compared.
 """
-
-import zipfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from data_pipeline import tokens
-from data_pipeline.cli import UserError
 from data_pipeline.tokens import TokenLayout
 from gpst_jax import gpst, losses
 from gpst_jax.config import GPSTConfig, TransformerConfig
 from gpst_jax.gpst import GPST
-
-TOLERANCE = 1e-5
+from gpst_jax.parity.golden import Golden
 
 _GLOBAL, _LOCAL = "decoder.global_decoder", "decoder.local_decoder"
 _BLOCK_PARTS = {
@@ -33,55 +28,29 @@ _BLOCK_PARTS = {
 }
 
 
-def is_gpst(path: str) -> bool:
-    """Whether the npz file holds tensors of GPST, told by the names of its weights.
-
-    Raises:
-        UserError: the file is missing or not an npz.
-    """
-    return f"weights/{_GLOBAL}.embed_tokens.weight" in _read(path)
+def recognises(golden: Golden) -> bool:
+    """Whether the file holds tensors of GPST, told by the names of its weights."""
+    return f"weights/{_GLOBAL}.embed_tokens.weight" in golden.entries
 
 
-def check_gpst(path: str) -> dict[str, float]:
+def check(golden: Golden) -> dict[str, float]:
     """Largest absolute difference of every stored output; inf where integers differ.
 
-    Matrix products run in full float32, which accelerators do not do by default.
-
-    Args:
-        path: npz file of the layout above.
-
-    Returns:
-        Differences by output name; ids and targets are 0 or inf.
-
     Raises:
-        UserError: the file is missing, not an npz, or lacks an entry.
+        UserError: the file lacks an entry, or one has another shape than ours.
     """
-    golden = _read(path)
     config, layout, deduplicated = _configuration(golden)
-    params = import_weights(golden, config)
-    model = gpst.bind(config, layout, params)
+    model = gpst.bind(config, layout, import_weights(golden, config))
     batch = _batch(golden, layout, deduplicated)
     with jax.default_matmul_precision("highest"):
-        ours = _forward(model, layout, batch, golden)
-    differences = {}
-    for name, value in ours.items():
-        stored = _entry(golden, name)
-        if stored.shape != value.shape:
-            raise UserError(f"{path}: {name} has shape {stored.shape}, ours is {value.shape}")
-        if np.issubdtype(stored.dtype, np.integer):
-            differences[name] = 0.0 if np.array_equal(stored, value) else float("inf")
-        else:
-            worst = float(np.abs(stored - value).max(initial=0.0))
-            # NaN compares as neither above nor below a tolerance.
-            differences[name] = worst if np.isfinite(worst) else float("inf")
-    return differences
+        return golden.differences(_forward(model, layout, batch, golden))
 
 
-def import_weights(golden: dict[str, np.ndarray], config: GPSTConfig) -> dict:
+def import_weights(golden: Golden, config: GPSTConfig) -> dict:
     """Our parameters (nested dict of float32 arrays) from official weights."""
 
     def get(name: str) -> np.ndarray:
-        return _entry(golden, f"weights/{name}").astype(np.float32)
+        return golden.weight(name)
 
     def affine(name: str, kind: str) -> dict:
         weight = get(f"{name}.weight")
@@ -116,16 +85,16 @@ def import_weights(golden: dict[str, np.ndarray], config: GPSTConfig) -> dict:
     }
 
 
-def _configuration(golden) -> tuple[GPSTConfig, TokenLayout, bool]:
+def _configuration(golden: Golden) -> tuple[GPSTConfig, TokenLayout, bool]:
     def scalar(name: str):
-        return _entry(golden, f"config/{name}").item()
+        return golden[f"config/{name}"].item()
 
     def net(level: str) -> TransformerConfig:
         return TransformerConfig(
             *(int(scalar(f"{level}_{part}")) for part in ("dim", "layers", "heads", "ffn"))
         )
 
-    positions = _entry(golden, f"weights/{_GLOBAL}.embed_positions.weight")
+    positions = golden[f"weights/{_GLOBAL}.embed_positions.weight"]
     config = GPSTConfig(
         global_net=net("global"),
         local_net=net("local"),
@@ -140,12 +109,12 @@ def _configuration(golden) -> tuple[GPSTConfig, TokenLayout, bool]:
     return config, layout, bool(scalar("reduce"))
 
 
-def _batch(golden, layout: TokenLayout, deduplicated: bool) -> dict[str, np.ndarray]:
+def _batch(golden: Golden, layout: TokenLayout, deduplicated: bool) -> dict[str, np.ndarray]:
     """Segments of the stored items, one per row, in the stored order of rows."""
     items = []
-    for item in _entry(golden, "inputs/order"):
-        units = _entry(golden, f"inputs/units_{item}")
-        codes = _entry(golden, f"inputs/codes_{item}")[: layout.num_codebooks]
+    for item in golden["inputs/order"]:
+        units = golden[f"inputs/units_{item}"]
+        codes = golden[f"inputs/codes_{item}"][: layout.num_codebooks]
         items.append(
             tokens.segment_tokens(
                 layout, [(units, codes)], positions="running", deduplicated=deduplicated
@@ -169,7 +138,7 @@ def _batch(golden, layout: TokenLayout, deduplicated: bool) -> dict[str, np.ndar
     return batch
 
 
-def _forward(model: GPST, layout: TokenLayout, batch, golden) -> dict[str, np.ndarray]:
+def _forward(model: GPST, layout: TokenLayout, batch, golden: Golden) -> dict[str, np.ndarray]:
     real, frames_mask = batch["segment_ids"] > 0, batch["frame_segments"] > 0
     predicts = batch["semantic_targets"] >= 0
     embeds = model.embed(batch["tokens"], batch["positions"], batch["streams"])
@@ -195,14 +164,14 @@ def _forward(model: GPST, layout: TokenLayout, batch, golden) -> dict[str, np.nd
 
     semantic_loss, semantic_nll = means(semantic, semantic_targets)
     acoustic_loss, acoustic_nll = means(acoustic, acoustic_targets)
-    labels = np.full(_entry(golden, "inputs/src_labels").shape, tokens.PAD)
+    labels = np.full(golden["inputs/src_labels"].shape, tokens.PAD)
     for label, targets in zip(labels, batch["semantic_targets"], strict=True):
         kept = targets[targets >= 0]
         label[: len(kept)] = kept
 
     def real_rows(name: str, value) -> np.ndarray:
         # Padded rows hold nothing that is defined: take the stored values there.
-        return np.where(real[..., None], np.asarray(value), _entry(golden, name))
+        return np.where(real[..., None], np.asarray(value), golden[name])
 
     ours = {
         "inputs/src_tokens": batch["tokens"],
@@ -228,22 +197,3 @@ def _forward(model: GPST, layout: TokenLayout, batch, golden) -> dict[str, np.nd
         "outputs/nll_loss": semantic_nll + acoustic_nll,
     }
     return {name: np.asarray(value) for name, value in ours.items()}
-
-
-def _read(path: str) -> dict[str, np.ndarray]:
-    try:
-        archive = np.load(path, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise UserError(f"{path}: a single array, not an npz file")
-        with archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not a readable npz file of arrays ({error})") from error
-
-
-def _entry(golden: dict[str, np.ndarray], name: str) -> np.ndarray:
-    if name not in golden:
-        raise UserError(
-            f"golden file: entry {name} is missing; tests/gpst_jax/make_golden.py writes the layout"
-        )
-    return golden[name]

@@ -1,0 +1,142 @@
+"""Parity of flow matching with golden tensors of the official perceptual model."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipeline.tokens import TokenLayout
+from gpst_jax import flow_matching, solvers
+from gpst_jax.config import FlowConfig, TransformerConfig
+from gpst_jax.conformer import split_depth
+from gpst_jax.flow_matching import FlowMatcher
+from gpst_jax.parity import conformer
+from gpst_jax.parity.golden import Golden
+
+
+def recognises(golden: Golden) -> bool:
+    """Whether the file holds tensors of the flow matcher, told by the names of its weights."""
+    return "weights/to_embed.weight" in golden.entries
+
+
+def check(golden: Golden) -> dict[str, float]:
+    """Largest absolute difference of every stored output.
+
+    Raises:
+        UserError: the file lacks an entry, or one has another shape than ours.
+    """
+    config = configuration(golden)
+    params = import_weights(golden, config)
+    model = flow_matching.bind(config, TokenLayout(1, 1, 1), params)
+    with jax.default_matmul_precision("highest"):
+        return golden.differences(_training(model, golden) | _generation(model, golden))
+
+
+def configuration(golden: Golden) -> FlowConfig:
+    """The configuration of a file."""
+    dim, depth, heads = (int(golden.scalar(name)) for name in ("dim", "depth", "heads"))
+    chain = "explicit" if golden.scalar("explicit") else "plain"
+    return FlowConfig(
+        TransformerConfig(dim, depth, heads, 4 * dim),
+        chain="implicit" if golden.scalar("start_from_cond") else chain,
+        sigma=float(golden.scalar("sigma")),
+    )
+
+
+def import_weights(golden: Golden, config: FlowConfig) -> dict:
+    """Our parameters from official weights; latents are neither shifted nor scaled."""
+    side, middle = split_depth(config.net.num_layers)
+    skips = [f"net.projs.{i}" for i in range(side)]
+
+    def stack(part: str, count: int, skips: list[str]) -> dict:
+        names = [f"net.{part}_layers.{i}" for i in range(count)]
+        return {"layers": conformer.layers(golden, names, skips)}
+
+    backbone = {"bottleneck": stack("bottleneck", middle, [])}
+    if side:
+        backbone["contracting"] = stack("contracting", side, [])
+        backbone["expanding"] = stack("expanding", side, skips)
+    latent = len(golden.weight("to_pred.weight"))
+    return {
+        "codebooks": {"embedding": np.zeros((1, 1, latent), np.float32)},
+        "latent_shift": np.zeros(latent, np.float32),
+        "latent_scale": np.ones((), np.float32),
+        "to_embed": conformer.linear(golden, "to_embed"),
+        "backbone": backbone,
+        "to_pred": conformer.linear(golden, "to_pred", bias=False),
+    }
+
+
+def _training(model: FlowMatcher, golden: Golden) -> dict[str, Any]:
+    x1, e, noise = (jnp.asarray(golden[f"inputs/{name}"]) for name in ("x1", "e", "eps"))
+    t, valid = jnp.asarray(golden["inputs/t"]), jnp.asarray(golden["inputs/valid_mask"])
+    predicted = jnp.asarray(golden["inputs/predict_mask"])
+    context = flow_matching.prompt_context(x1, predicted)
+    start, end = model.endpoints(x1, e, noise)
+
+    def outputs(sigma: float) -> dict[str, Any]:
+        x = flow_matching.path_point(start, end, t[:, None, None], sigma)
+        target = flow_matching.path_velocity(start, end, sigma)
+        prediction = model.velocity(x, e, context, t, valid)
+        total, count = flow_matching.squared_error(prediction, target, predicted)
+        return {
+            "x_t": x,
+            "prediction": prediction,
+            "target": target,
+            "target_selected": np.asarray(target)[np.asarray(predicted)],
+            "loss": total / count,
+        }
+
+    ours = {f"outputs/{name}": value for name, value in outputs(model.config.sigma).items()}
+    ours["outputs/context"] = context
+    ours["outputs/net_input"] = model.network_input(ours["outputs/x_t"], e, context, t)
+    ours["outputs/embedded"] = model.embed(ours["outputs/net_input"])
+    ours["outputs/backbone_out"] = model.backbone_of(ours["outputs/embedded"], t, valid)
+    with_width = outputs(0.1)
+    del with_width["target"]  # not stored
+    return ours | {f"sigma01/{name}": value for name, value in with_width.items()}
+
+
+def _generation(model: FlowMatcher, golden: Golden) -> dict[str, Any]:
+    e, e_prompt, x1_prompt, noise = (
+        jnp.asarray(golden[f"gen/{name}"])
+        for name in ("semantic_emb", "prompt_semantic_emb", "prompt_x1", "eps")
+    )
+    mask = jnp.asarray(golden["gen/target_mask"])
+    steps = round(1 / float(golden.scalar("ode_step_size")))
+    times: list[float] = []
+
+    def solve(e, context, noise, valid):
+        start, _ = model.endpoints(jnp.zeros_like(e), e, noise)
+
+        def velocity(x, t):
+            return model.velocity(x, e, context, jnp.full(len(x), t), valid)
+
+        def recorded(x, t):
+            jax.debug.callback(lambda t: times.append(float(t)), t, ordered=True)
+            return velocity(x, t)
+
+        return start, velocity, jax.jit(lambda x: solvers.integrate(recorded, x, steps))(start)
+
+    context = jnp.concatenate([x1_prompt, jnp.zeros_like(e)], axis=1)
+    e_all = jnp.concatenate([e_prompt, e], axis=1)
+    valid = jnp.concatenate([jnp.ones(e_prompt.shape[:2], bool), mask], axis=1)
+    start, velocity, full = solve(e_all, context, noise, valid)
+    jax.effects_barrier()
+    evaluated, half = list(times), 0.5 / steps
+    first = velocity(start, 0.0)
+    frames = e.shape[1]
+    y0, _, alone = solve(e, jnp.zeros_like(e), noise[:, :frames], mask)
+    return {
+        "gen/y0": start,
+        "gen/first_net_input": model.network_input(start, e_all, context, jnp.zeros(len(e))),
+        "gen/eval_times": np.asarray(evaluated),
+        "gen/velocity_0": first,
+        "gen/velocity_1": velocity(start + half * first, half),
+        "gen/y_full": full,
+        "gen/output": full[:, -frames:],
+        "gen/n_evaluations": len(evaluated),
+        "gen_noprompt/y0": y0,
+        "gen_noprompt/output": alone,
+    }
