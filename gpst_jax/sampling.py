@@ -20,12 +20,19 @@ from gpst_jax.decoding import decode_batch
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-    """How one stream is sampled. `top_k` = 1 is greedy; 0 keeps every class."""
+    """How one stream is sampled. `top_k` = 1 is greedy; 0 keeps every class.
+
+    Of the classes kept by `top_k`, the likeliest are drawn from whose probabilities add up to
+    `top_p` (language model only).
+    """
 
     temperature: float = 1.0
     top_k: int = 0
+    top_p: float = 1.0
 
     def __post_init__(self):
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"sampling: top_p must lie in (0, 1], got {self.top_p}")
         if self.temperature <= 0 or self.top_k < 0:
             raise ConfigError(
                 "sampling: temperature must be positive and top_k not negative, got "
@@ -122,6 +129,8 @@ class Decoder:
         """
         if not requests:
             raise ValueError("decode: no requests")
+        if min(semantic.top_p, acoustic.top_p) < 1:
+            raise ConfigError("sampling: GPST is sampled with temperature and top_k, not top_p")
         shape = _Shape.of(requests)
         longest = max(_length(request) for request in requests)
         if self.config.block == "paper" and longest > self.config.max_positions:
