@@ -6,6 +6,9 @@ The corpus is a folder source like any other: 16 kHz FLAC files and `manifest.cs
 path, speaker, text, language, split and text_kind (digits or free). Ten voices are trained on, two
 more are held out. No digit string of the validation or held-out items occurs in training.
 
+With `--questions_per_voice` each voice also asks and answers questions; `dialogues.jsonl` says
+which recording answers which, as data_pipeline.build_sequences takes it.
+
 The work is cut into chunks, each spoken by one fresh process because espeak-ng keeps hidden state:
 so the corpus is the same on every run, whatever the number of processes, and an interrupted run
 goes on where it stopped.
@@ -31,9 +34,9 @@ from data_pipeline.audio import resample, write_audio
 from data_pipeline.cli import UserError
 from data_pipeline.espeak import Espeak
 from data_pipeline.progress import progress
+from data_pipeline.questions import DIGITS, KINDS, Question, draw_question, is_open
 
 SAMPLE_RATE = 16_000
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 _CHUNK_UTTERANCES = 200  # spoken by one process: long enough to hide its start
 _GAIN = 0.9  # some voices reach full scale, and resampling overshoots a little
@@ -91,6 +94,7 @@ class CorpusConfig:
     utterances_per_voice: int = 560
     valid_per_voice: int = 27
     unseen_per_voice: int = 60
+    questions_per_voice: int = 0  # of training; a tenth for validation, a third for unseen voices
     seed: int = 0
     version: int = _VERSION
 
@@ -115,7 +119,41 @@ def plan_corpus(config: CorpusConfig) -> list[Item]:
         *_plan_split(rng, "unseen", UNSEEN_VOICES, config.unseen_per_voice, 4, set(), held),
     ]
     items += _plan_split(rng, "train", TRAIN_VOICES, config.utterances_per_voice, 3, held, set())
+    for _, question, answer in plan_dialogues(config):
+        items += [question, answer]
     return items
+
+
+def plan_dialogues(config: CorpusConfig) -> list[tuple[str, Item, Item]]:
+    """Every dialogue of a corpus: its id, the question and its answer, in one voice.
+
+    Questions about three digits that validation or unseen voices ask do not occur in training.
+    """
+    rng = np.random.default_rng([config.seed, _VERSION, 1])
+    count = config.questions_per_voice
+    held: set[str] = set()
+    found = []
+    for split, voices, number in (
+        ("valid", TRAIN_VOICES, -(-count // 10)),
+        ("unseen", UNSEEN_VOICES, -(-count // 3)),
+        ("train", TRAIN_VOICES, count),
+    ):
+        for voice in voices:
+            for place in range(number):
+                question = draw_question(rng, KINDS[place % len(KINDS)])
+                while split == "train" and question.text in held:
+                    question = draw_question(rng, question.kind)
+                if split != "train" and is_open(question):
+                    held.add(question.text)
+                found.append(_dialogue(question, voice, split, place))
+    return found
+
+
+def _dialogue(question: Question, voice: Voice, split: str, place: int) -> tuple[str, Item, Item]:
+    name = f"{voice.name}/{split}_{place:05d}"
+    asked = Item(f"audio/{name}_question.flac", voice, question.text, split, "free")
+    answered = Item(f"audio/{name}_answer.flac", voice, question.answer, split, "digits")
+    return name, asked, answered
 
 
 def _plan_split(
@@ -185,6 +223,8 @@ def synthesize_corpus(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     cli.write_text(output / "manifest.csv", _manifest(items))
+    if config.questions_per_voice:
+        cli.write_text(output / "dialogues.jsonl", _dialogues(plan_dialogues(config)))
     return {
         "output": str(output),
         "utterances": {
@@ -248,6 +288,19 @@ def _manifest(items: list[Item]) -> str:
     return table.getvalue()
 
 
+def _dialogues(planned: list[tuple[str, Item, Item]]) -> str:
+    lines = [
+        {
+            "id": name,
+            "split": question.split,
+            "question_record": question.path,
+            "answer_record": answer.path,
+        }
+        for name, question, answer in planned
+    ]
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
 def _define_flags() -> None:
     """Defined when run as a program only: other programs import this module."""
     default = CorpusConfig()
@@ -270,6 +323,12 @@ def _define_flags() -> None:
         "Utterances of each held-out voice.",
         lower_bound=0,
     )
+    flags.DEFINE_integer(
+        "questions_per_voice",
+        default.questions_per_voice,
+        "Questions, each with its answer, of each training voice.",
+        lower_bound=0,
+    )
     flags.DEFINE_integer("seed", default.seed, "Of the texts.", lower_bound=0)
     flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes.", lower_bound=1)
 
@@ -280,7 +339,11 @@ def main(argv: list[str]) -> int:
         raise UserError(f"unexpected argument {argv[1]!r}: flags are written --name=value")
     given = flags.FLAGS
     config = CorpusConfig(
-        given.utterances_per_voice, given.valid_per_voice, given.unseen_per_voice, given.seed
+        given.utterances_per_voice,
+        given.valid_per_voice,
+        given.unseen_per_voice,
+        given.questions_per_voice,
+        given.seed,
     )
     result = synthesize_corpus(given.output, config, given.num_workers)
     counts = result["utterances"]

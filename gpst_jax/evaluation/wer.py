@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.cli import UserError
+from data_pipeline.questions import DIGITS
 from gpst_jax.evaluation import statistics
 
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _NUMERALS = {str(value): word for value, word in enumerate(DIGITS)} | {"oh": "zero", "o": "zero"}
 
 PADDING_SECONDS = 0.1

@@ -1,0 +1,55 @@
+"""Toy questions whose answers are three digits: the texts of a spoken dialogue that can be scored.
+
+The answer has to be worked out from the words of the question, and a small recogniser can tell
+whether what comes back is right.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+KINDS = ("count_up", "count_down", "backwards", "repeat", "add_one")
+
+
+class Question(NamedTuple):
+    """A question and its answer in words."""
+
+    kind: str
+    text: str
+    answer: str
+
+
+def draw_question(rng: np.random.Generator, kind: str) -> Question:
+    """A question of one of KINDS.
+
+    `count_up` and `count_down` are about one digit, and there are seven of each; the others are
+    about any three digits.
+    """
+    if kind == "count_up":
+        first = int(rng.integers(0, 7))
+        return _question(kind, "count up from {}", [first], [first + step for step in (1, 2, 3)])
+    if kind == "count_down":
+        first = int(rng.integers(3, 10))
+        return _question(kind, "count down from {}", [first], [first - step for step in (1, 2, 3)])
+    given = rng.integers(0, 9 if kind == "add_one" else 10, 3).tolist()
+    if kind == "backwards":
+        return _question(kind, "say {} backwards", given, given[::-1])
+    if kind == "repeat":
+        return _question(kind, "repeat after me {}", given, given)
+    if kind == "add_one":
+        return _question(kind, "add one to {}", given, [digit + 1 for digit in given])
+    raise ValueError(f"no questions of kind {kind!r}: there are {', '.join(KINDS)}")
+
+
+def is_open(question: Question) -> bool:
+    """Whether there are so many questions of its kind that some can be held out of training."""
+    return question.kind not in ("count_up", "count_down")
+
+
+def _question(kind: str, frame: str, given: list[int], answer: list[int]) -> Question:
+    return Question(kind, frame.format(_spoken(given)), _spoken(answer))
+
+
+def _spoken(digits: list[int]) -> str:
+    return " ".join(DIGITS[digit] for digit in digits)
