@@ -34,21 +34,10 @@ class SequencePlan(RowPlan[_Pass]):
     """Rows of whole sequences over an endless number of passes."""
 
     def __init__(self, config: PackingConfig, index: SequenceIndex):
-        """Checks that every sequence fits a row.
-
-        Raises:
-            UserError: the index is empty, or a sequence is longer than a row.
-        """
+        """Sequences must not be longer than a row; UserError where there are none."""
         super().__init__()
         if not len(index):
             raise UserError("the split has no sequences")
-        longest = int(index.lengths.argmax())
-        if index.lengths[longest] > config.row_length:
-            raise UserError(
-                f"sequence {longest} of the split has {index.lengths[longest]} ids, row_length is "
-                f"{config.row_length}: raise it, or build the sequences again with a smaller "
-                "--max_length"
-            )
         self.config: PackingConfig = config
         self._index = index
 

@@ -5,6 +5,7 @@ import functools
 
 import numpy as np
 
+from data_pipeline.cli import UserError
 from data_pipeline.component_rows import RETRY_SECONDS, ComponentRows
 from data_pipeline.sequence_packing import SequencePlan
 from data_pipeline.sequence_records import SequenceReader
@@ -68,6 +69,13 @@ class SequenceRows(ComponentRows):
         return self.reader, self.spec
 
     def _make_plan(self) -> SequencePlan:
+        longest, length = int(self.index.lengths.argmax()), int(self.index.lengths.max())
+        if length > self.packing.row_length:
+            raise UserError(
+                f"{self.dataset_dir}: the sequence {self.reader[longest].id} of the split "
+                f"{self.split} has {length} ids, row_length is {self.packing.row_length}: raise "
+                "it, or build the sequences again with a smaller --max_length"
+            )
         return SequencePlan(self.packing, self.index)
 
     def row(self, number: int) -> dict[str, np.ndarray]:
