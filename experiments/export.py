@@ -1,0 +1,108 @@
+"""Exports a model, or imports one: any kind of directory in, any format out.
+
+    python -m experiments.export --checkpoint=RUN --format=hf --output=DIRECTORY
+
+`--checkpoint` is the workdir of a run, or what this program or torch has written. The formats:
+
+* `safetensors`: tensors in torch's layout, `config.json`, tokenizers, dataset contract, model card;
+* `hf`: the same as a directory that transformers loads once `gpst_jax.hf` is imported;
+* `params`: a checkpoint of parameters alone. It takes the place of a run for `generate`, `finetune`
+  and `pretrain`; exporting to it is how safetensors are imported.
+
+Several steps give the mean of their parameters: `--steps=800,900,1000`. Nothing is uploaded unless
+`--upload=OWNER/NAME` is given, and never where HF_HUB_OFFLINE is set. docs/export.md says more.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from data_pipeline import cli
+from gpst_jax.config import ConfigError
+from gpst_jax.export import hub, loading, model_card, shards
+from gpst_jax.export.directory import FORMATS, export
+from gpst_jax.run_record import CheckpointError
+from gpst_jax.storage import StorageError
+
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "Directory of the model: a run, or an exported one.", required=True
+)
+_FORMAT = flags.DEFINE_enum("format", "safetensors", FORMATS, "What is written.")
+_OUTPUT = flags.DEFINE_string("output", None, "Directory that is not there yet.", required=True)
+_STEPS = flags.DEFINE_list("steps", [], "Of a run: which step, or steps to take the mean of.")
+_AVERAGE = flags.DEFINE_bool(
+    "average", True, "Of a run: take the moving average of the parameters where one was kept."
+)
+_DTYPE = flags.DEFINE_enum("dtype", "float32", list(shards.DTYPES), "Of the tensors.")
+_SHARD_GB = flags.DEFINE_float("shard_gb", 5.0, "Largest file of tensors, in 10^9 bytes.", 1e-6)
+_RESULTS = flags.DEFINE_string(
+    "results", None, "What experiments.evaluate or the demo wrote, for the model card."
+)
+_TOKENIZERS = flags.DEFINE_string(
+    "tokenizers", None, "Directory of dataset.json and tokenizers, if the run's dataset has moved."
+)
+_LICENCE = flags.DEFINE_string(
+    "licence", model_card.NO_LICENCE, "Of the weights, as an SPDX identifier."
+)
+_UPLOAD = flags.DEFINE_string("upload", None, "OWNER/NAME on a model hub that it is sent to.")
+_PUBLIC = flags.DEFINE_bool("public", False, "With --upload: anyone may read it.")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program; returns its exit code."""
+    if len(argv) > 1:
+        raise cli.UserError(f"unexpected argument {argv[1]!r}; options start with --")
+    if _UPLOAD.value:
+        hub.check(_UPLOAD.value)  # before any work
+    try:
+        source = loading.open_source(_CHECKPOINT.value, _read_steps(), average=_AVERAGE.value)
+        result = export(
+            source,
+            _OUTPUT.value,
+            _FORMAT.value,
+            dtype=_DTYPE.value,
+            shard_bytes=round(_SHARD_GB.value * 1e9),
+            results=_read_results(),
+            tokenizers=Path(_TOKENIZERS.value) if _TOKENIZERS.value else None,
+            licence=_LICENCE.value,
+        )
+    except (CheckpointError, ConfigError, StorageError) as error:
+        raise cli.UserError(str(error)) from error
+    print(
+        f"{result['parameters']:,} parameters of {source.description.config.name}, step "
+        f"{source.description.step} ({source.description.weights}), in {result['output']}: "
+        f"{result['files']} files, {result['bytes'] / 1e6:,.1f} MB"
+    )
+    if _UPLOAD.value:
+        result["url"] = hub.upload(_OUTPUT.value, _UPLOAD.value, public=_PUBLIC.value)
+        print(f"uploaded to {result['url']}")
+    if cli.JSON_OUT.value:
+        cli.write_json(cli.JSON_OUT.value, result)
+    return 0
+
+
+def _read_steps() -> list[int]:
+    try:
+        return [int(step) for step in _STEPS.value]
+    except ValueError as error:
+        raise cli.UserError(f"--steps={','.join(_STEPS.value)}: give numbers of steps") from error
+
+
+def _read_results() -> dict[str, Any] | None:
+    if _RESULTS.value is None:
+        return None
+    try:
+        results = json.loads(Path(_RESULTS.value).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise cli.UserError(f"--results={_RESULTS.value}: {error}") from error
+    if not isinstance(results, dict) or "recipes" not in results:
+        raise cli.UserError(
+            f"--results={_RESULTS.value}: not the results of experiments.evaluate (--json_out)"
+        )
+    return results
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,36 @@
+"""`config.json` of exported models, as transformers reads it."""
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from data_pipeline.tokens import TokenLayout
+from gpst_jax.config_fields import from_dict
+from gpst_jax.model_config import GPSTConfig
+
+
+class GPSTSpeechConfig(PreTrainedConfig):
+    """GPST with the sizes of its dataset.
+
+    Attributes:
+        model: the fields of `gpst_jax.model_config.GPSTConfig`.
+        layout: the fields of `data_pipeline.tokens.TokenLayout`.
+        positions: `time` or `running`.
+        deduplicate: whether the model reads collapsed units.
+        gpst_jax: what the exporter noted of the run; None for a model made in torch.
+    """
+
+    model_type = "gpst"
+    model: dict[str, Any] | None = None
+    layout: dict[str, Any] | None = None
+    positions: str = "time"
+    deduplicate: bool = False
+    gpst_jax: dict[str, Any] | None = None
+
+    def model_config(self) -> GPSTConfig:
+        """The model's configuration; raises ConfigError for unknown or missing fields."""
+        return from_dict(GPSTConfig, self.model or {})
+
+    def token_layout(self) -> TokenLayout:
+        """The token layout; raises ConfigError for unknown or missing fields."""
+        return from_dict(TokenLayout, self.layout or {})

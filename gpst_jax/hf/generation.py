@@ -1,0 +1,194 @@
+"""Decoding in torch, by the same requests and with the same results as `gpst_jax.sampling`.
+
+`gpst_jax.modes.ModeBuilder` makes the requests of the inference modes. Greedy decoding gives what
+JAX gives; drawn samples follow the same distributions with other random numbers.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from data_pipeline.tokens import ACOUSTIC, EOS, NUM_SPECIALS, PAD, SEMANTIC
+from gpst_jax.hf.layers import Context, KeysValues, causal
+
+if TYPE_CHECKING:
+    from gpst_jax.sampling import Request, Result, SamplingConfig
+
+
+class _Run:
+    """One item in progress: keys and values so far, and the newest hidden state."""
+
+    def __init__(self, model: Any, request: "Request", device: torch.device, seed: int):
+        self.model, self.request, self.device = model, request, device
+        self.past: list[KeysValues] | None = None
+        self.hidden = torch.zeros(0)
+        self.filled = 0
+        self.generator = torch.Generator(device).manual_seed(seed * 1_000_003 + request.item)
+
+    def feed(self, stacks: np.ndarray, times: np.ndarray, stream: int) -> None:
+        """Reads stacks (n, Q) that end at `times` (n,)."""
+        if self.model.config.positions == "running":
+            times = self.filled + np.arange(len(stacks))
+        tokens = torch.as_tensor(np.asarray(stacks, np.int64), device=self.device)[None]
+        positions = torch.as_tensor(np.asarray(times, np.int64), device=self.device)[None]
+        streams = torch.full_like(positions, stream)
+        hidden, self.past = self.model.extend(tokens, positions, streams, self.past)
+        self.hidden, self.filled = hidden[:, -1], self.filled + len(stacks)
+
+    def draw(
+        self, logits: torch.Tensor, allowed: torch.Tensor, sampling: "SamplingConfig"
+    ) -> tuple[int, torch.Tensor]:
+        """A class, and the log-probabilities of all under the unmasked model."""
+        log_probs = logits.log_softmax(-1)
+        logits = (logits / sampling.temperature).masked_fill(~allowed, -torch.inf)
+        if sampling.top_k == 1:
+            return int(logits.argmax()), log_probs
+        if sampling.top_k:
+            worst = logits.topk(min(sampling.top_k, len(logits))).values[-1]
+            logits = logits.masked_fill(logits < worst, -torch.inf)
+        drawn = torch.multinomial(logits.softmax(-1), 1, generator=self.generator)
+        return int(drawn), log_probs
+
+
+class SpeechGeneration:
+    """`generate` for a model with two streams; mixed into the model class."""
+
+    config: Any
+    layout: Any
+    model_config: Any
+
+    @torch.no_grad()
+    def generate(
+        self,
+        requests: "Sequence[Request]",
+        *,
+        semantic: "SamplingConfig | None" = None,
+        acoustic: "SamplingConfig | None" = None,
+        seed: int = 0,
+    ) -> "list[Result]":
+        """Decodes units and frames.
+
+        Args:
+            requests: what is given and what is asked for, as for `gpst_jax.sampling.Decoder`.
+            semantic: how units are sampled; None draws from the model.
+            acoustic: how codes are sampled.
+            seed: with each request's `item`, fixes what is drawn.
+
+        Returns:
+            One `gpst_jax.sampling.Result` per request, in order.
+
+        Raises:
+            ValueError: units or codes out of range.
+        """
+        from gpst_jax.sampling import SamplingConfig
+
+        semantic, acoustic = semantic or SamplingConfig(), acoustic or SamplingConfig()
+        return [self._decode(request, semantic, acoustic, seed) for request in requests]
+
+    def _decode(
+        self,
+        request: "Request",
+        semantic: "SamplingConfig",
+        acoustic: "SamplingConfig",
+        seed: int,
+    ) -> "Result":
+        from gpst_jax.sampling import Decoder, Result
+
+        layout = self.layout
+        times = Decoder(self.model_config, layout, {}, self.config.positions)
+        unit_times, frame_times = times.prefix_times(request)
+        unit_start, frame_start = times.next_times(request)
+        device = next(self.parameters()).device  # type: ignore[attr-defined]
+        run = _Run(self, request, device, seed)
+
+        prefix = np.full((len(request.units) + 1, layout.num_codebooks), PAD)
+        prefix[0, 0] = EOS
+        prefix[1:, 0] = layout.units_to_ids(request.units)
+        run.feed(prefix, np.concatenate([[0], unit_times]), SEMANTIC)
+        units, units_ended, log_prob_units = self._sample_units(run, semantic, unit_start)
+
+        frames: list[np.ndarray] = []
+        frames_ended, log_prob_frames = True, 0.0
+        if request.max_frames:
+            given = layout.codes_to_ids(request.codes) + layout.semantic_vocab
+            bos = np.full((1, layout.num_codebooks), layout.bos_acoustic)
+            run.feed(np.concatenate([bos, given]), np.concatenate([[0], frame_times]), ACOUSTIC)
+            frames, frames_ended, log_prob_frames = self._sample_frames(run, acoustic, frame_start)
+        ids = np.reshape(np.array(frames, np.int32), (-1, layout.num_codebooks))
+        return Result(
+            units=np.array(units, np.int32) - NUM_SPECIALS,
+            codes=layout.ids_to_codes(ids),
+            units_ended=units_ended,
+            frames_ended=frames_ended,
+            log_prob_units=log_prob_units,
+            log_prob_frames=log_prob_frames,
+        )
+
+    def _sample_units(
+        self, run: _Run, sampling: "SamplingConfig", start: int
+    ) -> tuple[list[int], bool, float]:
+        """Ids of units until the end, whether it came, and their log-probability."""
+        layout = self.layout
+        classes = torch.arange(layout.semantic_vocab, device=run.device)
+        allowed = (classes == EOS) | (classes >= NUM_SPECIALS)
+        units: list[int] = []
+        total = 0.0
+        while len(units) < run.request.max_units:
+            logits = self.semantic_head(run.hidden)[0]  # type: ignore[attr-defined]
+            unit, log_probs = run.draw(logits, allowed, sampling)
+            total += float(log_probs[unit])
+            if unit == EOS:
+                return units, True, total
+            units.append(unit)
+            stack = np.full((1, layout.num_codebooks), PAD)
+            stack[0, 0] = unit
+            run.feed(stack, np.array([start + len(units) * layout.ticks_per_unit]), SEMANTIC)
+        return units, run.request.max_units == 0, total
+
+    def _sample_frames(
+        self, run: _Run, sampling: "SamplingConfig", start: int
+    ) -> tuple[list[np.ndarray], bool, float]:
+        """Local ids of frames until the end, whether it came, and their log-probability."""
+        layout = self.layout
+        frames: list[np.ndarray] = []
+        total = 0.0
+        while len(frames) < run.request.max_frames:
+            may_end = len(frames) >= run.request.min_frames
+            frame, log_prob = self._sample_frame(run, sampling, may_end)
+            total += log_prob
+            if frame is None:
+                return frames, True, total
+            frames.append(frame)
+            stack = frame[None] + layout.semantic_vocab
+            time = start + len(frames) * layout.ticks_per_frame
+            run.feed(stack, np.array([time]), ACOUSTIC)
+        return frames, False, total
+
+    def _sample_frame(
+        self, run: _Run, sampling: "SamplingConfig", may_end: bool
+    ) -> tuple[np.ndarray | None, float]:
+        """Local ids (Q,), or None at the end, and their log-probability.
+
+        That of the end is the log-probability of a whole stack of ends.
+        """
+        layout, net, head = self.layout, self.local_net, self.acoustic_head  # type: ignore[attr-defined]
+        classes = torch.arange(layout.acoustic_classes, device=run.device)
+        codes_only = classes >= NUM_SPECIALS
+        ids: list[int] = []
+        past, end, total = None, False, 0.0
+        x = self.projector(run.hidden)  # type: ignore[attr-defined]
+        for codebook in range(layout.num_codebooks):
+            x = (x + net.positions.weight[codebook])[:, None]
+            visible = Context(visible=causal(1, codebook, run.device))
+            out, past = net(x, visible, past)
+            weight = head.weight[codebook] if head.weight.ndim == 3 else head.weight
+            logits = (out[0, 0] @ weight.T).float()
+            allowed = codes_only | ((classes == EOS) & may_end) if codebook == 0 else codes_only
+            drawn, log_probs = run.draw(logits, allowed, sampling)
+            end = end or drawn == EOS
+            total += float(log_probs[EOS if end else drawn])
+            ids.append(EOS if end else drawn + codebook * layout.codebook_size)
+            x = net.lookup(torch.tensor([ids[-1]], device=run.device))
+        return (None if end else np.array(ids, np.int32)), total

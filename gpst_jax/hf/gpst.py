@@ -1,0 +1,191 @@
+"""GPST in torch: the same arrays, the same logits, the same loss (see gpst_jax/gpst.py)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from data_pipeline.tokens import EOS, PAD
+from gpst_jax.hf.configuration import GPSTSpeechConfig
+from gpst_jax.hf.generation import SpeechGeneration
+from gpst_jax.hf.layers import Context, KeysValues, Stack, causal, rotary
+from gpst_jax.model_config import TransformerConfig
+
+
+@dataclass
+class GPSTOutput(ModelOutput):
+    """What a forward pass gives.
+
+    Attributes:
+        loss: mean semantic plus mean acoustic loss, where targets were given.
+        semantic_logits: (B, L, V_s).
+        acoustic_logits: (B, F, Q, classes), where frames were given.
+        hidden: (B, L, D) of the global network.
+    """
+
+    loss: torch.Tensor | None = None
+    semantic_logits: torch.Tensor | None = None
+    acoustic_logits: torch.Tensor | None = None
+    hidden: torch.Tensor | None = None
+
+
+class Net(Stack):
+    """A stack with its token table and, where `positions` is not 0, learned positions."""
+
+    def __init__(
+        self, config: TransformerConfig, modern: bool, rotary: bool, vocab: int, positions: int
+    ):
+        super().__init__(config, modern, rotary)
+        self.embed = nn.Embedding(vocab, config.d_model)
+        self.positions = nn.Embedding(positions, config.d_model) if positions else None
+
+    def lookup(self, ids: torch.Tensor) -> torch.Tensor:
+        """sqrt(D) times the embedding of ids (...), exactly zero where PAD: (..., D)."""
+        scaled = math.sqrt(self.config.d_model) * self.embed(ids)
+        return torch.where((ids == PAD)[..., None], torch.zeros_like(scaled), scaled)
+
+
+class Head(nn.Module):
+    """A bias-free output matrix (classes, D), or one for each codebook (Q, classes, D)."""
+
+    def __init__(self, *shape: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(shape))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(..., D) to (..., classes) float32; of several matrices, (..., Q, D) each by its own."""
+        if self.weight.ndim == 2:
+            return functional.linear(hidden, self.weight).float()
+        return torch.einsum("...qd,qcd->...qc", hidden, self.weight).float()
+
+
+class GPSTForSpeech(SpeechGeneration, PreTrainedModel):
+    """GPST for training, scoring and generation in torch; see `forward` and `generate`."""
+
+    config_class = GPSTSpeechConfig
+    base_model_prefix = ""
+    main_input_name = "tokens"
+
+    def __init__(self, config: GPSTSpeechConfig):
+        super().__init__(config)
+        model, layout = config.model_config(), config.token_layout()
+        self.model_config, self.layout = model, layout
+        modern = model.block == "modern"
+        wide, narrow = model.global_net.d_model, model.local_net.d_model
+        positions = 0 if modern else model.max_positions
+        self.global_net = Net(model.global_net, modern, modern, layout.global_vocab, positions)
+        self.streams = nn.Embedding(2, wide) if modern else None
+        self.local_net = Net(
+            model.local_net, modern, False, layout.acoustic_vocab, layout.num_codebooks
+        )
+        self.projector = nn.Linear(wide, narrow)
+        self.semantic_head = Head(layout.semantic_vocab, wide)
+        heads = () if model.shared_acoustic_head else (layout.num_codebooks,)
+        self.acoustic_head = Head(*heads, layout.acoustic_classes, narrow)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Fresh values; a pretrained model is what this class is for."""
+        if isinstance(module, nn.Linear | nn.Embedding | Head):
+            nn.init.normal_(module.weight, std=module.weight.shape[-1] ** -0.5)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        streams: torch.Tensor,
+        segment_ids: torch.Tensor | None = None,
+        frame_index: torch.Tensor | None = None,
+        frames: torch.Tensor | None = None,
+        frame_segments: torch.Tensor | None = None,
+        semantic_targets: torch.Tensor | None = None,
+    ) -> GPSTOutput:
+        """Teacher-forced pass over the arrays of `data_pipeline.loader`, whose names these are.
+
+        Args:
+            tokens: (B, L, Q) global ids.
+            positions: (B, L) ticks or running numbers.
+            streams: (B, L), 0 semantic, 1 acoustic.
+            segment_ids: (B, L), positions see those of their own number only; None: one segment.
+            frame_index: (B, F) the position whose hidden state predicts each frame.
+            frames: (B, F, Q) local ids.
+            frame_segments: (B, F), 0 where there is no frame; None: all are.
+            semantic_targets: (B, L), -1 where nothing is predicted.
+        """
+        hidden, _ = self.extend(tokens, positions, streams, segment_ids=segment_ids)
+        semantic = self.semantic_head(hidden)
+        acoustic = loss = None
+        if frames is not None and frame_index is not None:
+            index = frame_index[..., None].expand(-1, -1, hidden.shape[-1])
+            picked = hidden.gather(1, index)
+            acoustic = self.acoustic_logits(picked.flatten(0, 1), frames.flatten(0, 1))
+            acoustic = acoustic.unflatten(0, frames.shape[:2])
+        if semantic_targets is not None and acoustic is not None and frames is not None:
+            loss = self._loss(acoustic, self.targets(frames), self._mask(frames, frame_segments))
+            if self.model_config.semantic_loss:
+                mask = semantic_targets >= 0
+                loss = loss + self._loss(semantic, semantic_targets.clamp(min=0), mask)
+        return GPSTOutput(loss, semantic, acoustic, hidden)
+
+    def extend(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        streams: torch.Tensor,
+        past: list[KeysValues] | None = None,
+        segment_ids: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, list[KeysValues]]:
+        """Hidden states (B, L, D) of positions after those in `past`, and keys and values of all.
+
+        Args:
+            tokens: (B, L, Q).
+            positions: (B, L).
+            streams: (B, L).
+            past: what this function returned for the positions before.
+            segment_ids: (B, L); only without a past.
+        """
+        net = self.global_net
+        x = net.lookup(tokens).sum(dim=2)
+        if net.positions is not None:
+            x = x + net.positions(positions.clamp(max=net.positions.num_embeddings - 1))
+        angles = None
+        if self.streams is not None:
+            x = x + self.streams(streams)
+            angles = rotary(positions, self.model_config.global_net.head_dim)
+        visible = causal(tokens.shape[1], past[0][0].shape[2] if past else 0, tokens.device)
+        if segment_ids is not None:
+            same = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
+            visible = visible & same
+        return net(x, Context(angles, visible), past)
+
+    def acoustic_logits(self, hidden: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+        """(N, Q, classes) of the frames (N, Q) local ids that hidden states (N, D) predict."""
+        net = self.local_net
+        assert net.positions is not None
+        first = self.projector(hidden)[:, None]
+        x = torch.cat([first, net.lookup(frames[:, :-1])], dim=1) + net.positions.weight
+        local, _ = net(x, Context(visible=causal(x.shape[1], 0, x.device)))
+        return self.acoustic_head(local)
+
+    def targets(self, frames: torch.Tensor) -> torch.Tensor:
+        """Head classes of local ids (..., Q)."""
+        shift = torch.arange(self.layout.num_codebooks, device=frames.device)
+        return (frames - shift * self.layout.codebook_size).clamp(min=EOS)
+
+    def _mask(self, frames: torch.Tensor, segments: torch.Tensor | None) -> torch.Tensor:
+        if segments is None:
+            return torch.ones_like(frames, dtype=torch.bool)
+        return (segments > 0)[..., None].expand_as(frames)
+
+    def _loss(
+        self, logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        return functional.cross_entropy(
+            logits[mask], targets[mask], label_smoothing=self.model_config.label_smoothing
+        )

@@ -1,0 +1,172 @@
+"""Transformer blocks in torch, equal to those of `gpst_jax.layers` weight by weight."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from gpst_jax.model_config import TransformerConfig
+
+ROTARY_BASE = 300.0  # as gpst_jax.attention.rotary
+
+KeysValues = tuple[torch.Tensor, torch.Tensor]  # (B, H, C, D/H) each
+
+
+class Context(NamedTuple):
+    """What every layer of a stack sees beside its input."""
+
+    angles: torch.Tensor | None = None  # (B, L, D/H/2), None without rotary positions
+    visible: torch.Tensor | None = None  # (B or 1, 1, L, C) bool: which keys a position sees
+
+
+class LayerNorm(nn.Module):
+    """With bias, in float32, epsilon 1e-5."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., D) to (..., D) in the dtype of x."""
+        weight, bias = self.weight.float(), self.bias.float()
+        return functional.layer_norm(x.float(), weight.shape, weight, bias, 1e-5).to(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """In float32, epsilon 1e-6."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., D) to (..., D) in the dtype of x."""
+        weight = self.weight.float()
+        return functional.rms_norm(x.float(), weight.shape, weight, 1e-6).to(x.dtype)
+
+
+def make_norm(width: int, modern: bool) -> nn.Module:
+    """The norm of a block's style."""
+    return RMSNorm(width) if modern else LayerNorm(width)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; keys and values may have fewer heads."""
+
+    def __init__(self, config: TransformerConfig, modern: bool, rotary: bool):
+        super().__init__()
+        width, self.head_dim = config.d_model, config.head_dim
+        narrow = config.kv_heads * self.head_dim
+        self.q = nn.Linear(width, width, bias=not modern)
+        self.k = nn.Linear(width, narrow, bias=not modern)
+        self.v = nn.Linear(width, narrow, bias=not modern)
+        self.out = nn.Linear(width, width, bias=not modern)
+        self.q_norm = RMSNorm(self.head_dim) if modern else None
+        self.k_norm = RMSNorm(self.head_dim) if modern else None
+        heads = {"q_bias": config.num_heads, "k_bias": config.kv_heads}
+        for name, count in heads.items():
+            value = nn.Parameter(torch.zeros(count, self.head_dim)) if rotary else None
+            self.register_parameter(name, value)
+
+    def forward(
+        self, x: torch.Tensor, context: Context, past: KeysValues | None
+    ) -> tuple[torch.Tensor, KeysValues]:
+        """(B, L, D) to (B, L, D), and keys and values of the past and of x."""
+        query, key, value = (
+            f(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for f in (self.q, self.k, self.v)
+        )
+        if self.q_norm is not None and self.k_norm is not None:
+            query, key = self.q_norm(query), self.k_norm(key)
+        if self.q_bias is not None:
+            query, key = query + self.q_bias[:, None], key + self.k_bias[:, None]
+        if context.angles is not None:
+            query, key = rotate(query, context.angles), rotate(key, context.angles)
+        if past is not None:
+            key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
+        mixed = functional.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=context.visible,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        return self.out(mixed.transpose(1, 2).flatten(2)), (key, value)
+
+
+class Mlp(nn.Module):
+    """Feed-forward: SwiGLU without biases (modern) or exact GELU with biases (paper)."""
+
+    def __init__(self, config: TransformerConfig, modern: bool):
+        super().__init__()
+        width, inner = config.d_model, config.d_ff
+        self.gate = nn.Linear(width, inner, bias=False) if modern else None
+        self.up = nn.Linear(width, inner, bias=not modern)
+        self.down = nn.Linear(inner, width, bias=not modern)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, L, D) to (B, L, D)."""
+        if self.gate is not None:
+            return self.down(functional.silu(self.gate(x)) * self.up(x))
+        return self.down(functional.gelu(self.up(x)))
+
+
+class Block(nn.Module):
+    """One pre-norm block."""
+
+    def __init__(self, config: TransformerConfig, modern: bool, rotary: bool):
+        super().__init__()
+        self.attn_norm = make_norm(config.d_model, modern)
+        self.attn = Attention(config, modern, rotary)
+        self.mlp_norm = make_norm(config.d_model, modern)
+        self.mlp = Mlp(config, modern)
+
+    def forward(
+        self, x: torch.Tensor, context: Context, past: KeysValues | None = None
+    ) -> tuple[torch.Tensor, KeysValues]:
+        """(B, L, D) to (B, L, D), and keys and values of the past and of x."""
+        mixed, present = self.attn(self.attn_norm(x), context, past)
+        x = x + mixed
+        return x + self.mlp(self.mlp_norm(x)), present
+
+
+class Stack(nn.Module):
+    """Equal blocks and the final norm."""
+
+    def __init__(self, config: TransformerConfig, modern: bool, rotary: bool):
+        super().__init__()
+        self.config = config
+        blocks = (Block(config, modern, rotary) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(blocks)
+        self.final_norm = make_norm(config.d_model, modern)
+
+    def forward(
+        self, x: torch.Tensor, context: Context, past: list[KeysValues] | None = None
+    ) -> tuple[torch.Tensor, list[KeysValues]]:
+        """(B, L, D) to (B, L, D), and each layer's keys and values of the past and of x."""
+        present = []
+        for number, block in enumerate(self.layers):
+            x, held = block(x, context, past[number] if past else None)
+            present.append(held)
+        return self.final_norm(x), present
+
+
+def causal(length: int, past: int, device: torch.device) -> torch.Tensor:
+    """Which of `past` + `length` keys each of the last `length` positions sees: (1, 1, L, C)."""
+    keys = torch.arange(past + length, device=device)
+    return (keys[None] <= keys[past:, None])[None, None]
+
+
+def rotary(positions: torch.Tensor, head_dim: int, base: float = ROTARY_BASE) -> torch.Tensor:
+    """Angles (B, L, head_dim / 2) float32 of positions (B, L)."""
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
+    return positions.float()[..., None] * base ** (-exponents / head_dim)
+
+
+def rotate(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+    """Turns the halves of each head of x (B, H, L, D/H) by `angles` (B, L, D/H/2)."""
+    first, second = x.float().chunk(2, dim=-1)
+    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return turned.to(x.dtype)

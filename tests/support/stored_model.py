@@ -1,0 +1,109 @@
+"""A tiny GPST in a checkpoint, with a dataset contract and tokenizers beside it."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipeline.spec import (
+    SPEC_VERSION,
+    CodecSpec,
+    DatasetSpec,
+    SilenceSpec,
+    SplitSpec,
+    StreamSpec,
+)
+from data_pipeline.tokenizers.storage import save_tokenizer
+from gpst_jax import gpst, run_record
+from gpst_jax.checkpoint import Checkpoints
+from gpst_jax.config import DataConfig, GPSTConfig, RunConfig, TrainConfig, TransformerConfig
+
+UNITS, CODES = 12, 8
+
+
+@dataclasses.dataclass
+class _Sizes:
+    size: int
+
+
+def make_dataset(directory: Path, codebooks: int) -> DatasetSpec:
+    """Writes tokenizers, which cannot tokenise, and the contract; there are no shards."""
+    sha256 = {
+        part: save_tokenizer(
+            directory / "tokenizers" / part, f"fake_{part}", _Sizes(size), {"w": np.ones(size)}
+        )
+        for part, size in (("semantic", UNITS), ("codec", CODES))
+    }
+    spec = DatasetSpec(
+        version=SPEC_VERSION,
+        sample_rate=16000,
+        semantic=StreamSpec("units", sha256["semantic"], UNITS, 50.0, "tokenizers/semantic"),
+        codec=CodecSpec(
+            "codec", sha256["codec"], codebooks, CODES, 75.0, 16000, "tokenizers/codec"
+        ),
+        text_tokenizer=None,
+        languages=("eng",),
+        silence=SilenceSpec(0.1, (7,) * 5, ((1,) * 8,) * codebooks),
+        splits={"train": SplitSpec(24, 1, 0.01, "0", "0")},
+        min_seconds=0.1,
+        chunk_seconds=30.0,
+        statistics={},
+    ).sealed()
+    spec.save(directory)
+    return spec
+
+
+def make_config(dataset: Path, block: str = "modern", shared: bool = False, **fields) -> RunConfig:
+    """A run of two layers in both networks; `fields` are the model's."""
+    wide = TransformerConfig(d_model=16, num_layers=2, num_heads=2, d_ff=24)
+    narrow = TransformerConfig(d_model=8, num_layers=2, num_heads=2, d_ff=12)
+    return RunConfig(
+        name="tiny",
+        model=GPSTConfig(
+            wide, narrow, block=block, shared_acoustic_head=shared, max_positions=100, **fields
+        ),
+        data=DataConfig(
+            path=str(dataset),
+            rows=2,
+            row_length=64,
+            frame_budget=32,
+            crop_seconds=0.5,
+            positions="time" if block == "modern" else "running",
+        ),
+        train=TrainConfig(steps=4),
+    )
+
+
+def random_params(config: RunConfig, spec: DatasetSpec, seed: int = 0) -> dict:
+    """Parameters drawn by NumPy: no gain is 1 and no bias 0, so that a forgotten one shows."""
+    shapes = jax.eval_shape(
+        functools.partial(gpst.init, config.model, spec.layout()), jax.random.key(0)
+    )
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name, noise = path[-1].key, rng.normal(size=leaf.shape)
+        if name in ("scale", "bias"):
+            noise = (name == "scale") + 0.1 * noise
+        else:
+            fan_in = leaf.shape[-2] if name == "kernel" else leaf.shape[-1]
+            noise = noise * fan_in**-0.5
+        return jnp.asarray(noise, jnp.float32)
+
+    return jax.tree.map_with_path(draw, shapes)
+
+
+def save_run(
+    workdir: Path, config: RunConfig, spec: DatasetSpec, items_by_step: dict[int, dict]
+) -> None:
+    """Saves items (`params`, perhaps `ema`) as checkpoints of a run."""
+    saves = Checkpoints(workdir, keep_latest=len(items_by_step))
+    record = run_record.describe_run(config, "GPSTObjective", dataclasses.asdict(spec))
+    for step, items in items_by_step.items():
+        saves.save(step, items, json.loads(json.dumps(record | {"step": step})))
+        saves.wait()
+    saves.close()
