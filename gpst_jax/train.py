@@ -81,6 +81,7 @@ def train(
     *,
     dataset: Mapping[str, Any],
     devices: list[jax.Device] | None = None,
+    initial: Callable[[Any], Any] | None = None,
     preview: Preview | None = None,
     profile_steps: range = range(0),
     skip_batches: range = range(0),
@@ -98,6 +99,8 @@ def train(
         workdir: directory of checkpoints and metrics.
         dataset: contents of dataset.json; stored with each checkpoint.
         devices: None uses all.
+        initial: gives the parameters that a new run begins with, from their shapes and shardings;
+            None draws them. See `warm_start`.
         preview: called every `train.preview_every` steps; needs all parameters in one process.
         profile_steps: steps that a profile is recorded of.
         skip_batches: numbers of batches, from 1, that are never read. Batch k is what step k reads
@@ -141,7 +144,7 @@ def train(
             loader.set_state(data_state)
             logger.info("restored step %d of %s", saved_step, workdir)
         else:
-            state = init_state(objective, config, mesh)
+            state = init_state(objective, config, mesh, initial)
         if skip_batches:
             loader.skip(*(config.data.rows * (k - 1) for k in (skip_batches[0], skip_batches.stop)))
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))

@@ -30,9 +30,9 @@ class TrainState(NamedTuple):
     guard: optimizer.Guard
 
 
-def _initial_state(objective: Objective, config: RunConfig) -> TrainState:
+def _initial_state(objective: Objective, config: RunConfig, params: Any = None) -> TrainState:
     key = jax.random.key(config.train.seed)
-    params = objective.init(jax.random.fold_in(key, 0))
+    params = objective.init(jax.random.fold_in(key, 0)) if params is None else params
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -60,10 +60,32 @@ def abstract_state(objective: Objective, config: RunConfig, mesh: Any) -> TrainS
     )
 
 
-def init_state(objective: Objective, config: RunConfig, mesh: jax.sharding.Mesh) -> TrainState:
-    """A fresh state, made in place on its devices; its values do not depend on the mesh."""
-    shardings = _shardings(abstract_state(objective, config, mesh))
-    return jax.jit(lambda: _initial_state(objective, config), out_shardings=shardings)()
+def init_state(
+    objective: Objective,
+    config: RunConfig,
+    mesh: jax.sharding.Mesh,
+    initial: Callable[[Any], Any] | None = None,
+) -> TrainState:
+    """A fresh state, made in place on its devices; its values do not depend on the mesh.
+
+    Args:
+        objective: the model family.
+        config: the run.
+        mesh: the devices.
+        initial: gives the parameters, which are donated, from their shapes and shardings; None
+            draws them.
+    """
+    abstract = abstract_state(objective, config, mesh)
+    shardings = _shardings(abstract)
+    if initial is None:
+        return jax.jit(lambda: _initial_state(objective, config), out_shardings=shardings)()
+    make = jax.jit(
+        lambda params: _initial_state(objective, config, params),
+        in_shardings=(shardings.params,),
+        out_shardings=shardings,
+        donate_argnums=0,
+    )
+    return make(initial(abstract.params))
 
 
 def _shardings(abstract: Any) -> Any:
