@@ -1,0 +1,82 @@
+"""What a run begins with when its parameters are not drawn: those of another model.
+
+Each function here makes an `initial` for `train.train`, which reads the arrays one after another
+straight onto their devices.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from gpst_jax.export import loading
+from gpst_jax.export.sources import Source, read_whole
+from gpst_jax.lora import ADAPTERS, BASE, LoraConfig, init_adapters
+from gpst_jax.run_record import CheckpointError
+from gpst_jax.sharding import path_string
+
+Initial = Callable[[Any], Any]
+Replace = Callable[[str, np.ndarray, tuple[int, ...]], np.ndarray]
+
+
+def from_source(source: Source, replace: Replace | None = None) -> Initial:
+    """The parameters of a model.
+
+    Args:
+        source: see `export.loading.open_source`.
+        replace: maps (path, array, wanted shape) to an array of the wanted shape; called where the
+            shapes differ.
+
+    Returns:
+        A function of the shapes and shardings; it raises CheckpointError where the arrays are not
+        those of the new run.
+    """
+
+    def initial(abstract: Any) -> Any:
+        wanted = {path_string(path): leaf for path, leaf in jax.tree.leaves_with_path(abstract)}
+        found = source.shapes()
+        _check(source, found, wanted, replace is not None)
+
+        def read(path: str, leaf: Any) -> jax.Array:
+            array = read_whole(source, path)
+            if array.shape != leaf.shape and replace is not None:
+                array = replace(path, array, leaf.shape)
+            return jax.device_put(array.astype(leaf.dtype), leaf.sharding)
+
+        return loading.nested({path: read(path, leaf) for path, leaf in wanted.items()})
+
+    return initial
+
+
+def with_adapters(base: Initial, config: LoraConfig, seed: int) -> Initial:
+    """The parameters that `base` gives with fresh adapters, for a `LoraObjective`."""
+
+    def initial(abstract: Any) -> Any:
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract[ADAPTERS])
+        draw = jax.jit(
+            lambda: init_adapters(abstract[BASE], config, jax.random.key(seed)),
+            out_shardings=shardings,
+        )
+        return {BASE: base(abstract[BASE]), ADAPTERS: draw()}
+
+    return initial
+
+
+def _check(
+    source: Source, found: Mapping[str, Any], wanted: Mapping[str, Any], any_shape: bool
+) -> None:
+    name = source.description.config.name
+    if found.keys() != wanted.keys():
+        path = sorted(found.keys() ^ wanted.keys())[0]
+        where = "only the model has" if path in found else "the model lacks"
+        raise CheckpointError(
+            f"cannot begin with the parameters of {name}: {where} {path}; take the section `model` "
+            "of its configuration"
+        )
+    for path, leaf in wanted.items():
+        if not any_shape and found[path].shape != leaf.shape:
+            raise CheckpointError(
+                f"cannot begin with the parameters of {name}: {path} is {found[path].shape} there "
+                f"and {leaf.shape} in the new run: other sizes, or a dataset of other vocabularies"
+            )
