@@ -293,8 +293,8 @@ def _dialogues(planned: list[tuple[str, Item, Item]]) -> str:
         {
             "id": name,
             "split": question.split,
-            "question_record": question.path,
-            "answer_record": answer.path,
+            "question_record": question.path.removesuffix(".flac"),  # as a folder source names it
+            "answer_record": answer.path.removesuffix(".flac"),
         }
         for name, question, answer in planned
     ]

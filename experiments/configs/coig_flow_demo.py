@@ -1,0 +1,52 @@
+"""The flow-matching stage of SpeechGPT-Gen at demo size, trained in minutes on two cores.
+
+    make demo-coig
+
+trains it on synthetic speech; on token shards of your own, whose codec has a semantic first
+codebook (data_pipeline.fit_tokenizers --unified, or SpeechTokenizer):
+
+    python -m experiments.pretrain --config=experiments/configs/coig_flow_demo.py \
+        --workdir=RUN --set=data.path=DATASET
+
+Hardware: any; measured figures stand in docs/results.md.
+"""
+
+from gpst_jax.config import (
+    DataConfig,
+    FlowConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainConfig,
+    TransformerConfig,
+)
+
+
+def get_config() -> RunConfig:
+    """The run; `data.path` is given on the command line."""
+    return RunConfig(
+        name="coig_flow_demo",
+        model=FlowConfig(
+            net=TransformerConfig(d_model=256, num_layers=6, num_heads=4, d_ff=672),
+            backbone="dit",
+            # Short utterances of one voice are joined to 6 s: any part of them may be the prompt.
+            max_prompt_seconds=4.0,
+            prompt_per_item=True,
+        ),
+        data=DataConfig(rows=4, frame_budget=304, crop_seconds=6.0),
+        optimizer=OptimizerConfig(
+            name="muon",
+            learning_rate=2e-3,
+            muon_learning_rate=2e-2,
+            schedule="cosine",
+            warmup_steps=30,
+        ),
+        train=TrainConfig(
+            steps=1200,
+            ema_decay=0.995,
+            log_every=20,
+            eval_every=300,
+            eval_batches=16,
+            checkpoint_every_steps=300,
+            checkpoint_every_minutes=2.0,
+        ),
+    )
