@@ -4,6 +4,7 @@ The learning rate counts *applied* updates: a skipped step leaves the parameters
 the schedule where they were.
 """
 
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -12,7 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
+from gpst_jax import sharding
 from gpst_jax.config import OptimizerConfig
 from gpst_jax.sharding import path_string
 
@@ -111,17 +114,63 @@ def _adamw(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
 
 
 def _muon(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    # Kernels are (layers, in, out): the leading axis is a batch of matrices.
-    def dimensions(params):
-        return jax.tree.map(
-            lambda leaf: optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1), params
-        )
-
-    return optax.contrib.muon(
-        make_schedule(config, steps, config.muon_learning_rate),
-        weight_decay=config.weight_decay,
-        muon_weight_dimension_numbers=dimensions,
+    """`optax.contrib.muon` for kernels (layers, in, out), with its matrices laid out for a mesh."""
+    return optax.chain(
+        # Without steps of its own: the Nesterov momentum, each matrix divided by its norm.
+        optax.contrib.scale_by_muon(ns_steps=0, weight_dimension_numbers=_matrices),
+        optax.stateless(lambda updates, _: _orthogonalise(updates)),
+        optax.add_decayed_weights(config.weight_decay),
+        optax.scale_by_learning_rate(make_schedule(config, steps, config.muon_learning_rate)),
     )
+
+
+def _matrices(tree: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf: optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1), tree
+    )
+
+
+def _orthogonalise(updates: Any) -> Any:
+    """Newton-Schulz steps on each layer's matrix, and the scale of its shape.
+
+    On a mesh the layers are dealt out, so that a device has some matrices whole: one exchange
+    before and one after, and none between replicas. Left to itself the compiler iterates on
+    matrices cut over `fsdp` and sums every product, and spreads the rows over all replicas, also
+    those on the other side of the network between slices.
+    """
+    # Without momentum this is the iteration alone; its state is not used.
+    iteration = optax.contrib.scale_by_muon(
+        beta=0.0, nesterov=False, weight_dimension_numbers=_matrices
+    )
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        result, _ = iteration.update(updates, iteration.init(updates))
+    else:
+        # Stating where they come from keeps the compiler from dealing out the moments instead.
+        own = sharding.parameter_shardings(mesh, updates)
+        dealt = jax.tree.map(_deal, jax.lax.with_sharding_constraint(updates, own), own)
+        dealt, _ = iteration.update(dealt, iteration.init(dealt))
+        result = jax.tree.map(_collect, dealt, own, updates)
+    return jax.tree.map(lambda x: x * math.sqrt(max(1, x.shape[-1] / x.shape[-2])), result)
+
+
+def _deal(x: jax.Array, own: NamedSharding) -> jax.Array:
+    """Layers over all devices of a replica, filled up with zeros until they divide."""
+    fill = -x.shape[0] % (own.mesh.shape["fsdp"] * own.mesh.shape["tensor"])
+    x = jnp.pad(x, ((0, fill), (0, 0), (0, 0)))
+    return functools.reduce(jax.lax.with_sharding_constraint, _stations(own), x)
+
+
+def _collect(x: jax.Array, own: NamedSharding, like: jax.Array) -> jax.Array:
+    """Undoes `_deal`."""
+    x = functools.reduce(jax.lax.with_sharding_constraint, reversed(_stations(own)), x)
+    return jax.lax.with_sharding_constraint(x[: like.shape[0]], own)
+
+
+def _stations(own: NamedSharding) -> list[PartitionSpec]:
+    """First `fsdp` moves to the layers, then `tensor`: the compiler exchanges one at a time."""
+    tensor = sharding.without_data_axes(own.spec)[1:]
+    return [PartitionSpec("fsdp", *tensor), PartitionSpec(("fsdp", "tensor"), None, None)]
 
 
 def _map_paths(function: Callable[[str], Any], tree: Any) -> Any:

@@ -270,7 +270,7 @@ def gather(x: jax.Array, axes: LogicalAxes, dtype: Any = None) -> jax.Array:
     if mesh.empty or mesh.size == 1:
         return x
     own = _spec(mesh, x.shape, axes, PARAMETER_MESH_AXES)
-    whole = PartitionSpec(*(axis if axis == ("tensor",) else None for axis in own))
+    whole = without_data_axes(own)
     kept = x.dtype
 
     @jax.custom_vjp
@@ -283,6 +283,12 @@ def gather(x: jax.Array, axes: LogicalAxes, dtype: Any = None) -> jax.Array:
 
     gathered.defvjp(lambda x: (gathered(x), None), backward)
     return gathered(x)
+
+
+def without_data_axes(spec: PartitionSpec) -> PartitionSpec:
+    """What stays of a parameter's spec when it is gathered for its use: its cuts over `tensor`."""
+    # PartitionSpec turns a tuple of one name into the name.
+    return PartitionSpec(*("tensor" if axis in ("tensor", ("tensor",)) else None for axis in spec))
 
 
 def gather_layer(params: Any, dtype: Any) -> Any:

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from gpst_jax.config import OptimizerConfig
+from gpst_jax import hlo, hlo_cost, sharding
+from gpst_jax.config import MeshConfig, OptimizerConfig
 from gpst_jax.optimizer import check_step, init_guard, make_optimizer, make_schedule
 
 
@@ -125,6 +126,88 @@ def test_muon_orthogonalises_each_layer_and_leaves_the_rest_to_adam():
     # AdamW's first step has the size of its learning rate everywhere.
     np.testing.assert_allclose(abs(updates["projector"]["kernel"]), 0.001, rtol=1e-3)
     np.testing.assert_allclose(abs(updates["global"]["embed"]["embedding"]), 0.001, rtol=1e-3)
+
+
+def test_muon_is_that_of_optax():
+    config = OptimizerConfig(
+        name="muon", muon_learning_rate=0.1, weight_decay=0.1, warmup_steps=2, clip_norm=1e9
+    )
+    ours = make_optimizer(config, 10)
+    theirs = optax.contrib.muon(
+        make_schedule(config, 10, 0.1),
+        weight_decay=0.1,
+        muon_weight_dimension_numbers=optax.contrib.MuonDimensionNumbers(1, 2),
+    )
+
+    # Wide, tall and square matrices: the scale depends on the shape.
+    shapes = {"wide": (3, 4, 8), "tall": (3, 8, 4), "square": (3, 4, 4)}
+
+    def tree(key):
+        draw = {name: {"kernel": jax.random.normal(key, shape)} for name, shape in shapes.items()}
+        return {"layers": draw}
+
+    @jax.jit
+    def steps(params):
+        states = ours.init(params), theirs.init(params)
+        updates = []
+        for key in jax.random.split(jax.random.key(0), 3):
+            mine, first = ours.update(tree(key), states[0], params)
+            expected, second = theirs.update(tree(key), states[1], params)
+            states = first, second
+            updates.append((mine, expected))
+        return updates
+
+    for mine, expected in steps(tree(jax.random.key(1))):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), mine, expected)
+
+
+@pytest.mark.parametrize("sizes", [(2, 4, 1), (2, 2, 2)])
+def test_muon_on_a_mesh_exchanges_matrices_twice_and_never_between_replicas(sizes):
+    config = OptimizerConfig(name="muon", muon_learning_rate=0.1, clip_norm=1e9, warmup_steps=0)
+    tx = make_optimizer(config, 10)
+    # Eight layers divide over the four devices of a replica, three do not.
+    shapes = {"q": (8, 32, 16), "k": (3, 16, 16)}
+    keys = dict(zip(shapes, jax.random.split(jax.random.key(0)), strict=True))
+    tree = {
+        "layers": {
+            "attn": {
+                name: {"kernel": jax.random.normal(keys[name], shape)}
+                for name, shape in shapes.items()
+            }
+        }
+    }
+
+    def apply(gradients, state, params):
+        return tx.update(gradients, state, params)
+
+    expected, _ = jax.jit(apply)(tree, tx.init(tree), tree)
+    mesh = sharding.make_mesh(MeshConfig(*sizes))
+    shardings = sharding.parameter_shardings(mesh, tree)
+    shapes = jax.eval_shape(tx.init, tree)
+    states = sharding.like_parameters(shapes, tree, shardings, mesh)
+    with jax.set_mesh(mesh):
+        compiled = (
+            jax.jit(
+                apply,
+                in_shardings=(shardings, states, shardings),
+                out_shardings=(shardings, states),
+            )
+            .lower(tree, shapes, tree)
+            .compile()
+        )
+        state = jax.device_put(tx.init(tree), states)
+        placed = jax.device_put(tree, shardings)
+        updates, _ = compiled(placed, state, placed)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), updates, expected)
+
+    transfers = hlo_cost.transfers(hlo.parse(compiled.as_text()))
+    for transfer in transfers:
+        assert len({device // 4 for device in transfer.devices}) == 1, transfer
+    # A device keeps a quarter of a kernel and exchanges at most all of that, for each axis that
+    # cuts it, there and back; the three layers are filled up to four.
+    part = 4 * (8 * 32 * 16 + 4 * 16 * 16) // 4
+    exchanges = 2 * sum(size > 1 for size in sizes[1:])
+    assert sum(transfer.bytes for transfer in transfers) < exchanges * part
 
 
 def test_guard_refuses_spikes_once_it_knows_the_norm():

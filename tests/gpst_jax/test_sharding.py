@@ -117,3 +117,18 @@ def test_constrain():
     np.testing.assert_array_equal(x, y)
     with pytest.raises(ValueError, match="cannot have the axes"):
         sharding.constrain(x, ("batch", "length"))
+
+
+def test_gathered_kernels_stay_cut_over_tensor():
+    mesh = sharding.make_mesh(MeshConfig(2, 2, 2))
+    axes = ("embed", "mlp")
+    x = jax.device_put(
+        jnp.arange(8.0 * 4).reshape(8, 4), jax.NamedSharding(mesh, jax.P("fsdp", "tensor"))
+    )
+    with jax.set_mesh(mesh):
+        y = jax.jit(lambda x: sharding.gather(x, axes, jnp.bfloat16))(x)
+        grad = jax.jit(jax.grad(lambda x: jnp.sum(sharding.gather(x, axes) ** 2)))(x)
+    assert y.dtype == jnp.bfloat16
+    assert y.sharding.spec == jax.P(None, "tensor")
+    assert grad.sharding.spec == x.sharding.spec
+    np.testing.assert_array_equal(grad, 2 * x)
