@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from data_pipeline import records
+from data_pipeline import examples, records
 from data_pipeline.records import RecordError, RecordReader
 from gpst_jax import checkpoint, metrics
 
@@ -116,7 +116,7 @@ def test_a_shard_that_comes_back_is_read(dataset, tmp_path, monkeypatch):
         if len(waits) == 2:
             os.rename(aside, shard)
 
-    monkeypatch.setattr(records.time, "sleep", sleep)
+    monkeypatch.setattr(examples.time, "sleep", sleep)
     assert reader[3].id == expected
     assert waits == [0.25, 0.25]
     os.rename(shard, aside)
