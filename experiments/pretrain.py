@@ -12,7 +12,6 @@ the state. After 70, 74 (once the disk is well) and 75 the same command continue
 docs/reliability.md says what is promised.
 """
 
-import contextlib
 import dataclasses
 import os
 import sys
@@ -23,14 +22,14 @@ from absl import flags
 
 from data_pipeline import cli
 from data_pipeline.dataset_kinds import Spec
-from data_pipeline.loader import Loader
 from data_pipeline.mixture import dataset_with, load_spec
-from data_pipeline.packing import PackingConfig
 from data_pipeline.records import RecordError
 from data_pipeline.spec import DatasetSpec
 from experiments.run_config import load_config
-from gpst_jax import processes
+from experiments.run_loaders import RunLoaders
+from gpst_jax import processes, warm_start
 from gpst_jax.config import ConfigError, RunConfig, parse_range
+from gpst_jax.export import loading
 from gpst_jax.metrics import format_duration
 from gpst_jax.objectives import make_objective
 from gpst_jax.preview import make_preview
@@ -51,6 +50,9 @@ _WORKDIR = flags.DEFINE_string(
 )
 _SET = flags.DEFINE_multi_string(
     "set", [], "Override of one field, as section.field=value; may be given several times."
+)
+_INITIAL = flags.DEFINE_string(
+    "initial", None, "Run or exported model whose parameters a new run begins with."
 )
 _COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache", None, "Directory that keeps compiled programs between runs."
@@ -129,49 +131,25 @@ def pretrain(config: RunConfig, workdir: str) -> TrainResult:
     objective = make_objective(config, spec, config.data.path)
     if jax.process_index() == 0:
         print(describe(config, spec, objective), flush=True)
-    data = config.data
-    packing = PackingConfig(
-        row_length=data.row_length,
-        frame_budget=data.frame_budget,
-        crop_seconds=data.crop_seconds,
-        deduplicate=data.deduplicate,
-        positions=data.positions,
-        join_speakers=data.join_speakers,
-        seed=data.seed,
-        arrangement=getattr(objective, "arrangement", "interleaved"),
-    )
-
-    def make_loader(split: str) -> Loader | None:
-        if split not in spec.splits:
-            return None
-        loader = Loader(
-            data.path,
-            split,
-            packing,
-            data.rows,
-            host=jax.process_index(),
-            num_hosts=jax.process_count(),
-            num_workers=data.workers if split == "train" else 0,
-            repeat=split == "train",  # an evaluation never sees a record twice
-        )
-        stack.callback(loader.close)
-        return loader
-
     preview = None
     if config.train.preview_every:
         if jax.process_count() > 1:
             raise ConfigError("config field train.preview_every: previews need a single process")
-        shown = dataset_with(data.path, "valid", "train")
+        shown = dataset_with(config.data.path, "valid", "train")
         preview = make_preview(config, shown, DatasetSpec.load(shown))
     profiled = parse_range("profile_steps", _PROFILE_STEPS.value)
     skipped = parse_range("skip_steps", _SKIP_STEPS.value)
-    with contextlib.ExitStack() as stack:
+    initial = None
+    if _INITIAL.value:
+        initial = warm_start.from_source(loading.open_source(_INITIAL.value))
+    with RunLoaders(config, spec, objective) as loaders:
         return train(
             config,
             objective,
-            make_loader,
+            loaders.make,
             workdir,
             dataset=dataclasses.asdict(spec),
+            initial=initial,
             preview=preview,
             profile_steps=profiled,
             skip_batches=skipped,
