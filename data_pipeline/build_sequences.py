@@ -36,7 +36,7 @@ from data_pipeline.sequence_shard import Dialogue, SequenceReport, SequenceTask,
 from data_pipeline.sequence_spec import SequenceSpec, TextTokenizerSpec
 from data_pipeline.spec import DatasetSpec
 from data_pipeline.templates import DIALOGUE, SYSTEM, TASKS, TRAIN_ON
-from data_pipeline.text_tokenizers import store_text_tokenizer
+from data_pipeline.text_tokenizers import load_text_tokenizer, store_text_tokenizer
 from data_pipeline.vocabulary import SPECIALS
 
 TEXT_PATH = "tokenizers/text"
@@ -130,13 +130,15 @@ def build_sequences(config: SequencesConfig) -> dict[str, Any]:
     output = Path(config.output).absolute()
     with claimed(output, _description(config, source)):
         remove_leftovers(output)
+        if (output / SPEC_FILE).exists():
+            shutil.rmtree(output / _REPORTS, ignore_errors=True)
+            finished = SequenceSpec.load(output)
+            _check_shards(output, finished)
+            return _result(output, finished, finished.statistics["planned"], 0, began)
         text = _provide_tokenizers(output, config, source)
         tasks = _plan_shards(config, source, dialogues, output)
         shards = [task for split in tasks.values() for task in split]
         planned = sum(task.num_planned for task in shards)
-        if (output / SPEC_FILE).exists():
-            shutil.rmtree(output / _REPORTS, ignore_errors=True)
-            return _result(output, SequenceSpec.load(output), planned, 0, began)
         pending = [task for task in shards if not task.is_done()]
         worker_pool.run_all(
             "build sequences", write_shard, pending, _planned_of, config.num_workers
@@ -157,6 +159,14 @@ def build_sequences(config: SequencesConfig) -> dict[str, Any]:
         return _result(output, spec, planned, len(shards) - len(pending), began)
 
 
+def _check_shards(output: Path, spec: SequenceSpec) -> None:
+    for name, split in spec.splits.items():
+        for number in range(split.num_shards):
+            path = output / shard_name(name, number, split.num_shards)
+            if not path.is_file():
+                raise UserError(f"{path} is missing: restore it, or delete {output} and run again")
+
+
 def _planned_of(task: SequenceTask) -> int:
     return task.num_planned
 
@@ -164,12 +174,13 @@ def _planned_of(task: SequenceTask) -> int:
 def _description(config: SequencesConfig, source: DatasetSpec) -> dict[str, Any]:
     """All that decides what the run writes."""
     values = dataclasses.asdict(config)
-    for name in ("tokens", "output", "text_tokenizer", "num_workers"):
+    for name in ("tokens", "output", "num_workers"):
         del values[name]
     wordings = "\n".join((*SPECIALS, *templates.all_texts()))
     return values | {
         "dialogue": file_sha256(config.dialogue) if config.dialogue else None,
         "source": source.fingerprint,
+        "text_tokenizer": load_text_tokenizer(config.text_tokenizer).sha256,
         "wordings_sha256": hashlib.sha256(wordings.encode()).hexdigest(),
     }
 

@@ -216,6 +216,13 @@ def test_an_interrupted_run_goes_on_and_a_finished_one_does_nothing(
     assert again["fingerprint"] == SequenceSpec.load(built).fingerprint
     with pytest.raises(UserError, match="holds another run: copies was 2, is 3"):
         build_sequences(dataclasses.replace(config, copies=3))
+    other = fit_text_tokenizer.train(["number", *templates.all_texts()], 421)
+    (tmp_path / MODEL_FILE).write_bytes(other)
+    with pytest.raises(UserError, match="holds another run: text_tokenizer was"):
+        build_sequences(dataclasses.replace(config, text_tokenizer=str(tmp_path)))
+    next((tmp_path / "out").glob("*train.array_record-00001-*")).unlink()
+    with pytest.raises(UserError, match=r"train.array_record-00001-of-00005 is missing: restore"):
+        build_sequences(config)
 
 
 def test_train_on_the_answer_only(root, tmp_path) -> None:
