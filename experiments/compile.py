@@ -3,14 +3,17 @@
     python -m experiments.compile --config=experiments/configs/gpst_1b.py --topology=v5p:4x4x4
     python -m experiments.compile --config=... --topology=v6e:16x16 --num_slices=2 \
         --set=mesh.replica=2 --rows_per_chip=4
+    python -m experiments.compile --config=... --topology=v5e:4x4 --suggest
 
 The program is the very one that `pretrain` runs there; it needs `pip install gpst_jax[aot]`.
 Memory, FLOPs and collectives are read from it; times are a roofline from the chip table in
-gpst_jax/chips.py, not measurements. Exit codes: 0 it fits; 1 it does not; 2 bad input.
+gpst_jax/chips.py, not measurements. `--suggest` compiles for several sizes of the batch and each
+remat policy, some minutes each. Exit codes: 0 it fits; 1 it does not; 2 bad input.
 """
 
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from absl import flags
@@ -19,10 +22,9 @@ from absl import flags
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from data_pipeline import cli
-from experiments.run_config import load_config, load_layout
-from gpst_jax import aot, sharding
+from experiments.run_config import load_config, load_objective
+from gpst_jax import aot
 from gpst_jax.config import ConfigError, RunConfig
-from gpst_jax.objectives import GPSTObjective
 
 _CONFIG = flags.DEFINE_string(
     "config", None, "Python file or module whose get_config() returns the run.", required=True
@@ -42,62 +44,92 @@ _SUGGEST = flags.DEFINE_bool(
 )
 _HLO_OUT = flags.DEFINE_string("hlo_out", None, "File that takes the compiled program's text.")
 
+# Twice the rows must raise the ceiling by this much, relatively, to be worth their memory.
+_MIN_GAIN = 0.01
+
 
 def main(argv: list[str]) -> int:
     """Runs the program; returns its exit code."""
     del argv
+    topology, num_slices = _TOPOLOGY.value, _NUM_SLICES.value
+    if _SUGGEST.value and _ROWS_PER_CHIP.value:
+        raise cli.UserError("--rows_per_chip: --suggest searches it; give one of the two")
     try:
         config = load_config(_CONFIG.value).override(_SET.value)
-        if _ROWS_PER_CHIP.value:
-            config = with_rows(config, _TOPOLOGY.value, _NUM_SLICES.value, _ROWS_PER_CHIP.value)
         if _SUGGEST.value:
-            config, report, text = suggest(config)
+            chips = len(aot.topology_devices(topology, num_slices))
+            config, report, text = suggest(config, chips, compile_run)
         else:
+            if _ROWS_PER_CHIP.value:
+                chips = len(aot.topology_devices(topology, num_slices))
+                config = with_rows(config, chips, _ROWS_PER_CHIP.value)
             report, text = compile_run(config)
     except (ConfigError, ValueError) as error:
         raise cli.UserError(str(error)) from error
     print(describe(config, report))
+    if _SUGGEST.value:
+        print(f"take               {' '.join(settings(config))}")
     if _HLO_OUT.value:
         cli.write_text(Path(_HLO_OUT.value), text)
     if cli.JSON_OUT.value:
-        cli.write_json(cli.JSON_OUT.value, {"config": config.name} | aot.to_json(report))
+        run = {"config": config.name, "settings": settings(config)}
+        cli.write_json(cli.JSON_OUT.value, run | aot.to_json(report))
     return 0 if report.fits else 1
 
 
 def compile_run(config: RunConfig) -> tuple[aot.Report, str]:
     """Compiles `config` for the topology of the flags."""
-    objective = GPSTObjective(config, load_layout(_CONFIG.value, config))
+    objective = load_objective(_CONFIG.value, config)
     return aot.compile_step(objective, config, _TOPOLOGY.value, _NUM_SLICES.value)
 
 
-def with_rows(config: RunConfig, topology: str, num_slices: int, rows_per_chip: int) -> RunConfig:
-    """`config` with so many rows for each data-parallel chip of the pod."""
-    devices = aot.topology_devices(topology, num_slices)
-    replica, fsdp, tensor = sharding.mesh_shape(config.mesh, len(devices))
-    rows = rows_per_chip * replica * fsdp * tensor * config.train.accumulate
+def with_rows(config: RunConfig, chips: int, rows_per_chip: int) -> RunConfig:
+    """`config` with so many rows for each chip of the pod in each micro-batch."""
+    rows = rows_per_chip * chips * config.train.accumulate
     return dataclasses.replace(config, data=dataclasses.replace(config.data, rows=rows))
 
 
-def suggest(config: RunConfig) -> tuple[RunConfig, aot.Report, str]:
-    """The best of a small search: rows per chip double while they fit, for each remat policy.
+def settings(config: RunConfig) -> list[str]:
+    """What --suggest chooses, as flags."""
+    return [f"--set=data.rows={config.data.rows}", f"--set=model.remat={config.model.remat}"]
+
+
+def suggest(
+    config: RunConfig, chips: int, compiled: Callable[[RunConfig], tuple[aot.Report, str]]
+) -> tuple[RunConfig, aot.Report, str]:
+    """The best of a small search: rows per chip double for each remat policy.
+
+    A policy's search ends where a program does not fit, or twice the rows hardly raise the ceiling.
+
+    Args:
+        config: the run; its rows and remat are replaced.
+        chips: of the pod.
+        compiled: compiles a run, as `compile_run`.
 
     Raises:
         ConfigError: nothing fits.
     """
     best: tuple[RunConfig, aot.Report, str] | None = None
     for remat in ("none", "dots", "full"):
-        rows = 1
+        rows, before = 1, 0.0
         while True:
-            trial = with_rows(config, _TOPOLOGY.value, _NUM_SLICES.value, rows)
+            trial = with_rows(config, chips, rows)
             trial = dataclasses.replace(trial, model=dataclasses.replace(trial.model, remat=remat))
-            report, text = compile_run(trial)
-            ceiling = f"MFU ceiling {report.mfu_ceiling:.1%}" if report.fits else "does not fit"
-            print(f"remat={remat} rows_per_chip={rows}: {ceiling}", flush=True)
+            report, text = compiled(trial)
+            memory = report.hbm_bytes_per_chip
+            print(
+                f"remat={remat} rows_per_chip={rows}: {_gib(memory.total)} of "
+                f"{_gib(memory.capacity)}, "
+                + (f"MFU ceiling {report.mfu_ceiling:.1%}" if report.fits else "does not fit"),
+                flush=True,
+            )
             if not report.fits:
                 break
             if best is None or report.mfu_ceiling > best[1].mfu_ceiling:
                 best = trial, report, text
-            rows *= 2
+            if report.mfu_ceiling < (1 + _MIN_GAIN) * before:
+                break
+            rows, before = 2 * rows, report.mfu_ceiling
     if best is None:
         raise ConfigError(
             "config field data.rows: one row per chip does not fit with any remat policy: raise "

@@ -1,8 +1,9 @@
 """Reads the configuration files of `experiments/configs`, or a user's own.
 
 A configuration is a Python file, or the name of a module, whose `get_config()` returns a
-`RunConfig`. It may also define `get_layout()`, which returns the `TokenLayout` of the tokens it is
-meant for, so that it can be compiled before any data is there.
+`RunConfig`. So that it can be compiled before any data is there, a GPST may also define
+`get_layout()`, which returns the `TokenLayout` of the tokens it is meant for, and any other family
+`get_objective(config)`, which returns its objective.
 """
 
 import importlib
@@ -13,7 +14,8 @@ from pathlib import Path
 from data_pipeline import cli
 from data_pipeline.mixture import load_spec
 from data_pipeline.tokens import TokenLayout
-from gpst_jax.config import RunConfig
+from gpst_jax.config import GPSTConfig, RunConfig
+from gpst_jax.objectives import GPSTObjective, Objective, make_objective
 
 
 def load_config(name: str) -> RunConfig:
@@ -45,6 +47,26 @@ def load_layout(name: str, config: RunConfig) -> TokenLayout:
             "define get_layout() -> TokenLayout in the configuration"
         )
     return layout
+
+
+def load_objective(name: str, config: RunConfig) -> Objective:
+    """The objective of the run's dataset; without one, as the configuration describes it.
+
+    Raises:
+        UserError: the dataset is not known.
+        ConfigError: the dataset does not fit the model.
+    """
+    if config.data.path:
+        return make_objective(config, load_spec(config.data.path), config.data.path)
+    module = _load_module(name)
+    if hasattr(module, "get_objective"):
+        return module.get_objective(config)
+    if not isinstance(config.model, GPSTConfig):
+        raise cli.UserError(
+            f"--config={name}: what the model is trained on is not known: give "
+            "--set=data.path=DATASET, or define get_objective(config) in the configuration"
+        )
+    return GPSTObjective(config, load_layout(name, config))
 
 
 def _load_module(name: str) -> types.ModuleType:
