@@ -55,7 +55,8 @@ class FlowMatcher(nnx.Module):
         self.codebooks = nnx.Embed(
             shape[0], latent, embedding_init=lambda *_: jnp.zeros(shape), rngs=rngs
         )
-        self.latent_shift = nnx.Param(jnp.zeros(latent))
+        # Means of the first codebook's vectors, and of the sums of all.
+        self.latent_shift = nnx.Param(jnp.zeros((2, latent)))
         self.latent_scale = nnx.Param(jnp.ones(()))
         self.semantic_embed = None
         if config.semantics == "table":
@@ -79,22 +80,20 @@ class FlowMatcher(nnx.Module):
         """x1 (B, T, D) float32, shifted and scaled, of codes (B, T, Q)."""
         tables = self.codebooks.embedding[...]
         vectors = [tables[q][codes[..., q]] for q in range(len(tables))]
-        return self.to_model(sum(vectors[1:], start=vectors[0]))
+        total = sum(vectors[1:], start=vectors[0])
+        return (total - self.latent_shift[...][None, None, 1]) / self.latent_scale[...]
 
     def semantics(self, units: jax.Array) -> jax.Array:
         """Semantics e (B, T, D) float32 of units (B, T): vectors as in `latents`, or table rows."""
         if self.semantic_embed is not None:
             table = self.semantic_embed.embedding[...]
             return sharding.gather(table, ("vocab", "embed"))[units]
-        return self.to_model(self.codebooks.embedding[...][0][units])
-
-    def to_model(self, vectors: jax.Array) -> jax.Array:
-        """Vectors of the codec (B, T, D) as the network sees them."""
-        return (vectors - self.latent_shift[...][None, None]) / self.latent_scale[...]
+        vectors = self.codebooks.embedding[...][0][units]
+        return (vectors - self.latent_shift[...][None, None, 0]) / self.latent_scale[...]
 
     def to_codec(self, latents: jax.Array) -> jax.Array:
-        """The inverse of `to_model`."""
-        return latents * self.latent_scale[...] + self.latent_shift[...][None, None]
+        """Latents (B, T, D) as the network has them, as vectors that the codec decodes."""
+        return latents * self.latent_scale[...] + self.latent_shift[...][None, None, 1]
 
     def endpoints(
         self, x1: jax.Array, e: jax.Array, noise: jax.Array
@@ -196,20 +195,28 @@ def squared_error(
     return jnp.where(mask, error, 0.0).sum(), mask.sum().astype(jnp.float32)
 
 
-def latent_statistics(codebooks: np.ndarray, semantics: str) -> tuple[np.ndarray, float]:
-    """Shift (D,) and scale of the latents that give the modelled part about unit variance.
+def latent_statistics(
+    codebooks: np.ndarray, semantics: str, num_units: int
+) -> tuple[np.ndarray, float]:
+    """Shifts (2, D) and scale of latents that give the modelled part mean 0 and variance 1.
 
-    Entries of a codebook weigh alike, and codebooks are taken as independent. The modelled part is
+    The shifts are those of the first codebook's vectors and of the sum of all; entries of a
+    codebook weigh alike, and codebooks are taken as independent. The modelled part is
     the sum of all codebooks but the first, or of all of them where semantics come from a table.
 
     Args:
         codebooks: float32 (Q, N, D).
         semantics: "codebook" or "table".
+        num_units: entries of the first codebook that are used where it holds the units.
     """
-    modelled = codebooks[1:] if semantics == "codebook" else codebooks
-    variance = modelled.var(axis=1, dtype=np.float64).mean(axis=-1).sum()
-    shift = codebooks.mean(axis=1, dtype=np.float64).sum(axis=0)
-    return shift.astype(np.float32), float(np.sqrt(variance)) or 1.0
+    books = list(codebooks.astype(np.float64))
+    if semantics == "codebook":
+        books[0] = books[0][:num_units]
+    modelled = books[1:] if semantics == "codebook" else books
+    variance = sum(book.var(axis=0).mean() for book in modelled)
+    means = np.stack([book.mean(axis=0) for book in books])
+    shifts = np.stack([means[0], means.sum(axis=0)]).astype(np.float32)
+    return shifts, float(np.sqrt(variance)) or 1.0
 
 
 def init(config: FlowConfig, layout: TokenLayout, codebooks: np.ndarray, key: jax.Array) -> dict:
@@ -226,7 +233,7 @@ def init(config: FlowConfig, layout: TokenLayout, codebooks: np.ndarray, key: ja
     depth, entries, width = codebooks.shape
     model = FlowMatcher(config, layout, (depth, entries, width), rngs=nnx.Rngs(params=key))
     params = nnx.to_pure_dict(nnx.split(model, nnx.Param)[1])
-    shift, scale = latent_statistics(codebooks, config.semantics)
+    shift, scale = latent_statistics(codebooks, config.semantics, layout.num_units)
     params["codebooks"]["embedding"] = jnp.asarray(codebooks, jnp.float32)
     params["latent_shift"] = jnp.asarray(shift)
     params["latent_scale"] = jnp.asarray(scale, jnp.float32)

@@ -163,7 +163,7 @@ def init(
     rows = jnp.pad(tables[first:], ((0, 0), (0, 1), (0, 0)))
     params["code_embed"]["embedding"] = rows.reshape(-1, width)
     if config.semantics == "codebook":
-        params["semantic_embed"]["embedding"] = tables[0]
+        params["semantic_embed"]["embedding"] = tables[0, : layout.num_units]
     return params
 
 

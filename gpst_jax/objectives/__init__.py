@@ -5,18 +5,30 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.sequence_spec import SequenceSpec
-from gpst_jax.config import ConfigError, GPSTConfig, RunConfig, SemanticLMConfig
+from data_pipeline.tokenizers import load_codec
+from gpst_jax.config import (
+    ConfigError,
+    FlowConfig,
+    GPSTConfig,
+    RunConfig,
+    SemanticLMConfig,
+    SoundStormConfig,
+)
 from gpst_jax.objectives.base import Batch, Metrics, Objective, Params
+from gpst_jax.objectives.flow_matching import FlowObjective
 from gpst_jax.objectives.gpst import GPSTObjective
 from gpst_jax.objectives.semantic_lm import SemanticLMObjective
+from gpst_jax.objectives.soundstorm import SoundStormObjective
 
 __all__ = [
     "Batch",
+    "FlowObjective",
     "GPSTObjective",
     "Metrics",
     "Objective",
     "Params",
     "SemanticLMObjective",
+    "SoundStormObjective",
     "make_objective",
 ]
 
@@ -32,9 +44,24 @@ def _semantic_lm(config: RunConfig, spec: Any, dataset_dir: Path) -> SemanticLMO
     return SemanticLMObjective(config, spec.vocabulary, spec.semantic.frame_rate)
 
 
+def _on_frames(kind: type[FlowObjective] | type[SoundStormObjective]) -> Maker:
+    def make(config: RunConfig, spec: Any, dataset_dir: Path) -> Objective:
+        codebooks = getattr(load_codec(dataset_dir / spec.codec.path), "codebooks", None)
+        if codebooks is None:
+            raise ConfigError(
+                f"dataset {dataset_dir}: the codec {spec.codec.id} has no code vectors, which "
+                f"{config.model.family} needs; tokenise with a codec whose code vectors add up"
+            )
+        return kind(config, spec.layout(), codebooks)
+
+    return make
+
+
 _MAKERS: dict[type, Maker] = {
     GPSTConfig: lambda config, spec, dataset_dir: GPSTObjective(config, spec.layout()),
     SemanticLMConfig: _semantic_lm,
+    FlowConfig: _on_frames(FlowObjective),
+    SoundStormConfig: _on_frames(SoundStormObjective),
 }
 
 

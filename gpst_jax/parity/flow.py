@@ -60,7 +60,7 @@ def import_weights(golden: Golden, config: FlowConfig) -> dict:
     latent = len(golden.weight("to_pred.weight"))
     return {
         "codebooks": {"embedding": np.zeros((1, 1, latent), np.float32)},
-        "latent_shift": np.zeros(latent, np.float32),
+        "latent_shift": np.zeros((2, latent), np.float32),
         "latent_scale": np.ones((), np.float32),
         "to_embed": conformer.linear(golden, "to_embed"),
         "backbone": backbone,

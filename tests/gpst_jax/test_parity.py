@@ -102,7 +102,7 @@ def test_a_single_array_is_a_user_error(tmp_path):
 
 def test_program_passes_fails_and_reports(monkeypatch, tmp_path, capsys):
     differences = {"outputs/loss": 2e-6, "inputs/ids": 0.0}
-    monkeypatch.setitem(check_gpst._KINDS, "gpst", (gpst.recognises, lambda golden: differences))
+    monkeypatch.setitem(check_parity._KINDS, "gpst", (gpst.recognises, lambda golden: differences))
     path, report = str(DATA / FILES[0]), tmp_path / "report.json"
     with flagsaver.flagsaver(golden=path, json_out=str(report), tolerance=1e-5):
         assert check_parity.main(["check_parity"]) == 0
