@@ -8,17 +8,12 @@ any of them can be repeated by hand. Every step keeps what it has finished: inte
 start it again, and it goes on. The result is `report.html` and `report.json` in --workdir.
 """
 
-import json
-import os
-import shlex
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 from absl import flags
 
 from data_pipeline import cli
+from experiments.demo_steps import PARTIAL, Timings, read_json
 from gpst_jax.evaluation import report
 
 _SOURCE = flags.DEFINE_enum(
@@ -32,8 +27,6 @@ _SET = flags.DEFINE_multi_string("set", [], "Overrides of the configuration: sec
 _ITEMS = flags.DEFINE_integer("items", 200, "Generated items per mode for seen voices.")
 _UNSEEN = flags.DEFINE_integer("unseen_items", 60, "Generated items per mode for unseen voices.")
 _SMOKE = flags.DEFINE_bool("smoke", False, "A small corpus, few steps and few items: minutes.")
-
-_PARTIAL = 1  # exit code of the tokeniser when it had to leave files out
 
 
 def main(argv: list[str]) -> int:
@@ -53,7 +46,7 @@ def main(argv: list[str]) -> int:
     call = ["data_pipeline.tokenize_corpus", f"--audio_dir={audio_dir}", f"--output={tokens}"]
     if transcripts:
         call.append(f"--transcripts={transcripts}")
-    timings.run("tokenise", call, accept=(0, _PARTIAL))
+    timings.run("tokenise", call, accept=(0, PARTIAL))
 
     train_json = workdir / "train.json"
     call = ["experiments.pretrain", f"--config={_CONFIG.value}", f"--workdir={run}"]
@@ -70,7 +63,7 @@ def main(argv: list[str]) -> int:
         "evaluate", ["experiments.evaluate", f"--samples={samples}", f"--json_out={results}"]
     )
 
-    merged = merge_results(_read(results), _read(train_json), timings.seconds)
+    merged = merge_results(read_json(results), read_json(train_json), timings.rounded())
     cli.write_json(workdir / "report.json", merged)
     if cli.JSON_OUT.value:
         cli.write_json(cli.JSON_OUT.value, merged)
@@ -78,8 +71,7 @@ def main(argv: list[str]) -> int:
     report.render_report(
         merged, samples, run / "metrics.jsonl", page, "GPST demo: speech in, speech out"
     )
-    print(f"\nThe whole demo took {sum(timings.seconds.values()) / 60:.1f} minutes.")
-    print(f"Numbers: {workdir / 'report.json'}\nListen:  {page}")
+    timings.finish(workdir)
     return 0
 
 
@@ -94,7 +86,7 @@ def merge_results(evaluation: dict, train: dict, timings: dict[str, float]) -> d
     final = train["final"]
     codebooks = sum(name.startswith("eval/nll_acoustic_q") for name in final)
     return evaluation | {
-        "timings_s": {step: round(seconds, 1) for step, seconds in timings.items()},
+        "timings_s": timings,
         "train": {
             "steps": train["steps"],
             "parameters": train["parameters"],
@@ -106,36 +98,6 @@ def merge_results(evaluation: dict, train: dict, timings: dict[str, float]) -> d
     }
 
 
-class Timings:
-    """Runs the steps, and keeps how long each took over all calls of the demo.
-
-    Args:
-        path: JSON file of seconds by step.
-    """
-
-    def __init__(self, path: Path):
-        self._path = path
-        self.seconds: dict[str, float] = _read(path) if path.exists() else {}
-
-    def run(self, step: str, call: list[str], accept: tuple[int, ...] = (0,)) -> None:
-        """Runs a module as a program of its own; another exit code than accepted ends the demo."""
-        print(f"\n[{step}] python -m {shlex.join(call)}", flush=True)
-        started = time.monotonic()
-        try:
-            code = subprocess.run([sys.executable, "-m", *call], env=_environment()).returncode
-        except KeyboardInterrupt:
-            print("\nInterrupted: start the demo again with the same flags to go on.")
-            sys.exit(130)
-        finally:
-            spent = time.monotonic() - started
-            self.seconds[step] = self.seconds.get(step, 0.0) + spent
-            cli.write_json(self._path, self.seconds)
-        if code not in accept:
-            print(f"[{step}] ended with exit code {code}: see above; start again to go on.")
-            sys.exit(code)
-        print(f"[{step}] {spent:.1f} s", flush=True)
-
-
 def _recordings(corpus: Path) -> tuple[Path, Path | None]:
     """Where the recordings are, and the CSV file that describes them."""
     if _SOURCE.value == "espeak":
@@ -143,15 +105,6 @@ def _recordings(corpus: Path) -> tuple[Path, Path | None]:
     if not _AUDIO_DIR.value:
         raise cli.UserError("--audio_dir is missing: --source=folder needs a directory of audio")
     return Path(_AUDIO_DIR.value), Path(_TRANSCRIPTS.value) if _TRANSCRIPTS.value else None
-
-
-def _environment() -> dict[str, str]:
-    # Speech processing is many small transforms: threads of its own would only get in the way.
-    return {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | dict(os.environ)
-
-
-def _read(path: Path) -> dict:
-    return json.loads(path.read_text())
 
 
 if __name__ == "__main__":

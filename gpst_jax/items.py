@@ -46,14 +46,19 @@ class Item:
 
     @property
     def text_kind(self) -> str:
-        """Whether every word is a digit's name ("digits") or not ("free")."""
-        words = (self.text or "").lower().split()
-        return "digits" if words and all(word in _DIGITS for word in words) else "free"
+        """See the function `text_kind`."""
+        return text_kind(self.text)
 
     @property
     def seconds(self) -> float:
         """Duration without the silences."""
         return sum(stretch.end - stretch.start for stretch in self.stretches)
+
+
+def text_kind(text: str | None) -> str:
+    """Whether every word is a digit's name ("digits") or not ("free")."""
+    words = (text or "").lower().split()
+    return "digits" if words and all(word in _DIGITS for word in words) else "free"
 
 
 class ItemSet:

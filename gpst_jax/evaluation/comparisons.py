@@ -17,7 +17,18 @@ COMPARED = (
     ("codec", "recording"),
     ("semantic_to_acoustic", "codec"),
     ("speaker_transfer", "codec"),
+    ("tts", "codec"),
+    ("voice_conversion", "codec"),
 )
+
+_TARGETS = ("voice_conversion",)  # their prompts are targets
+
+
+def voice_key(condition: str) -> str:
+    """Under which name a condition says whose voice it is nearer to."""
+    target = condition.removesuffix(UNSEEN) in _TARGETS
+    return "closer_to_target" if target else "closer_to_prompt"
+
 
 Embed = Callable[[Path | None], list[float] | None]
 

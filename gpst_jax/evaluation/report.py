@@ -104,6 +104,30 @@ def _voice_table(results: dict[str, Any]) -> str:
     )
 
 
+def _answer_table(results: dict[str, Any]) -> str:
+    rows = tables.answer_rows(results)
+    if not rows:
+        return ""
+    head = "<th>as heard</th><th>as written</th><th>question understood</th><th>speech of text</th>"
+    body = ""
+    for name, row in rows:
+        shares = "".join(
+            f"<td><b>{part['value']:.0%}</b><small>[{part['ci95'][0]:.0%}, {part['ci95'][1]:.0%}] "
+            f"n {part['n']}</small></td>"
+            for part in (row, row["written"])
+        )
+        chain = "".join(
+            _cell("wer/", row[link]) for link in ("question_transcript", "speech_from_text")
+        )
+        body += f'<tr><th scope="row">{escape(name)}</th>{shares}{chain}</tr>'
+    return (
+        "<h2>Right answers</h2><p>Share of spoken questions that are answered rightly, by "
+        f"the judge {escape(rows[0][1]['judge'])}: in what a recogniser hears, and in what the model wrote "
+        "before it spoke. Beside it the word errors of the chain: of the question as the model "
+        "understood it, and of its speech against its own text.</p>" + _table(head, body)
+    )
+
+
 def _plain(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"  # noqa: RUF001
 
@@ -244,6 +268,7 @@ def render_report(
         _main_table(results),
         _difference_table(results),
         _voice_table(results),
+        _answer_table(results),
         players.listening_section(samples_dir, by_id) if samples_dir is not None else "",
         _training(metrics_path) if metrics_path is not None else "",
         _facts("Training run", results.get("train", {})),

@@ -21,6 +21,17 @@ _AUDIO_FIELDS = (
     "prompt_audio",
     "prompt_reference_audio",
     "prompt_reference_codec_audio",
+    "question_audio",
+)
+_TEXT_FIELDS = (
+    "text",
+    "text_kind",
+    "speaker",
+    "prompt_speaker",
+    "pair",
+    "question",
+    "question_transcript",
+    "answer_text",
 )
 
 
@@ -39,13 +50,17 @@ class Sample:
     prompt_reference_audio: Path | None = None  # another recording of the prompt speaker
     prompt_reference_codec_audio: Path | None = None  # the same, through the codec
     pair: str | None = None  # shared by two renderings of the same units
+    question: str | None = None  # of a dialogue; `text` is then the expected answer
+    question_audio: Path | None = None  # the same, as it was asked
+    question_transcript: str | None = None  # what the model understood
+    answer_text: str | None = None  # what the model wrote before it spoke
 
 
 def _sample(fields: dict[str, Any], folder: Path, where: str) -> Sample:
     for name in ("id", "audio"):
         if not isinstance(fields.get(name), str) or not fields[name]:
             raise UserError(f"{where}: field {name!r} must be a text, is {fields.get(name)!r}")
-    for name in ("text", "text_kind", "speaker", "prompt_speaker", "pair", *_AUDIO_FIELDS):
+    for name in (*_TEXT_FIELDS, *_AUDIO_FIELDS):
         if fields.get(name) is not None and not isinstance(fields[name], str):
             raise UserError(f"{where}: field {name!r} must be a text or null")
     text_kind = fields.get("text_kind") or "free"
@@ -60,6 +75,9 @@ def _sample(fields: dict[str, Any], folder: Path, where: str) -> Sample:
         text_kind=text_kind,
         prompt_speaker=fields.get("prompt_speaker"),
         pair=fields.get("pair"),
+        question=fields.get("question"),
+        question_transcript=fields.get("question_transcript"),
+        answer_text=fields.get("answer_text"),
         **paths,
     )
 

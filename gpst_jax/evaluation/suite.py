@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.cli import UserError
-from gpst_jax.evaluation import comparisons, mos, recipes, speaker, statistics, wer
+from gpst_jax.evaluation import comparisons, dialogue, mos, recipes, speaker, statistics, wer
 from gpst_jax.evaluation.measure import Outcome, measure_files
 from gpst_jax.evaluation.samples import (
     UNSEEN,
@@ -31,6 +31,7 @@ class EvaluationConfig:
     wer: str = "wer/pocketsphinx-digits-smoke"
     similarity: str = "sim-o/resemblyzer-smoke"
     mos: tuple[str, ...] = ("dnsmos-p835/speechmos", "dnsmos-p808/speechmos")
+    judge: str = "same-words"  # of answers in dialogues
     similarity_items: int = 100  # of each condition
     mos_items: int = 30  # of each condition
     voice_threshold: float = 0.75  # speakers below this cosine are clearly different
@@ -43,6 +44,7 @@ class EvaluationConfig:
         for recipe_id, kind in kinds.items():
             if recipes.get_recipe(recipe_id).kind != kind:
                 raise UserError(f"recipe {recipe_id!r} measures no {kind}")
+        dialogue.get_judge(self.judge)
         for name in ("similarity_items", "mos_items", "processes"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative, is {getattr(self, name)}")
@@ -141,6 +143,13 @@ class _Run:
                     f"no transcripts of kind {kinds}" if has_text else "no transcripts"
                 )
             self.rows[name][recipe.id] = row
+            if any(s.question for s in samples):
+                self.rows[name]["answers_correct"] = dialogue.answers(
+                    scored[name],
+                    [texts[s.audio] for s in scored[name]],
+                    self.config.judge,
+                    **self._bootstrap,
+                )
         for suffix in ("", UNSEEN):
             self._shuffled_references(recipe, suffix, scored, references, texts)
 
@@ -177,7 +186,7 @@ class _Run:
         references: dict[str, dict[str, str]],
         texts: dict[Path, str | None],
     ) -> None:
-        for base in (*CEILINGS, "semantic_to_acoustic", "speaker_transfer"):
+        for base in (*CEILINGS, "semantic_to_acoustic", "speaker_transfer", "tts"):
             name = base + suffix
             if scored.get(name):
                 samples = scored[name]
@@ -222,7 +231,7 @@ class _Run:
         for name, samples in chosen.items():
             self.rows[name][recipe.id] = self._condition_similarity(name, samples, embed)
             if any(s.prompt_speaker not in (None, s.speaker) for s in samples):
-                self.rows[name]["closer_to_prompt"] = {
+                self.rows[name][comparisons.voice_key(name)] = {
                     "recipe": recipe.id
                 } | comparisons.closer_to_prompt(
                     samples,
@@ -232,7 +241,8 @@ class _Run:
                     **self._bootstrap,
                 )
         for suffix in ("", UNSEEN):
-            usable = [b + suffix for b in ("speaker_transfer", *CEILINGS) if b + suffix in chosen]
+            prompted = ("speaker_transfer", "voice_conversion", *CEILINGS)
+            usable = [b + suffix for b in prompted if b + suffix in chosen]
             if usable:
                 row = comparisons.another_speaker(chosen[usable[0]], embed, **self._bootstrap)
                 self.floors["another_speaker" + suffix] = {recipe.id: row}

@@ -7,6 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from gpst_jax.evaluation.comparisons import voice_key
 from gpst_jax.evaluation.samples import UNSEEN
 
 Row = dict[str, Any]
@@ -19,6 +20,10 @@ CONDITIONS = {
     "speaker_transfer": "speaker transfer",
     "continuation": "continuation",
     "unconditional": "unconditional (two renditions)",
+    "tts": "text to speech",
+    "tts_sentences": "text to speech, sentences",
+    "voice_conversion": "voice conversion",
+    "dialogue": "spoken dialogue",
 }
 
 FLOORS = {
@@ -91,9 +96,18 @@ def recipe_columns(results: Row) -> list[str]:
 def voice_rows(results: Row) -> list[tuple[str, Row]]:
     """The conditions that ask whose voice it is, with their row."""
     return [
-        (condition_name(name), results["modes"][name]["closer_to_prompt"])
+        (condition_name(name), results["modes"][name][voice_key(name)])
         for name in in_order(list(results["modes"]))
-        if "closer_to_prompt" in results["modes"][name]
+        if voice_key(name) in results["modes"][name]
+    ]
+
+
+def answer_rows(results: Row) -> list[tuple[str, Row]]:
+    """The dialogues, with their row of right answers."""
+    return [
+        (condition_name(name), results["modes"][name]["answers_correct"])
+        for name in in_order(list(results["modes"]))
+        if "answers_correct" in results["modes"][name]
     ]
 
 
@@ -124,4 +138,9 @@ def print_results(results: Row) -> None:
         console.print(
             f"{name}, nearer to the prompt's voice than to the source's: {row['value']:.0%} "
             f"of {row['n']} items{beside} ({row['recipe']})"
+        )
+    for name, row in answer_rows(results):
+        console.print(
+            f"{name}, right answers: {row['value']:.0%} of {row['n']} as heard, "
+            f"{row['written']['value']:.0%} as written ({row['judge']})"
         )

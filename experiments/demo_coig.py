@@ -1,0 +1,120 @@
+"""SpeechGPT-Gen on one machine: a language model for content, flow matching for the voice.
+
+    make demo-coig
+
+Calls the public entry points one after another and prints each command before it runs, so that
+any of them can be repeated by hand. Every step keeps what it has finished: interrupt the demo and
+start it again, and it goes on. The result is `report.html` and `report.json` in --workdir: text
+read aloud in a voice that was never trained on, voice conversion, and spoken questions that are
+answered in speech.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from data_pipeline import cli
+from experiments.demo_steps import PARTIAL, Timings, read_json
+from gpst_jax.evaluation import report
+
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "runs/demo-coig", "Directory for everything that is made."
+)
+_LM_CONFIG = flags.DEFINE_string(
+    "lm_config", "experiments/configs/coig_lm_demo.py", "Training run of the language model."
+)
+_FLOW_CONFIG = flags.DEFINE_string(
+    "flow_config", "experiments/configs/coig_flow_demo.py", "Training run of flow matching."
+)
+_ITEMS = flags.DEFINE_integer("items", 160, "Generated items per task for seen voices.")
+_UNSEEN = flags.DEFINE_integer("unseen_items", 60, "Generated items per task for unseen voices.")
+_SMOKE = flags.DEFINE_bool("smoke", False, "A small corpus, few steps and few items: minutes.")
+
+
+def main(argv: list[str]) -> int:
+    """Runs all steps; returns the exit code of the one that ended the demo."""
+    del argv
+    smoke, workdir = _SMOKE.value, Path(_WORKDIR.value)
+    corpus, tokens, sequences = workdir / "corpus", workdir / "tokens", workdir / "sequences"
+    fitted, text = workdir / "tokenizers", workdir / "text_tokenizer"
+    samples, results = workdir / "samples", workdir / "results.json"
+    dialogues = corpus / "dialogues.jsonl"
+    timings = Timings(workdir / "timings.json")
+
+    call = ["data_pipeline.synthesize_corpus", f"--output={corpus}"]
+    sizes = ["--utterances_per_voice=40", "--valid_per_voice=4", "--unseen_per_voice=6"]
+    call += [*sizes, "--questions_per_voice=10"] if smoke else ["--questions_per_voice=160"]
+    timings.run("corpus", call)
+
+    source = [f"--audio_dir={corpus}", f"--transcripts={corpus / 'manifest.csv'}"]
+    unified = fitted / "unified"
+    if not unified.exists():
+        call = ["data_pipeline.fit_tokenizers", *source, f"--output={fitted}", "--unified"]
+        call += ["--num_codebooks=8", *(["--codebook_size=64"] if smoke else [])]
+        timings.run("tokenizers", call)
+    call = ["data_pipeline.tokenize_corpus", *source, f"--output={tokens}"]
+    timings.run("tokenise", [*call, f"--semantic={unified}", f"--codec={unified}"])
+
+    if not text.exists():
+        call = ["data_pipeline.fit_text_tokenizer", f"--source={tokens}", f"--output={text}"]
+        timings.run("text tokenizer", [*call, "--vocab_size=384"])
+    call = ["data_pipeline.build_sequences", f"--tokens={tokens}", f"--output={sequences}"]
+    call += ["--tasks=asr,tts,speech_to_speech", f"--text_tokenizer={text}"]
+    call += [f"--dialogue={dialogues}", "--system=", "--max_length=512"]
+    timings.run("sequences", call, accept=(0, PARTIAL))
+
+    for name, config, data in (
+        ("language model", _LM_CONFIG.value, sequences),
+        ("flow", _FLOW_CONFIG.value, tokens),
+    ):
+        call = ["experiments.pretrain", f"--config={config}", f"--workdir={_run(workdir, name)}"]
+        call += [f"--set=data.path={data}", f"--json_out={_run(workdir, name)}.json"]
+        call += ["--set=train.steps=30", "--set=optimizer.warmup_steps=5"] if smoke else []
+        timings.run(name, call)
+
+    items, unseen = (6, 4) if smoke else (_ITEMS.value, _UNSEEN.value)
+    call = ["experiments.generate", f"--workdir={_run(workdir, 'flow')}"]
+    call += [f"--lm_workdir={_run(workdir, 'language model')}", f"--audio_dir={corpus}"]
+    call += [f"--dialogue={dialogues}", f"--output={samples}"]
+    timings.run("generate", [*call, f"--items={items}", f"--unseen_items={unseen}"])
+
+    timings.run(
+        "evaluate", ["experiments.evaluate", f"--samples={samples}", f"--json_out={results}"]
+    )
+
+    stages = {
+        name: _trained(read_json(Path(f"{_run(workdir, name)}.json")))
+        for name in ("language model", "flow")
+    }
+    merged = read_json(results) | {"timings_s": timings.rounded(), "train": stages}
+    cli.write_json(workdir / "report.json", merged)
+    if cli.JSON_OUT.value:
+        cli.write_json(cli.JSON_OUT.value, merged)
+    report.render_report(
+        merged,
+        samples,
+        None,
+        workdir / "report.html",
+        "SpeechGPT-Gen demo: content from a language model, voice from flow matching",
+    )
+    timings.finish(workdir)
+    return 0
+
+
+def _run(workdir: Path, stage: str) -> Path:
+    return workdir / ("train_" + stage.replace(" ", "_"))
+
+
+def _trained(result: dict[str, Any]) -> dict[str, Any]:
+    """What a stage reached, of what experiments.pretrain wrote."""
+    final = {
+        name.removeprefix("eval/"): value
+        for name, value in result["final"].items()
+        if name.startswith("eval/")
+    }
+    return {"steps": result["steps"], "parameters": result["parameters"]} | final
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,62 @@
+"""What the demos share: public programs called one after another, and how long each took."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from data_pipeline import cli
+
+PARTIAL = 1  # exit code of the data programs when they had to leave something out
+
+
+class Timings:
+    """Runs the steps, and keeps how long each took over all calls of the demo.
+
+    Args:
+        path: JSON file of seconds by step.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self.seconds: dict[str, float] = read_json(path) if path.exists() else {}
+
+    def run(self, step: str, call: list[str], accept: tuple[int, ...] = (0,)) -> None:
+        """Runs a module as a program of its own; another exit code than accepted ends the demo."""
+        print(f"\n[{step}] python -m {shlex.join(call)}", flush=True)
+        started = time.monotonic()
+        try:
+            code = subprocess.run([sys.executable, "-m", *call], env=_environment()).returncode
+        except KeyboardInterrupt:
+            print("\nInterrupted: start the demo again with the same flags to go on.")
+            sys.exit(130)
+        finally:
+            spent = time.monotonic() - started
+            self.seconds[step] = self.seconds.get(step, 0.0) + spent
+            cli.write_json(self._path, self.seconds)
+        if code not in accept:
+            print(f"[{step}] ended with exit code {code}: see above; start again to go on.")
+            sys.exit(code)
+        print(f"[{step}] {spent:.1f} s", flush=True)
+
+    def rounded(self) -> dict[str, float]:
+        """Seconds by step, for the report."""
+        return {step: round(seconds, 1) for step, seconds in self.seconds.items()}
+
+    def finish(self, workdir: Path) -> None:
+        """Says how long everything took and where the results are."""
+        print(f"\nThe whole demo took {sum(self.seconds.values()) / 60:.1f} minutes.")
+        print(f"Numbers: {workdir / 'report.json'}\nListen:  {workdir / 'report.html'}")
+
+
+def _environment() -> dict[str, str]:
+    # Speech processing is many small transforms: threads of its own would only get in the way.
+    return {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | dict(os.environ)
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file."""
+    return json.loads(path.read_text())
