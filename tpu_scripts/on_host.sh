@@ -17,7 +17,7 @@ running() { # whether the supervisor lives
   local pid
   pid="$(cat "$DIR/pid" 2>/dev/null)" || return 1
   # After a reboot the number may be another program's.
-  tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -q supervise.sh
+  { tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null | grep -q supervise.sh
 }
 
 state() {

@@ -68,9 +68,7 @@ def jobset(options: argparse.Namespace, command: list[str]) -> dict[str, Any]:
     }
 
 
-def _pod(
-    options: argparse.Namespace, command: list[str], labels: dict[str, str]
-) -> dict[str, Any]:
+def _pod(options: argparse.Namespace, command: list[str], labels: dict[str, str]) -> dict[str, Any]:
     chips = str(options.host_chips)
     container: dict[str, Any] = {
         "name": CONTAINER,

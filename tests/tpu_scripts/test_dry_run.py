@@ -1,7 +1,7 @@
 """What every verb would do with every back end, and that it does nothing else.
 
-GPST_UPDATE_GOLDEN=1 pytest tests/tpu_scripts/test_dry_run.py   writes the golden files anew; read the
-difference before it is committed.
+GPST_UPDATE_GOLDEN=1 pytest tests/tpu_scripts/test_dry_run.py   writes the golden files anew; read
+the difference before it is committed.
 """
 
 import os

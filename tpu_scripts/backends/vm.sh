@@ -85,7 +85,9 @@ backend_run_state() {
 }
 
 host_state() { # HOST NUMBER
-  to_shell "$1" "cd $(quote "$GPST_CODE") && $(quote tpu_scripts/on_host.sh state "$GPST_NAME")"
+  local code
+  code="$(quote "$GPST_CODE")"
+  to_shell "$1" "if [ -d $code ]; then cd $code && $(quote tpu_scripts/on_host.sh state "$GPST_NAME"); else echo none; fi"
   ask '' "${COMMAND[@]}"
 }
 

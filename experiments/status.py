@@ -1,0 +1,40 @@
+"""Prints how a run stands: step, loss, MFU, goodput, last checkpoint, restarts.
+
+    python -m experiments.status --workdir=RUN [--json_out=FILE]
+
+Reads the workdir only, so it works beside a run and after it. `tpu_scripts/status.sh` calls it on
+the first host.
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from absl import flags
+
+# Nothing is computed: the chips stay with the run.
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from data_pipeline import cli
+from gpst_jax.run_status import format_status, read_status
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a training run.", required=True)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program; returns its exit code."""
+    del argv
+    if not Path(_WORKDIR.value).is_dir():
+        raise cli.UserError(f"--workdir={_WORKDIR.value}: no such directory")
+    try:
+        status = read_status(_WORKDIR.value)
+    except ValueError as error:
+        raise cli.UserError(str(error)) from error
+    print(format_status(status))
+    if cli.JSON_OUT.value:
+        cli.write_json(cli.JSON_OUT.value, dataclasses.asdict(status))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
