@@ -8,7 +8,8 @@ Tokens: the paper's are 10,000 units of `xlsr2_1b_v2`, which cannot be loaded he
 at most 10 s (`tokenize_corpus --chunk_seconds=10`). Optimisation as published: Adam with inverse
 square root decay over 1M updates of 64 crops of 10 s.
 
-Hardware: one v5e:4x4 slice (16 chips, 4 rows each): 5.19 of 15.75 GiB per chip, MFU at most 57 %
+Hardware: one v5e:4x4 slice (16 chips, 4 rows each): 5.19 of 15.75 GiB per chip, MFU at most 57 %;
+with 8 rows each v5p:2x2x4: 13.18 of 95.74 GiB, 57 %, and v6e:4x4: 13.26 of 31.25 GiB, 18 %
 (compile-only, docs/pods.md). Quality: not measured.
 """
 
