@@ -120,29 +120,35 @@ def extend_vocabulary(
         new_size: V after.
         key: of the draws.
         rows: "mean": near the mean of the rows there were, so that no new id is likely anywhere
-            at first, with a tenth of their deviation; "normal": N(0, 0.02^2), what libraries do.
+            at first; "normal": N(0, 0.02^2), what libraries do.
 
     Raises:
         ValueError: the sizes do not fit, or `rows` is neither.
     """
     table = params["embed"]["embedding"]
-    if table.shape[0] != old_size or new_size < old_size or rows not in NEW_ROWS:
+    if table.shape[0] != old_size or new_size < old_size:
         raise ValueError(
-            f"cannot extend {table.shape[0]} rows, said to be {old_size}, to {new_size} with "
-            f"rows={rows!r} (one of {', '.join(NEW_ROWS)})"
+            f"cannot extend {table.shape[0]} rows, said to be {old_size}, to {new_size}"
         )
-
-    def further(table: jax.Array, key: jax.Array) -> jax.Array:
-        noise = jax.random.normal(key, (new_size - old_size, table.shape[1]), table.dtype)
-        if rows == "normal":
-            return 0.02 * noise
-        return table.mean(axis=0, keepdims=True) + 0.1 * table.std(axis=0, keepdims=True) * noise
-
-    keys = jax.random.split(key)
+    keys, count = jax.random.split(key), new_size - old_size
     extended = dict(params)
-    extended["embed"] = {"embedding": jnp.concatenate([table, further(table, keys[0])])}
+    new = new_rows(table, count, keys[0], rows)
+    extended["embed"] = {"embedding": jnp.concatenate([table, new])}
     if "head" in params:
         kernel = params["head"]["kernel"]
-        new = further(kernel.T, keys[1]).T
+        new = new_rows(kernel.T, count, keys[1], rows).T
         extended["head"] = {"kernel": jnp.concatenate([kernel, new], axis=1)}
     return extended
+
+
+def new_rows(table: jax.Array, count: int, key: jax.Array, rows: str = "mean") -> jax.Array:
+    """Rows (count, D) of new ids beside a table (V, D), see `extend_vocabulary`.
+
+    "mean" draws them around the mean with a tenth of the deviation of each column.
+    """
+    noise = jax.random.normal(key, (count, table.shape[1]), table.dtype)
+    if rows == "normal":
+        return 0.02 * noise
+    if rows != "mean":
+        raise ValueError(f"new rows are drawn as one of {', '.join(NEW_ROWS)}, not {rows!r}")
+    return table.mean(axis=0, keepdims=True) + 0.1 * table.std(axis=0, keepdims=True) * noise
