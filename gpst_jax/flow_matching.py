@@ -58,12 +58,12 @@ class FlowMatcher(nnx.Module):
         # Means of the first codebook's vectors, and of the sums of all.
         self.latent_shift = nnx.Param(jnp.zeros((2, latent)))
         self.latent_scale = nnx.Param(jnp.ones(()))
-        self.semantic_embed = None
-        if config.semantics == "table":
-            unit = nnx.initializers.normal(1.0)
-            self.semantic_embed = nnx.Embed(
-                layout.num_units, latent, embedding_init=unit, rngs=rngs
-            )
+        unit = nnx.initializers.normal(1.0)
+        self.semantic_embed = (
+            nnx.Embed(layout.num_units, latent, embedding_init=unit, rngs=rngs)
+            if config.semantics == "table"
+            else None
+        )
         self.tells_semantics = config.chain != "implicit"
         inputs = (3 if self.tells_semantics else 2) * latent + 1
         self.to_embed = make_linear(inputs, width, style, rngs=rngs)
