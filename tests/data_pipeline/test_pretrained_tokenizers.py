@@ -1,6 +1,5 @@
 """Pretrained tokenizers on tiny random models: lengths, batches, layers, decoding, identity."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -388,56 +387,6 @@ def test_a_corpus_is_tokenised_with_them_and_the_streams_stay_in_step(models, tm
         wav = np.round(wav * 32767) / 32768
         alone = codec.encode(wav.astype(np.float32), RATE)[:, : record.codes.shape[1]]
         assert np.mean(alone == record.codes) > 0.9  # 16 bits on disk move a code here and there
-
-
-@pytest.fixture(scope="session")
-def speechtokenizer(tmp_path_factory):
-    """Directory of a tiny random SpeechTokenizer with its weights as safetensors."""
-    pytest.importorskip("einops")
-    if importlib.util.find_spec("speechtokenizer") is None:
-        pytest.skip("needs pip install --no-deps speechtokenizer")
-    from safetensors.torch import save_file
-
-    from data_pipeline.tokenizers.speechtokenizer_network import _model_class
-
-    config = {
-        "n_filters": 4, "strides": [8, 5, 4, 2], "dimension": 16, "semantic_dimension": 12,
-        "bidirectional": True, "dilation_base": 2, "residual_kernel_size": 3,
-        "n_residual_layers": 1, "lstm_layers": 1, "activation": "ELU", "codebook_size": 32,
-        "n_q": 4, "sample_rate": 16_000,
-    }  # fmt: skip
-    directory = tmp_path_factory.mktemp("speechtokenizer")
-    (directory / "config.json").write_text(json.dumps(config))
-    torch.manual_seed(0)
-    weights = _model_class()(config).state_dict()
-    for name, value in weights.items():
-        if name.endswith("_codebook.embed"):
-            value.copy_(torch.randn_like(value) * 0.1)
-        elif name.endswith("inited"):
-            value.fill_(1.0)
-    save_file({name: value.clone() for name, value in weights.items()}, directory / "m.safetensors")
-    return directory
-
-
-def test_speechtokenizer_gives_codes_vectors_and_signals(speechtokenizer):
-    codec = load_codec(f"speechtokenizer:{speechtokenizer}")
-    assert (codec.frame_rate, codec.num_codebooks, codec.equal_lengths) == (50.0, 4, True)
-    wavs = [speech(seconds, i) for i, seconds in enumerate((0.7, 1.31, 0.7, 0.3))]
-    assert batching.mismatch(codec, wavs, RATE).rate == 0
-    codes = codec.encode(wavs[1], RATE)
-    assert codes.shape == (4, 66)
-    assert len(np.unique(codes)) > 3
-    model = codec._network._model
-    padded = np.pad(wavs[1], (0, 66 * 320 - len(wavs[1])))
-    with torch.no_grad():
-        theirs = model.encode(torch.from_numpy(padded)[None, None])
-        signal = model.decode(theirs)[0, 0].numpy()
-    np.testing.assert_array_equal(codes, theirs[:, 0].numpy())
-    np.testing.assert_allclose(codec.decode(codes), signal[: 66 * 320], atol=1e-5)
-    assert codec.codebooks.shape == (4, 32, 16)
-    np.testing.assert_array_equal(codec.decode_vectors(codec.embed(codes)), codec.decode(codes))
-    smaller = load_codec(f"speechtokenizer:{speechtokenizer}?codebooks=2")
-    np.testing.assert_array_equal(smaller.encode(wavs[1], RATE), codes[:2])
 
 
 def test_a_model_with_missing_weights_is_refused(models, tmp_path):

@@ -1,0 +1,58 @@
+"""The language model of SpeechGPT-Gen at its published size: Llama 2 7B over text and 1,024 units.
+
+    python -m experiments.pretrain --config=experiments/configs/coig_lm_7b.py \
+        --workdir=RUN --set=data.path=SEQUENCES --set=train.init_from=LLAMA
+
+LLAMA is a directory of Llama 2 weights in safetensors. This is the first stage, on units alone
+(data_pipeline.build_sequences --tasks=pretrain); `coig_lm_7b_instruct` and `coig_lm_7b_chain` go on
+from it. Batch and schedule: those of SpeechGPT where they are known (arXiv 2305.11000), the rest of
+SpeechGPT-Gen was never published. Hardware: docs/pods.md. Quality: not measured.
+"""
+
+from data_pipeline.vocabulary import Vocabulary
+from gpst_jax.config import (
+    DataConfig,
+    MeshConfig,
+    OptimizerConfig,
+    RunConfig,
+    SemanticLMConfig,
+    TrainConfig,
+    TransformerConfig,
+)
+from gpst_jax.objectives import SemanticLMObjective
+
+
+def get_objective(config: RunConfig) -> SemanticLMObjective:
+    """Llama 2's 32,000 pieces of text and the first codebook of SpeechTokenizer."""
+    return SemanticLMObjective(config, Vocabulary(text_size=32_000, num_units=1024))
+
+
+def get_config() -> RunConfig:
+    """The run; `data.path` and `train.init_from` are given on the command line."""
+    return RunConfig(
+        name="coig_lm_7b",
+        model=SemanticLMConfig(
+            net=TransformerConfig(d_model=4096, num_layers=32, num_heads=32, d_ff=11008),
+            block="llama",
+            dtype="bfloat16",
+            remat="full",
+        ),
+        data=DataConfig(rows=512, row_length=2048, workers=8),
+        optimizer=OptimizerConfig(
+            name="adamw",
+            learning_rate=2e-5,
+            schedule="cosine",
+            warmup_steps=300,
+            weight_decay=0.0,
+            beta2=0.999,
+        ),
+        train=TrainConfig(
+            steps=10_000,
+            log_every=10,
+            eval_every=500,
+            checkpoint_every_steps=500,
+            checkpoint_every_minutes=15.0,
+            keep_every=2000,
+        ),
+        mesh=MeshConfig(replica=-1, fsdp=16),
+    )
