@@ -27,9 +27,9 @@ from data_pipeline.records import RecordError
 from data_pipeline.spec import DatasetSpec
 from experiments.run_config import load_config
 from experiments.run_loaders import RunLoaders
-from gpst_jax import processes, warm_start
+from gpst_jax import processes
 from gpst_jax.config import ConfigError, RunConfig, parse_range
-from gpst_jax.export import loading
+from gpst_jax.init_from import initial_params
 from gpst_jax.metrics import format_duration
 from gpst_jax.objectives import make_objective
 from gpst_jax.preview import make_preview
@@ -50,9 +50,6 @@ _WORKDIR = flags.DEFINE_string(
 )
 _SET = flags.DEFINE_multi_string(
     "set", [], "Override of one field, as section.field=value; may be given several times."
-)
-_INITIAL = flags.DEFINE_string(
-    "initial", None, "Run or exported model whose parameters a new run begins with."
 )
 _COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache", None, "Directory that keeps compiled programs between runs."
@@ -140,8 +137,8 @@ def pretrain(config: RunConfig, workdir: str) -> TrainResult:
     profiled = parse_range("profile_steps", _PROFILE_STEPS.value)
     skipped = parse_range("skip_steps", _SKIP_STEPS.value)
     initial = None
-    if _INITIAL.value:
-        initial = warm_start.from_source(loading.open_source(_INITIAL.value))
+    if config.train.init_from:
+        initial = initial_params(config.train.init_from, config, objective, spec)
     with RunLoaders(config, spec, objective) as loaders:
         return train(
             config,

@@ -1,7 +1,8 @@
 """What `train.init_from` names: a run, an exported model, or Llama.
 
-Between vocabularies the rows of text and markers are kept, since they come first, and rows that
-there were not are drawn. From another text tokenizer nothing can be kept, and it is refused.
+Where another number of units makes a vocabulary of another size, the rows of text and markers are
+kept, since they come first, and those of the units are drawn. Of Llama the rows of the text are
+kept. From another text tokenizer nothing can be kept, and it is refused.
 """
 
 import os
@@ -26,6 +27,9 @@ def initial_params(
 ) -> Initial:
     """An `initial` for `train.train`: the parameters of the model in a directory.
 
+    Nothing is read before it is called, so that a run that goes on from a checkpoint of its own
+    does not need the directory any more.
+
     Args:
         path: of a run (its newest checkpoint, averaged where an average was kept), of an exported
             model, or of Llama in transformers' layout. Llama begins a semantic language model, or
@@ -34,11 +38,15 @@ def initial_params(
         objective: its model.
         spec: of its dataset.
 
-    Raises:
-        UserError: what is there cannot be used; the message names it.
-        CheckpointError: a checkpoint is missing or damaged.
-        ConfigError: the model is built otherwise, or its text is of another tokenizer.
+    Returns:
+        A function of the shapes and shardings. It raises UserError where what is there cannot be
+        used, CheckpointError where a checkpoint is missing or damaged or of another model, and
+        ConfigError where the model is built otherwise, or its text is of another tokenizer.
     """
+    return lambda abstract: _initial(path, config, objective, spec)(abstract)
+
+
+def _initial(path: Any, config: RunConfig, objective: Objective, spec: Any) -> Initial:
     seed = config.train.seed
     if llama.is_llama(path):
         text = llama.LlamaSource(path)
@@ -60,6 +68,8 @@ def _keep_rows(kept: int, seed: int) -> Replace:
 
     def replace(path: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         axis = _VOCABULARY_AXIS.get(path)
+        if array.shape == shape:
+            return array
         if axis is None:
             raise ConfigError(
                 f"config field model.net: {path} is {array.shape} in the model to begin with, "
