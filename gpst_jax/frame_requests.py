@@ -1,0 +1,115 @@
+"""Requests to the samplers of the perceptual stage, and the padded batches they run in.
+
+A row is the prompt's frames, then the target's, then padding. Lengths are padded to few sizes, so
+that few programs are compiled.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipeline.tokens import TokenLayout
+
+_BUCKET = 64  # padded lengths are multiples
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameRequest:
+    """One item to render.
+
+    Attributes:
+        units: (T,) semantic units, one for each frame, never de-duplicated.
+        prompt_codes: (Q, Tp) codes of a prompt, or None.
+        prompt_units: (Tp,) units of the prompt; None where they are its first codebook.
+        item: index of the item's random stream.
+    """
+
+    units: np.ndarray
+    prompt_codes: np.ndarray | None = None
+    prompt_units: np.ndarray | None = None
+    item: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameBatch:
+    """Padded rows; `indices` are the places of its requests, rows behind them are empty."""
+
+    indices: list[int]
+    units: np.ndarray  # (B, T) int32
+    codes: np.ndarray  # (B, T, Q) int32, zeros behind the prompt
+    prompts: np.ndarray  # (B,) int32 frames
+    lengths: np.ndarray  # (B,) int32 frames of prompt and target
+    items: np.ndarray  # (B,) int32
+
+
+def batches(
+    requests: Sequence[FrameRequest], layout: TokenLayout, batch_size: int
+) -> Iterator[FrameBatch]:
+    """Batches of requests of similar length, shortest first.
+
+    Raises:
+        ValueError: no frames, units or codes out of range, or a prompt whose units and codes differ
+            in length; the message says which request.
+    """
+    rows = [_row(index, request, layout) for index, request in enumerate(requests)]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
+    size = min(batch_size, len(rows))
+    for start in range(0, len(rows), size):
+        chosen = order[start : start + size]
+        longest = max(len(rows[i][0]) for i in chosen)
+        shape = (size, -(-longest // _BUCKET) * _BUCKET)
+        units, codes = np.zeros(shape, np.int32), np.zeros((*shape, layout.num_codebooks), np.int32)
+        prompts, lengths, items = (np.zeros(size, np.int32) for _ in range(3))
+        for row, index in enumerate(chosen):
+            own_units, own_codes = rows[index]
+            units[row, : len(own_units)] = own_units
+            codes[row, : len(own_codes)] = own_codes
+            prompts[row], lengths[row] = len(own_codes), len(own_units)
+            items[row] = requests[index].item
+        yield FrameBatch(chosen, units, codes, prompts, lengths, items)
+
+
+def frame_keys(seed: jax.Array, items: jax.Array, length: int) -> jax.Array:
+    """A random key for each frame of each item: (B, T), whatever the batch and its padding."""
+    of_items = jax.vmap(lambda item: jax.random.fold_in(jax.random.key(seed), item))(items)
+    return fold_each(of_items[:, None], jnp.arange(length)[None])
+
+
+def fold_each(keys: jax.Array, data: jax.Array) -> jax.Array:
+    """Folds integers into keys, elementwise with broadcasting."""
+    shape = jnp.broadcast_shapes(keys.shape, data.shape)
+    keys, data = jnp.broadcast_to(keys, shape), jnp.broadcast_to(data, shape)
+    return jax.vmap(jax.random.fold_in)(keys.reshape(-1), data.reshape(-1)).reshape(shape)
+
+
+def _row(index: int, request: FrameRequest, layout: TokenLayout) -> tuple[np.ndarray, np.ndarray]:
+    """Units (Tp + T,) and prompt codes (Tp, Q) of a request."""
+    units, codes = np.asarray(request.units), request.prompt_codes
+    if codes is None:
+        codes = np.zeros((layout.num_codebooks, 0), np.int32)
+    codes = np.asarray(codes)
+    if units.ndim != 1 or not len(units):
+        raise ValueError(f"request {index}: units must be (T,) with T > 0, are {units.shape}")
+    if codes.ndim != 2 or len(codes) != layout.num_codebooks:
+        raise ValueError(
+            f"request {index}: prompt codes must be ({layout.num_codebooks}, Tp), are {codes.shape}"
+        )
+    before = codes[0] if request.prompt_units is None else np.asarray(request.prompt_units)
+    if len(before) != codes.shape[1]:
+        raise ValueError(
+            f"request {index}: {len(before)} units and {codes.shape[1]} frames of prompt differ"
+        )
+    units = np.concatenate([before, units])
+    for name, values, limit in (
+        ("units", units, layout.num_units),
+        ("codes", codes, layout.codebook_size),
+    ):
+        if values.size and not 0 <= values.min() <= values.max() < limit:
+            raise ValueError(
+                f"request {index}: {name} from {values.min()} to {values.max()}, allowed are 0 to "
+                f"{limit - 1}"
+            )
+    return units, codes.T
