@@ -1,7 +1,7 @@
-# Set-up, tests and demo from a fresh clone: `make test`, `make demo`. `make help` lists the rest.
+# Set-up, tests and demos from a fresh clone: `make test`, `make demo`. `make help` lists the rest.
 #
 #   PYTHON=python3.12     interpreter behind .venv (3.11 or 3.12); default: the first one found
-#   ARGS='--flag=value'   passed on to the demo, or to pytest by `make pytest`
+#   ARGS='--flag=value'   passed on to a demo, or to pytest by `make pytest`
 #   LAYER=-full           takes requirements/py3xx-full.txt, which adds Beam, hub models and the TPU compiler
 #   PIP_ARGS, UV_ARGS     further options of pip (install) and of uv (lock)
 
@@ -27,10 +27,10 @@ PIP := $(RUN) pip install --disable-pip-version-check --progress-bar off --no-co
 LOG := $(VENV)/install.log
 LOGGED := >>$(LOG) 2>&1 || { tail -n 20 $(LOG) >&2; exit 1; }
 
-.PHONY: help install test lint format pytest demo lock clean
+.PHONY: help install test lint format pytest demo demo-coig lock clean
 
 help:  ## Lists the targets.
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
 
 install: $(STAMP)  ## Makes .venv from the lock file of its Python; nothing to do when up to date.
 
@@ -79,6 +79,9 @@ pytest: install  ## The tests alone; ARGS chooses, for example ARGS='-m "not slo
 
 demo: install  ## Corpus, tokens, training, generation, evaluation and report, in runs/demo.
 	$(RUN) experiments.demo $(ARGS)
+
+demo-coig: install  ## The same for SpeechGPT-Gen, in runs/demo-coig.
+	$(RUN) experiments.demo_coig $(ARGS)
 
 lock:  ## Resolves the lock files anew; UV_ARGS=--upgrade moves to the newest versions.
 	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \

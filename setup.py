@@ -62,8 +62,9 @@ EXTRAS = {
     "beam": ["apache-beam>=2.77"],
     # The official GPST release's datasets.
     "lmdb": ["lmdb>=3.0"],
-    # Pretrained tokenizers and codecs from a model hub.
-    "codecs": [TORCH, "transformers>=5.23"],
+    # Pretrained tokenizers and codecs from a model hub, and Llama's text tokenizers. Of what
+    # speechtokenizer asks for, the locks leave out what it needs for training only.
+    "codecs": [TORCH, "speechtokenizer>=1.0.1", "tokenizers>=0.22", "transformers>=5.23"],
     # speechmos declares no requirements: librosa to tqdm are its own. webrtcvad-wheels provides
     # the module whose source distribution (asked for by Resemblyzer) needs pkg_resources.
     "eval": [
