@@ -71,6 +71,8 @@ CASES = (
     Case("gpst_190m", "v6e:4x4", 1, 8),
     Case("gpst_hires_207m", "v5p:2x2x4", 1, 8),
     Case("gpst_hires_207m", "v6e:4x4", 1, 8),
+    Case("coig_flow_1b", "v5p:2x2x4", 1, 16),
+    Case("coig_lm_7b", "v5p:4x4x8", 1, 4),
 )
 
 _HEAD = """\
@@ -82,7 +84,7 @@ collectives were read from the compiled program. No step was timed. The roofline
 largest of four times, each of which assumes that the other three overlap with it fully: matrix
 products over the chip's peak, HBM traffic over its bandwidth, and the bytes of collectives over the
 links between chips (ICI) and between slices (DCN); the rates stand in `gpst_jax/chips.py`. The MFU
-ceiling is the FLOPs of the formula in `GPSTObjective.flops` over that time and the peak. A real
+ceiling is the FLOPs of the formula in the objective's `flops` over that time and the peak. A real
 run stays below it. HBM traffic is an upper estimate: it counts every operand that the compiler did
 not place in on-chip memory.
 
@@ -119,19 +121,21 @@ def main(argv: list[str]) -> int:
             if not path.exists() and not compile_case(case, path):
                 failures.append(case.name)
             advance(1)
-    results = [
-        (case, json.loads((directory / f"{case.name}.json").read_text()))
-        for case in CASES
-        if (directory / f"{case.name}.json").exists()
-    ]
-    missing = [case.name for case in CASES if case not in [done for done, _ in results]]
-    page = _HEAD + render(results) + render_growth(results) + _MUON
-    if missing:
-        page += f"\nNot compiled yet: {', '.join(missing)}.\n"
-    cli.write_text(directory.parent / "pods.md", page)
+    cli.write_text(directory.parent / "pods.md", page(directory))
     for name in failures:
         print(f"error: {name} did not compile or does not fit", file=sys.stderr)
     return 1 if failures else 0
+
+
+def page(directory: Path) -> str:
+    """The page of all cases whose files are in `directory`."""
+    paths = {case: directory / f"{case.name}.json" for case in CASES}
+    results = [
+        (case, json.loads(path.read_text())) for case, path in paths.items() if path.exists()
+    ]
+    missing = [case.name for case, path in paths.items() if not path.exists()]
+    text = _HEAD + render(results) + render_growth(results) + _MUON
+    return text + (f"\nNot compiled yet: {', '.join(missing)}.\n" if missing else "")
 
 
 def compile_case(case: Case, path: Path) -> bool:
