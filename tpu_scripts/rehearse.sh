@@ -91,7 +91,7 @@ SETTINGS
     chaos=$!
   fi
   GPST_WORLD="$world" GPST_FAKE_PYTHON="$python" PATH="$SCRIPTS/rehearsal/bin:$PATH" \
-    "$SCRIPTS/up.sh" "--env=$world/run.env" --yes -- --heartbeat_seconds=5 --connect_seconds=60 \
+    "$SCRIPTS/up.sh" "--env=$world/run.env" --yes -- --heartbeat_seconds=10 --connect_seconds=120 \
     >"$world/up.log" 2>&1 || code=$?
   if ((code)); then
     tail -n 60 "$world/up.log" >&2

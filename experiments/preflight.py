@@ -1,0 +1,105 @@
+"""The last checks before a run costs money: its storage, and what it will take.
+
+    python -m experiments.preflight --config=CONFIG --compiled=FILE --workdir=RUN \
+        [--price_per_chip_hour=P] [--efficiency=0.5] [--goodput=0.95]
+
+`--compiled` is what `experiments.compile --json_out` wrote. `tpu_scripts/preflight.sh` calls both,
+and `data_pipeline.check_dataset`. Writes, reads back and removes a file of `--probe_mib` in the
+workdir. The time is the roofline's over `--efficiency`, which is yours to choose until a run has
+been measured.
+
+Exit codes: 0 all is well; 2 the workdir cannot be used, or bad input.
+"""
+
+import dataclasses
+import json
+import os
+import time
+import uuid
+from pathlib import Path
+
+from absl import flags
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from data_pipeline import cli
+from experiments.pretrain import make_workdir
+from experiments.run_config import load_config
+from gpst_jax.config import ConfigError
+from gpst_jax.run_estimate import estimate_run, format_estimate
+
+_COMPILED = flags.DEFINE_string("compiled", None, "Report of experiments.compile.", required=True)
+_PRICE = flags.DEFINE_float("price_per_chip_hour", None, "In any currency.", lower_bound=0.0)
+_EFFICIENCY = flags.DEFINE_float(
+    "efficiency", 0.5, "Speed of a step as a share of its roofline.", 1e-6, 1.0
+)
+_GOODPUT = flags.DEFINE_float("goodput", 0.95, "Share of the time in which steps run.", 1e-6, 1.0)
+_PROBE_MIB = flags.DEFINE_integer("probe_mib", 64, "Size of the file written.", lower_bound=1)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program; returns its exit code."""
+    del argv
+    values = flags.FLAGS  # config, workdir and set are pretrain's
+    try:
+        config = load_config(values.config).override(values.set)
+    except ConfigError as error:
+        raise cli.UserError(str(error)) from error
+    try:
+        report = json.loads(Path(_COMPILED.value).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise cli.UserError(f"--compiled={_COMPILED.value}: {error}") from error
+    rate = write_probe(values.workdir, _PROBE_MIB.value)
+    estimate = estimate_run(
+        config,
+        report,
+        efficiency=_EFFICIENCY.value,
+        goodput=_GOODPUT.value,
+        price=_PRICE.value,
+        bytes_per_s=rate,
+    )
+    print(f"workdir          {values.workdir}: written and read back at {rate / 2**20:,.0f} MiB/s")
+    print(format_estimate(estimate))
+    if cli.JSON_OUT.value:
+        cli.write_json(
+            cli.JSON_OUT.value, dataclasses.asdict(estimate) | {"bytes_per_s": round(rate)}
+        )
+    return 0
+
+
+def write_probe(workdir: str, mib: int) -> float:
+    """Writes, renames, reads back and removes a file; returns bytes per second of writing.
+
+    Raises:
+        UserError: the workdir cannot be made or used, or gives back something else.
+    """
+    make_workdir(workdir)
+    block = os.urandom(2**20)
+    path = Path(workdir) / f".preflight-{uuid.uuid4().hex}"
+    final = path.with_suffix(".done")
+    try:
+        began = time.perf_counter()
+        with path.open("wb") as file:
+            for _ in range(mib):
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+        seconds = time.perf_counter() - began
+        path.rename(final)
+        with final.open("rb") as file:
+            same = all(file.read(2**20) == block for _ in range(mib)) and not file.read(1)
+    except OSError as error:
+        raise cli.UserError(
+            f"--workdir={workdir}: a file of {mib} MiB cannot be written: {error.strerror}; make "
+            "room or give write access"
+        ) from error
+    finally:
+        path.unlink(missing_ok=True)
+        final.unlink(missing_ok=True)
+    if not same:
+        raise cli.UserError(f"--workdir={workdir}: what was written does not come back")
+    return mib * 2**20 / seconds
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,3 @@
+"""The fixtures of small runs."""
+
+from small_run import config, dataset, environment, start  # noqa: F401
