@@ -25,8 +25,7 @@ def from_source(source: Source, replace: Replace | None = None) -> Initial:
 
     Args:
         source: see `export.loading.open_source`.
-        replace: maps (path, array, wanted shape) to an array of the wanted shape; called where the
-            shapes differ.
+        replace: maps (path, array, wanted shape) to the array that is taken, for every array.
 
     Returns:
         A function of the shapes and shardings; it raises CheckpointError where the arrays are not
@@ -35,13 +34,16 @@ def from_source(source: Source, replace: Replace | None = None) -> Initial:
 
     def initial(abstract: Any) -> Any:
         wanted = {path_string(path): leaf for path, leaf in jax.tree.leaves_with_path(abstract)}
-        found = source.shapes()
-        _check(source, found, wanted, replace is not None)
+        found = {path: leaf.shape for path, leaf in source.shapes().items()}
+        _check_paths(source, found, wanted)
+        if replace is None:
+            _check_shapes(source, found, wanted)
 
         def read(path: str, leaf: Any) -> jax.Array:
             array = read_whole(source, path)
-            if array.shape != leaf.shape and replace is not None:
+            if replace is not None:
                 array = replace(path, array, leaf.shape)
+                _check_shapes(source, {path: array.shape}, {path: leaf})
             return jax.device_put(array.astype(leaf.dtype), leaf.sharding)
 
         return loading.nested({path: read(path, leaf) for path, leaf in wanted.items()})
@@ -63,20 +65,21 @@ def with_adapters(base: Initial, config: LoraConfig, seed: int) -> Initial:
     return initial
 
 
-def _check(
-    source: Source, found: Mapping[str, Any], wanted: Mapping[str, Any], any_shape: bool
-) -> None:
-    name = source.description.config.name
+def _check_paths(source: Source, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     if found.keys() != wanted.keys():
         path = sorted(found.keys() ^ wanted.keys())[0]
         where = "only the model has" if path in found else "the model lacks"
         raise CheckpointError(
-            f"cannot begin with the parameters of {name}: {where} {path}; take the section `model` "
-            "of its configuration"
+            f"cannot begin with the parameters of {source.description.config.name}: {where} {path};"
+            " take the section `model` of its configuration"
         )
-    for path, leaf in wanted.items():
-        if not any_shape and found[path].shape != leaf.shape:
+
+
+def _check_shapes(source: Source, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    for path, shape in found.items():
+        if shape != wanted[path].shape:
             raise CheckpointError(
-                f"cannot begin with the parameters of {name}: {path} is {found[path].shape} there "
-                f"and {leaf.shape} in the new run: other sizes, or a dataset of other vocabularies"
+                f"cannot begin with the parameters of {source.description.config.name}: {path} is "
+                f"{shape} there and {wanted[path].shape} in the new run: other sizes, or a dataset "
+                "of other vocabularies"
             )

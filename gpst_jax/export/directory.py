@@ -4,6 +4,7 @@
 all of them hold the dataset contract, the tokenizers and a model card.
 """
 
+import dataclasses
 import json
 import os
 import shutil
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline import cli
-from data_pipeline.spec import SPEC_FILE
+from data_pipeline.sealed import SPEC_FILE
+from data_pipeline.text_tokenizers import load_text_tokenizer
 from data_pipeline.tokenizers.storage import load_tokenizer
 from gpst_jax.checkpoint import Checkpoints
 from gpst_jax.config import ConfigError
@@ -107,7 +109,7 @@ def _write_tensors(
     source: Source, directory: Path, format: str, dtype: str, shard_bytes: int
 ) -> None:
     about = source.description
-    family = get_family(about.config.model.family)
+    family = get_family(about.config.model)
     if format == "hf" and family.architecture is None:
         raise ConfigError(
             f"--format=hf: there is no torch class for {family.name!r}; take safetensors"
@@ -127,7 +129,7 @@ def _write_tensors(
     config: dict[str, Any] = {"model_type": family.model_type, "dtype": dtype}
     if format == "hf":
         config = {"architectures": [family.architecture]} | config
-    config |= family.config(about.config, about.dataset)
+    config |= family.config(about.config, about.dataset, source.shapes())
     cli.write_json(directory / CONFIG_FILE, config | {SECTION: _section(about)})
 
 
@@ -146,6 +148,7 @@ def _section(about: Description) -> dict[str, Any]:
 
 def _write_checkpoint(source: Source, directory: Path) -> None:
     about = source.description
+    about = dataclasses.replace(about, config=about.portable_config())
     save_params(directory, loading.load(source).params, about)
 
 
@@ -158,7 +161,7 @@ def save_params(directory: Path, params: Any, about: Description) -> None:
         about: what they are.
     """
     record = {
-        "config": json.loads(about.portable_config().to_json()),
+        "config": json.loads(about.config.to_json()),
         "family": about.family,
         "dataset": about.dataset,
         "dataset_fingerprint": about.dataset["fingerprint"],
@@ -185,8 +188,10 @@ def _copy_dataset(source: Source, target: Path, tokenizers: Path | None) -> None
         )
     target.mkdir(parents=True, exist_ok=True)
     spec.save(target)
-    for part in (spec.semantic, spec.codec):
-        stored = load_tokenizer(found / part.path).sha256
+    for part in (getattr(spec, field.name) for field in dataclasses.fields(spec)):
+        if not hasattr(part, "path"):
+            continue
+        stored = _sha256(found / part.path)
         if stored != part.sha256:
             raise cli.UserError(
                 f"{found / part.path}: its sha256 is {stored}, the model was trained with "
@@ -194,3 +199,10 @@ def _copy_dataset(source: Source, target: Path, tokenizers: Path | None) -> None
             )
         with storing(target):
             shutil.copytree(found / part.path, target / part.path, dirs_exist_ok=True)
+
+
+def _sha256(directory: Path) -> str:
+    """What identifies a tokenizer: its seal, or for text the digest of its file."""
+    if (directory / CONFIG_FILE).is_file():
+        return load_tokenizer(directory).sha256
+    return load_text_tokenizer(directory).sha256

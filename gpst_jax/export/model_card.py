@@ -19,7 +19,7 @@ _LOADING = {
     import gpst_jax.hf  # registers the class; nothing is downloaded, no code comes with the weights
     from transformers import AutoModel
 
-    model = AutoModel.from_pretrained("DIRECTORY")
+    model = AutoModel.from_pretrained("DIRECTORY")  # of Llama's block: AutoModelForCausalLM
 """,
     "params": """
     python -m experiments.generate --workdir=DIRECTORY --dataset=TOKENS --audio_dir=RECORDINGS \\
@@ -107,7 +107,7 @@ def _data(dataset: Mapping[str, Any]) -> list[str]:
             for name, split in dataset["splits"].items()
         ),
         "",
-        f"- languages: {', '.join(dataset['languages'])}",
+        f"- languages: {', '.join(dataset.get('languages', ('und',)))}",
         f"- sample rate: {dataset['sample_rate']:,} Hz",
         f"- semantic units: `{semantic['id']}`, {semantic['vocab_size']} at "
         f"{semantic['frame_rate']:g} Hz",
@@ -115,6 +115,11 @@ def _data(dataset: Mapping[str, Any]) -> list[str]:
         f"{codec['codebook_size']} at {codec['frame_rate']:g} Hz",
         f"- fingerprint of the dataset: `{dataset['fingerprint']}`",
     ]
+    text = dataset.get("text_tokenizer")
+    if isinstance(text, Mapping):
+        lines.append(f"- text: `{text['id']}`, {text['vocab_size']} ids")
+    if "tasks" in dataset:
+        lines.append(f"- sequences: {', '.join(dataset['tasks'])}; trained: {dataset['train_on']}")
     return lines
 
 

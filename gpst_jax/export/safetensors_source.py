@@ -4,6 +4,7 @@ Only safetensors are read, and only exactly the tensors of the model that `confi
 """
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,10 +15,11 @@ import numpy as np
 import safetensors
 
 from data_pipeline import cli
-from data_pipeline.spec import SPEC_FILE, DatasetSpec
+from data_pipeline.dataset_kinds import read_spec
+from data_pipeline.sealed import SPEC_FILE
 from gpst_jax.config import ConfigError, RunConfig, from_dict
 from gpst_jax.export.families import Tensor, get_family
-from gpst_jax.export.shards import DTYPES, INDEX_FILE, WEIGHTS_FILE
+from gpst_jax.export.shards import DTYPES, WEIGHTS_FILE
 from gpst_jax.export.sources import Description, Shapes, read_evaluation, row_groups
 from gpst_jax.objectives import make_objective
 from gpst_jax.run_record import CheckpointError
@@ -55,7 +57,7 @@ class SafetensorsSource:
         self._shapes: Shapes = {
             path_string(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)
         }
-        family = get_family(self.description.config.model.family)
+        family = get_family(self.description.config.model)
         self._tensors: dict[str, list[Tensor]] = {}
         for tensor in family.tensors(self._shapes):
             self._tensors.setdefault(tensor.path, []).append(tensor)
@@ -101,11 +103,11 @@ class SafetensorsSource:
                 f"{self._directory / SPEC_FILE} is missing: copy it and the tokenizers from the "
                 "directory that was exported"
             )
-        spec = DatasetSpec.load(self._directory)
+        spec = read_spec(self._directory)
         try:
             return Description(
                 config=from_dict(RunConfig, section["run"]),
-                dataset=json.loads(json.dumps(read_json(self._directory / SPEC_FILE))),
+                dataset=json.loads(json.dumps(dataclasses.asdict(spec))),
                 step=section["step"],
                 family=section["family"],
                 weights=section["weights"],
@@ -113,24 +115,25 @@ class SafetensorsSource:
                 jax_version=section["jax_version"],
             )
         except (KeyError, ConfigError) as error:
-            raise cli.UserError(f"{path}: {SECTION}: {error} ({spec.fingerprint[:12]})") from error
+            raise cli.UserError(f"{path}: {SECTION}: {error}") from error
 
 
 class TensorFiles:
     """The safetensors files of a directory as one set of tensors.
 
     Args:
-        directory: with `model.safetensors`, or several files and their index.
+        directory: of the files.
+        name: of the only file; several have an index beside it.
 
     Raises:
         UserError: a file is missing or damaged; the message names it.
     """
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, name: str = WEIGHTS_FILE):
         self._directory = directory
         self._stack = contextlib.ExitStack()
-        index = directory / INDEX_FILE
-        names = [WEIGHTS_FILE]
+        index = directory / f"{name}.index.json"
+        names = [name]
         if index.is_file():
             weight_map = read_json(index).get("weight_map")
             if not isinstance(weight_map, dict) or not weight_map:

@@ -18,8 +18,9 @@ import numpy as np
 import tensorstore
 
 from data_pipeline import cli
+from data_pipeline.dataset_kinds import Spec, parse_spec
 from data_pipeline.mixture import dataset_with
-from data_pipeline.spec import SPEC_FILE, DatasetSpec
+from data_pipeline.sealed import SPEC_FILE
 from gpst_jax import checkpoint, checksums
 from gpst_jax.config import RunConfig
 from gpst_jax.lora import BASE
@@ -54,9 +55,9 @@ class Description:
     code_version: str
     jax_version: str
 
-    def spec(self) -> DatasetSpec:
+    def spec(self) -> Spec:
         """The dataset's contract."""
-        return DatasetSpec.parse(self.dataset, "the model's dataset.json")
+        return parse_spec(self.dataset, "the model's dataset.json")
 
     def portable_config(self) -> RunConfig:
         """The run without the place of its data, which means nothing elsewhere."""

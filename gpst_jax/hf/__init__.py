@@ -1,4 +1,4 @@
-"""Exported models as classes of transformers (torch; extra `codecs`).
+"""Exported models as classes of transformers (torch; extra `torch`).
 
     import gpst_jax.hf
     from transformers import AutoModel
@@ -10,10 +10,21 @@ Importing this package registers the classes. They come with this package, never
 
 from transformers import AutoConfig, AutoModel
 
-from gpst_jax.hf.configuration import GPSTSpeechConfig
+from gpst_jax.hf.configuration import FlowSpeechConfig, GPSTSpeechConfig, SemanticLMSpeechConfig
+from gpst_jax.hf.flow import FlowForSpeech
 from gpst_jax.hf.gpst import GPSTForSpeech, GPSTOutput
+from gpst_jax.hf.semantic_lm import SemanticLM
 
-__all__ = ["GPSTForSpeech", "GPSTOutput", "GPSTSpeechConfig"]
+__all__ = [
+    "FlowForSpeech",
+    "FlowSpeechConfig",
+    "GPSTForSpeech",
+    "GPSTOutput",
+    "GPSTSpeechConfig",
+    "SemanticLM",
+    "SemanticLMSpeechConfig",
+]
 
-AutoConfig.register(GPSTSpeechConfig.model_type, GPSTSpeechConfig)
-AutoModel.register(GPSTSpeechConfig, GPSTForSpeech)
+for _model in (GPSTForSpeech, SemanticLM, FlowForSpeech):
+    AutoConfig.register(_model.config_class.model_type, _model.config_class)
+    AutoModel.register(_model.config_class, _model)

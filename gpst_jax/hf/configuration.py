@@ -6,7 +6,57 @@ from transformers import PreTrainedConfig
 
 from data_pipeline.tokens import TokenLayout
 from gpst_jax.config_fields import from_dict
-from gpst_jax.model_config import GPSTConfig
+from gpst_jax.model_config import FlowConfig, GPSTConfig, SemanticLMConfig
+
+
+class SemanticLMSpeechConfig(PreTrainedConfig):
+    """The semantic language model of the `modern` block; Llama's block is transformers' own.
+
+    Attributes:
+        model: the fields of `gpst_jax.model_config.SemanticLMConfig`.
+        vocab_size: ids of text, markers and units.
+        vocabulary: the fields of `data_pipeline.vocabulary.Vocabulary`.
+        gpst_jax: what the exporter noted of the run.
+    """
+
+    model_type = "gpst_semantic_lm"
+    model: dict[str, Any] | None = None
+    vocab_size: int = 0
+    vocabulary: dict[str, Any] | None = None
+    gpst_jax: dict[str, Any] | None = None
+
+    def model_config(self) -> SemanticLMConfig:
+        """The model's configuration; raises ConfigError for unknown or missing fields."""
+        return from_dict(SemanticLMConfig, self.model or {})
+
+
+class FlowSpeechConfig(PreTrainedConfig):
+    """Flow matching with the sizes of its dataset.
+
+    Attributes:
+        model: the fields of `gpst_jax.model_config.FlowConfig`.
+        layout: the fields of `data_pipeline.tokens.TokenLayout`.
+        latent_size: width of the codec's vectors.
+        positions: of the run; no meaning here.
+        deduplicate: of the run; no meaning here.
+        gpst_jax: what the exporter noted of the run.
+    """
+
+    model_type = "gpst_flow"
+    model: dict[str, Any] | None = None
+    layout: dict[str, Any] | None = None
+    latent_size: int = 0
+    positions: str = "time"
+    deduplicate: bool = False
+    gpst_jax: dict[str, Any] | None = None
+
+    def model_config(self) -> FlowConfig:
+        """The model's configuration; raises ConfigError for unknown or missing fields."""
+        return from_dict(FlowConfig, self.model or {})
+
+    def token_layout(self) -> TokenLayout:
+        """The token layout; raises ConfigError for unknown or missing fields."""
+        return from_dict(TokenLayout, self.layout or {})
 
 
 class GPSTSpeechConfig(PreTrainedConfig):

@@ -34,27 +34,28 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """In float32, epsilon 1e-6."""
+    """In float32."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, epsilon: float = 1e-6):
         super().__init__()
+        self.epsilon = epsilon
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., D) to (..., D) in the dtype of x."""
         weight = self.weight.float()
-        return functional.rms_norm(x.float(), weight.shape, weight, 1e-6).to(x.dtype)
+        return functional.rms_norm(x.float(), weight.shape, weight, self.epsilon).to(x.dtype)
 
 
-def make_norm(width: int, modern: bool) -> nn.Module:
-    """The norm of a block's style."""
-    return RMSNorm(width) if modern else LayerNorm(width)
+def make_norm(width: int, modern: bool, epsilon: float = 1e-6) -> nn.Module:
+    """The norm of a block's style; epsilon is that of RMS norms."""
+    return RMSNorm(width, epsilon) if modern else LayerNorm(width)
 
 
 class Attention(nn.Module):
     """Multi-head self-attention; keys and values may have fewer heads."""
 
-    def __init__(self, config: TransformerConfig, modern: bool, rotary: bool):
+    def __init__(self, config: TransformerConfig, modern: bool, rotary: bool, epsilon: float):
         super().__init__()
         width, self.head_dim = config.d_model, config.head_dim
         narrow = config.kv_heads * self.head_dim
@@ -62,8 +63,8 @@ class Attention(nn.Module):
         self.k = nn.Linear(width, narrow, bias=not modern)
         self.v = nn.Linear(width, narrow, bias=not modern)
         self.out = nn.Linear(width, width, bias=not modern)
-        self.q_norm = RMSNorm(self.head_dim) if modern else None
-        self.k_norm = RMSNorm(self.head_dim) if modern else None
+        self.q_norm = RMSNorm(self.head_dim, epsilon) if modern else None
+        self.k_norm = RMSNorm(self.head_dim, epsilon) if modern else None
         heads = {"q_bias": config.num_heads, "k_bias": config.kv_heads}
         for name, count in heads.items():
             value = nn.Parameter(torch.zeros(count, self.head_dim)) if rotary else None
@@ -115,11 +116,11 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """One pre-norm block."""
 
-    def __init__(self, config: TransformerConfig, modern: bool, rotary: bool):
+    def __init__(self, config: TransformerConfig, modern: bool, rotary: bool, epsilon: float):
         super().__init__()
-        self.attn_norm = make_norm(config.d_model, modern)
-        self.attn = Attention(config, modern, rotary)
-        self.mlp_norm = make_norm(config.d_model, modern)
+        self.attn_norm = make_norm(config.d_model, modern, epsilon)
+        self.attn = Attention(config, modern, rotary, epsilon)
+        self.mlp_norm = make_norm(config.d_model, modern, epsilon)
         self.mlp = Mlp(config, modern)
 
     def forward(
@@ -134,12 +135,14 @@ class Block(nn.Module):
 class Stack(nn.Module):
     """Equal blocks and the final norm."""
 
-    def __init__(self, config: TransformerConfig, modern: bool, rotary: bool):
+    def __init__(
+        self, config: TransformerConfig, modern: bool, rotary: bool, epsilon: float = 1e-6
+    ):
         super().__init__()
         self.config = config
-        blocks = (Block(config, modern, rotary) for _ in range(config.num_layers))
+        blocks = (Block(config, modern, rotary, epsilon) for _ in range(config.num_layers))
         self.layers = nn.ModuleList(blocks)
-        self.final_norm = make_norm(config.d_model, modern)
+        self.final_norm = make_norm(config.d_model, modern, epsilon)
 
     def forward(
         self, x: torch.Tensor, context: Context, past: list[KeysValues] | None = None

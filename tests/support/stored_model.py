@@ -17,6 +17,8 @@ from data_pipeline.spec import (
     SplitSpec,
     StreamSpec,
 )
+from data_pipeline.tokenizers.mel_rvq import MelRVQ, MelRVQConfig
+from data_pipeline.tokenizers.mfcc_kmeans import MFCCKMeans, MFCCKMeansConfig
 from data_pipeline.tokenizers.storage import save_tokenizer
 from gpst_jax import gpst, run_record
 from gpst_jax.checkpoint import Checkpoints
@@ -25,29 +27,37 @@ from gpst_jax.config import DataConfig, GPSTConfig, RunConfig, TrainConfig, Tran
 UNITS, CODES = 12, 8
 
 
-@dataclasses.dataclass
-class _Sizes:
-    size: int
-
-
 def make_dataset(directory: Path, codebooks: int) -> DatasetSpec:
-    """Writes tokenizers, which cannot tokenise, and the contract; there are no shards."""
+    """Writes tokenizers, which were fitted on nothing, and the contract; there are no shards."""
+    rng = np.random.default_rng(0)
+    units = MFCCKMeansConfig(vocab_size=UNITS)
+    features = 3 * units.num_coefficients
+    clusters = {
+        "mean": np.zeros(features, np.float32),
+        "deviation": np.ones(features, np.float32),
+        "centroids": rng.normal(size=(UNITS, features)).astype(np.float32),
+    }
+    codec = MelRVQConfig(frame_rate=100.0, num_codebooks=codebooks, codebook_size=CODES)
+    vectors = {
+        "mean": np.zeros(codec.num_mels, np.float32),
+        "codebooks": rng.normal(size=(codebooks, CODES, codec.num_mels)).astype(np.float32),
+        "smoothers": np.zeros((codebooks, 2 * codec.num_mels, codec.num_mels), np.float32),
+    }
+    where = directory / "tokenizers"
     sha256 = {
-        part: save_tokenizer(
-            directory / "tokenizers" / part, f"fake_{part}", _Sizes(size), {"w": np.ones(size)}
-        )
-        for part, size in (("semantic", UNITS), ("codec", CODES))
+        "semantic": save_tokenizer(where / "semantic", MFCCKMeans.kind, units, clusters),
+        "codec": save_tokenizer(where / "codec", MelRVQ.kind, codec, vectors),
     }
     spec = DatasetSpec(
         version=SPEC_VERSION,
         sample_rate=16000,
         semantic=StreamSpec("units", sha256["semantic"], UNITS, 50.0, "tokenizers/semantic"),
         codec=CodecSpec(
-            "codec", sha256["codec"], codebooks, CODES, 75.0, 16000, "tokenizers/codec"
+            "codec", sha256["codec"], codebooks, CODES, 100.0, 16000, "tokenizers/codec"
         ),
         text_tokenizer=None,
         languages=("eng",),
-        silence=SilenceSpec(0.1, (7,) * 5, ((1,) * 8,) * codebooks),
+        silence=SilenceSpec(0.1, (7,) * 5, ((1,) * 10,) * codebooks),
         splits={"train": SplitSpec(24, 1, 0.01, "0", "0")},
         min_seconds=0.1,
         chunk_seconds=30.0,
@@ -69,8 +79,8 @@ def make_config(dataset: Path, block: str = "modern", shared: bool = False, **fi
         data=DataConfig(
             path=str(dataset),
             rows=2,
-            row_length=64,
-            frame_budget=32,
+            row_length=80,
+            frame_budget=56,
             crop_seconds=0.5,
             positions="time" if block == "modern" else "running",
         ),
@@ -81,7 +91,7 @@ def make_config(dataset: Path, block: str = "modern", shared: bool = False, **fi
 def random_params(config: RunConfig, spec: DatasetSpec, seed: int = 0) -> dict:
     """Parameters drawn by NumPy: no gain is 1 and no bias 0, so that a forgotten one shows."""
     shapes = jax.eval_shape(
-        functools.partial(gpst.init, config.model, spec.layout()), jax.random.key(0)
+        functools.partial(gpst.init, config.model_as(GPSTConfig), spec.layout()), jax.random.key(0)
     )
     rng = np.random.default_rng(seed)
 

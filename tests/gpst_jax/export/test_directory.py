@@ -4,6 +4,7 @@ import dataclasses
 import filecmp
 import json
 import struct
+import types
 
 import jax
 import numpy as np
@@ -292,6 +293,6 @@ class TestRefusals:
 
     def test_unknown_family_and_format(self, stored, tmp_path):
         with pytest.raises(ConfigError, match="'other' cannot be exported"):
-            families.get_family("other")
+            families.get_family(types.SimpleNamespace(family="other"))
         with pytest.raises(UserError, match="--format=onnx"):
             export(loading.open_source(stored().workdir), tmp_path / "out", "onnx")

@@ -1,0 +1,204 @@
+"""Fine-tunes a model on recordings of one's own; run it again to continue.
+
+    python -m experiments.finetune --checkpoint=RUN --audio_dir=RECORDINGS --workdir=DIRECTORY \
+        [--transcripts=FILE.csv] [--method=lora] [--steps=300] [--set=section.field=value ...]
+
+`--checkpoint` is a run or an exported model. Recordings are tokenised with the model's own
+tokenizers into `tokens/`; `--dataset` takes tokens, or sequences of text and units, that are there
+already. What comes out, by method:
+
+* `full`: `train/`, a run as of pretraining;
+* `lora`: `merged/`, parameters with the adapters added, and `adapters/` in the layout of PEFT.
+
+Both can be given to `experiments.generate` and `experiments.export`. Exit codes are those of
+`experiments.pretrain`; 75 means that the same command continues. docs/export.md has examples.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+
+from data_pipeline import cli
+from data_pipeline.corpus_config import CorpusConfig
+from data_pipeline.mixture import load_spec
+from data_pipeline.records import RecordError
+from data_pipeline.spec import DatasetSpec
+from data_pipeline.tokenize_corpus import tokenize_corpus
+from experiments import exits
+from experiments.run_loaders import RunLoaders
+from gpst_jax import finetuning, warm_start
+from gpst_jax.config import ConfigError
+from gpst_jax.export import loading
+from gpst_jax.export.sources import Source
+from gpst_jax.lora import STACKS, LoraConfig, LoraObjective
+from gpst_jax.objectives import Objective, make_objective
+from gpst_jax.run_record import CheckpointError
+from gpst_jax.storage import StorageError
+from gpst_jax.train import train
+from gpst_jax.train_log import DivergenceError
+from gpst_jax.vocabulary_change import VOCABULARY_ARRAYS, VocabularyChange
+
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "Model to begin with: a run, or an exported directory.", required=True
+)
+_STEP = flags.DEFINE_integer("step", None, "Of a run: which checkpoint; the newest if not given.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of all that is made.", required=True)
+_AUDIO_DIR = flags.DEFINE_string("audio_dir", None, "Directory tree of recordings.")
+_TRANSCRIPTS = flags.DEFINE_string("transcripts", None, "CSV file, as for tokenize_corpus.")
+_SOURCE = flags.DEFINE_string(
+    "source", None, "Instead of --audio_dir: folder:DIR, manifest:FILE, ... as for tokenize_corpus."
+)
+_DATASET = flags.DEFINE_string("dataset", None, "Instead of recordings: a dataset made of them.")
+_VALID_FRACTION = flags.DEFINE_float("valid_fraction", 0.05, "Share of recordings held out.")
+_METHOD = flags.DEFINE_enum("method", "full", ("full", "lora"), "All parameters, or adapters.")
+_STEPS = flags.DEFINE_integer("steps", 300, "Updates.", 1)
+_RATE = flags.DEFINE_float(
+    "learning_rate", None, "Peak; default: a tenth of the checkpoint's, or 1e-3 for lora.", 0
+)
+_RANK = flags.DEFINE_integer("rank", LoraConfig.rank, "lora: inner dimension.")
+_ALPHA = flags.DEFINE_float("alpha", LoraConfig.alpha, "lora: adapters are scaled by alpha / rank.")
+_DROPOUT = flags.DEFINE_float("dropout", LoraConfig.dropout, "lora: share of inputs left out.")
+_TARGETS = flags.DEFINE_multi_string(
+    "targets", list(STACKS), "lora: regular expression of parameters that are adapted."
+)
+_TRAINED = flags.DEFINE_multi_string(
+    "trained", [], "lora: regular expression of parameters that are trained as they are."
+)
+_VOCABULARY = flags.DEFINE_enum(
+    "vocabulary",
+    "same",
+    ("same", "extend", "replace"),
+    "A --dataset of other tokenizers: an error; units and codes of the same number keep their "
+    "rows and further ones are drawn; or all are drawn.",
+)
+_SET = flags.DEFINE_multi_string("set", [], "Override of one field, as section.field=value.")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program; returns its exit code."""
+    if len(argv) > 1:
+        raise cli.UserError(f"unexpected argument {argv[1]!r}; options start with --")
+    try:
+        result = finetune(Path(_WORKDIR.value))
+    except DivergenceError as error:
+        print(f"error: training diverged: {error}", file=sys.stderr)
+        return exits.DIVERGED
+    except (StorageError, RecordError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return exits.STORAGE
+    except (ConfigError, CheckpointError) as error:
+        raise cli.UserError(str(error)) from error
+    if cli.JSON_OUT.value:
+        cli.write_json(cli.JSON_OUT.value, result)
+    if result["interrupted"]:
+        print(f"interrupted, state saved: step {result['steps']}; run again to continue")
+        return exits.INTERRUPTED
+    print(f"Model: {result['model']}")
+    return 0
+
+
+def finetune(workdir: Path) -> dict[str, Any]:
+    """Tokenises, trains and writes the model; returns what `--json_out` holds."""
+    source = loading.open_source(_CHECKPOINT.value, [_STEP.value] if _STEP.value else [])
+    lora = _lora_config() if _METHOD.value == "lora" else None
+    finetuning.check_settings(
+        workdir,
+        {
+            "checkpoint": _CHECKPOINT.value,
+            "step": source.description.step,
+            "vocabulary": _VOCABULARY.value,
+            "lora": finetuning.as_json(lora),
+        },
+    )
+    dataset = _DATASET.value or _tokenise(source, workdir / "tokens")
+    spec = load_spec(dataset)
+    replace = None
+    if _VOCABULARY.value == "same":
+        finetuning.check_tokenizers(source.description, spec)
+    else:
+        old = source.description.spec().layout()
+        replace = VocabularyChange(old, spec.layout(), keep=_VOCABULARY.value == "extend")
+    config = finetuning.make_config(
+        source.description,
+        str(dataset),
+        steps=_STEPS.value,
+        adapters=lora is not None,
+        learning_rate=_RATE.value,
+        overrides=_SET.value,
+    )
+    objective: Objective = make_objective(config, spec, dataset)
+    initial = warm_start.from_source(source, replace)
+    run = workdir / "train"
+    if lora is not None:
+        objective = LoraObjective(objective, lora)
+        initial = warm_start.with_adapters(initial, lora, config.train.seed)
+    shapes = jax.eval_shape(objective.init, jax.random.key(0))
+    learns = finetuning.count_trainable(objective, shapes)
+    print(
+        f"{learns:,} of {finetuning.count(shapes):,} parameters learn, {config.train.steps} steps"
+    )
+    with RunLoaders(config, spec, objective) as loaders:
+        result = train(
+            config, objective, loaders.make, run, dataset=dataclasses.asdict(spec), initial=initial
+        )
+    model = run
+    if lora is not None and not result.interrupted:
+        model = finetuning.finish_adapters(
+            run, source, lora, workdir / "merged", workdir / "adapters"
+        )
+    return dataclasses.asdict(result) | {
+        "model": str(model),
+        "dataset": str(dataset),
+        "trainable_parameters": learns,
+    }
+
+
+def _lora_config() -> LoraConfig:
+    trained = list(_TRAINED.value)
+    if _VOCABULARY.value != "same":
+        trained += VOCABULARY_ARRAYS  # new rows have nothing to adapt
+    return LoraConfig(
+        rank=_RANK.value,
+        alpha=_ALPHA.value,
+        dropout=_DROPOUT.value,
+        targets=tuple(_TARGETS.value),
+        trained=tuple(trained),
+    )
+
+
+def _tokenise(source: Source, output: Path) -> Path:
+    """Tokens of the recordings, by the model's own tokenizers."""
+    spec = source.description.spec()
+    if not isinstance(spec, DatasetSpec):
+        raise cli.UserError(
+            "this model reads sequences of text and units: make them with tokenize_corpus and "
+            "build_sequences, and name them by --dataset"
+        )
+    if source.files is None:
+        raise cli.UserError(
+            f"--checkpoint={_CHECKPOINT.value}: its dataset {source.description.config.data.path!r}"
+            " is gone, and the tokenizers with it; name a directory that experiments.export wrote"
+        )
+    tokenize_corpus(
+        CorpusConfig(
+            audio_dir=_AUDIO_DIR.value,
+            source=_SOURCE.value,
+            transcripts=_TRANSCRIPTS.value,
+            output=str(output),
+            semantic=str(source.files / spec.semantic.path),
+            codec=str(source.files / spec.codec.path),
+            min_seconds=spec.min_seconds,
+            chunk_seconds=spec.chunk_seconds,
+            valid_fraction=_VALID_FRACTION.value,
+            heldout_speakers=0,
+        )
+    )
+    return output
+
+
+if __name__ == "__main__":
+    cli.run(main)
