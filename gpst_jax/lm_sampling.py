@@ -107,9 +107,9 @@ class LMDecoder:
         configs += [text] * (len(tables[0]) - len(configs))
         candidates = max(self._top_k(config) for config in configs)
         sampling = Sampling(
-            np.array([config.temperature for config in configs], np.float32),
-            np.array([self._top_k(config) for config in configs], np.int32),
-            np.array([config.top_p for config in configs], np.float32),
+            jnp.array([config.temperature for config in configs], jnp.float32),
+            jnp.array([self._top_k(config) for config in configs], jnp.int32),
+            jnp.array([config.top_p for config in configs], jnp.float32),
         )
         width = _round_up(max(len(request.prompt) for request in requests))
         max_new = _round_up(max(request.max_new for request in requests))
