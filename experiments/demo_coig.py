@@ -27,8 +27,8 @@ _LM_CONFIG = flags.DEFINE_string(
 _FLOW_CONFIG = flags.DEFINE_string(
     "flow_config", "experiments/configs/coig_flow_demo.py", "Training run of flow matching."
 )
-_ITEMS = flags.DEFINE_integer("items", 160, "Generated items per task for seen voices.")
-_UNSEEN = flags.DEFINE_integer("unseen_items", 60, "Generated items per task for unseen voices.")
+_ITEMS = flags.DEFINE_integer("items", 100, "Generated items per task for seen voices.")
+_UNSEEN = flags.DEFINE_integer("unseen_items", 40, "Generated items per task for unseen voices.")
 _SMOKE = flags.DEFINE_bool("smoke", False, "A small corpus, few steps and few items: minutes.")
 
 
@@ -62,6 +62,7 @@ def main(argv: list[str]) -> int:
     call = ["data_pipeline.build_sequences", f"--tokens={tokens}", f"--output={sequences}"]
     call += ["--tasks=asr,tts,speech_to_speech", f"--text_tokenizer={text}"]
     call += [f"--dialogue={dialogues}", "--system=", "--max_length=512"]
+    call.append("--train_on=answer")
     timings.run("sequences", call, accept=(0, PARTIAL))
 
     for name, config, data in (
@@ -76,7 +77,7 @@ def main(argv: list[str]) -> int:
     items, unseen = (6, 4) if smoke else (_ITEMS.value, _UNSEEN.value)
     call = ["experiments.generate", f"--workdir={_run(workdir, 'flow')}"]
     call += [f"--lm_workdir={_run(workdir, 'language model')}", f"--audio_dir={corpus}"]
-    call += [f"--dialogue={dialogues}", f"--output={samples}"]
+    call += [f"--dialogue={dialogues}", f"--output={samples}", "--flow_steps=4"]
     timings.run("generate", [*call, f"--items={items}", f"--unseen_items={unseen}"])
 
     timings.run(

@@ -8,7 +8,7 @@ codebook (data_pipeline.fit_tokenizers --unified, or SpeechTokenizer):
     python -m experiments.pretrain --config=experiments/configs/coig_flow_demo.py \
         --workdir=RUN --set=data.path=DATASET
 
-Hardware: any; measured figures stand in docs/results.md.
+Hardware: any. Quality: not measured yet.
 """
 
 from gpst_jax.config import (
@@ -41,12 +41,12 @@ def get_config() -> RunConfig:
             warmup_steps=30,
         ),
         train=TrainConfig(
-            steps=1200,
+            steps=1000,
             ema_decay=0.995,
             log_every=20,
-            eval_every=300,
+            eval_every=250,
             eval_batches=16,
-            checkpoint_every_steps=300,
+            checkpoint_every_steps=250,
             checkpoint_every_minutes=2.0,
         ),
     )

@@ -8,7 +8,7 @@ answers); on sequences of your own, made by data_pipeline.build_sequences:
     python -m experiments.pretrain --config=experiments/configs/coig_lm_demo.py \
         --workdir=RUN --set=data.path=SEQUENCES
 
-Hardware: any; measured figures stand in docs/results.md.
+Hardware: any. Quality: not measured yet.
 """
 
 from gpst_jax.config import (
@@ -37,11 +37,11 @@ def get_config() -> RunConfig:
             warmup_steps=30,
         ),
         train=TrainConfig(
-            steps=2400,
+            steps=1300,
             log_every=20,
-            eval_every=600,
+            eval_every=325,
             eval_batches=16,
-            checkpoint_every_steps=600,
+            checkpoint_every_steps=325,
             checkpoint_every_minutes=2.0,
         ),
     )
