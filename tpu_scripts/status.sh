@@ -9,4 +9,4 @@ begin '' "$@"
 need workdir
 slices="$(backend_state)"
 $GPST_DRY_RUN || echo "$GPST_NAME: $GPST_NUM_SLICES x $GPST_TOPOLOGY, slices $slices"
-backend_status
+if $GPST_DRY_RUN || [[ "$slices" == ready ]]; then backend_status; fi

@@ -92,7 +92,12 @@ host_state() { # HOST NUMBER
 }
 
 backend_status() {
-  for_all_hosts host_state
+  local states
+  states="$(for_all_hosts host_state)" || true
+  if ! $GPST_DRY_RUN; then
+    say "$states"
+    if ! grep -qvE ' none$' <<<"$states"; then return 0; fi # not launched, or not even set up
+  fi
   on_first_host "$RUN_PYTHON" -m experiments.status "--workdir=$GPST_WORKDIR"
 }
 

@@ -4,6 +4,7 @@ import math
 import re
 import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 from world import World, fail, flag
@@ -36,8 +37,16 @@ def main() -> None:
             _part(world, plain[2], f"{kind}/{name}")
         case ["container", "node-pools", verb, name]:
             _pool(world, verb, name)
-        case ["container", "clusters", "get-credentials", _]:
+        case ["container", "clusters", "get-credentials", _] | ["config", "set", *_]:
             return
+        case ["services", "enable", *_]:
+            return
+        case ["storage", "buckets", "create", bucket]:
+            _add(world, bucket, {"state": "READY"})
+        case ["storage", "rsync", source, target]:
+            if not Path(source).is_dir():
+                fail(f"ERROR: (gcloud.storage.rsync) The source directory {source} does not exist")
+            _describe(world, "/".join(target.split("/")[:3]))
         case _:
             fail(f"ERROR: (gcloud) Invalid choice: {' '.join(plain)}", 2)
 
