@@ -1,10 +1,11 @@
 """Data preparation and loading, beside what one host of a pod consumes."""
 
+import importlib.util
 import os
 from collections.abc import Callable
 from typing import Any
 
-from data_pipeline import benchmarks
+from data_pipeline import beam_runner, benchmarks
 from data_pipeline.packing import PackingConfig
 from data_pipeline.tokens import TokenLayout
 from gpst_jax import chips
@@ -41,8 +42,10 @@ def measure(
     cores = len(os.sched_getaffinity(0))
     wanted = demand(config, layout)
     result: dict[str, Any] = {"suite": "data", "cores": cores, "demand": wanted}
-    runners = (("local", 1), ("local", cores))
-    result["tokenising"] = benchmarks.run_apart(benchmarks.tokenising, 240 * scale, runners)
+    runners = [("local", 1), ("local", cores)]
+    if importlib.util.find_spec("apache_beam"):
+        runners += [(beam_runner.DIRECT, 1), (beam_runner.DIRECT, cores)]
+    result["tokenising"] = benchmarks.run_apart(benchmarks.tokenising, 240 * scale, tuple(runners))
     done(1)
     result["loading"] = []
     for workers in sorted({0, 1, cores}):
