@@ -21,8 +21,9 @@ from absl import flags
 
 from data_pipeline import cli
 from gpst_jax.config import ConfigError
-from gpst_jax.export import hub, loading, model_card, shards
+from gpst_jax.export import hub, loading, model_card, peft, shards
 from gpst_jax.export.directory import FORMATS, export
+from gpst_jax.export.sources import Source
 from gpst_jax.run_record import CheckpointError
 from gpst_jax.storage import StorageError
 
@@ -46,6 +47,9 @@ _TOKENIZERS = flags.DEFINE_string(
 _LICENCE = flags.DEFINE_string(
     "licence", model_card.NO_LICENCE, "Of the weights, as an SPDX identifier."
 )
+_ADAPTERS = flags.DEFINE_string(
+    "adapters", None, "Directory of adapters in PEFT's layout that are added to the model."
+)
 _UPLOAD = flags.DEFINE_string("upload", None, "OWNER/NAME on a model hub that it is sent to.")
 _PUBLIC = flags.DEFINE_bool("public", False, "With --upload: anyone may read it.")
 
@@ -57,7 +61,11 @@ def main(argv: list[str]) -> int:
     if _UPLOAD.value:
         hub.check(_UPLOAD.value)  # before any work
     try:
-        source = loading.open_source(_CHECKPOINT.value, _read_steps(), average=_AVERAGE.value)
+        source: Source = loading.open_source(
+            _CHECKPOINT.value, _read_steps(), average=_AVERAGE.value
+        )
+        if _ADAPTERS.value:
+            source = peft.AdaptedSource(source, _ADAPTERS.value)
         result = export(
             source,
             _OUTPUT.value,
