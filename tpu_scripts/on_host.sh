@@ -56,6 +56,10 @@ start() { # TRIES WAIT COMMAND...
     echo "error: it is running on this host: stop it first" >&2
     exit 2
   fi
+  if [[ ! -x .venv/bin/python ]]; then
+    echo "error: this host has no environment: tpu_scripts/setup.sh makes it" >&2
+    exit 2
+  fi
   while IFS= read -r line; do export "${line?}"; done
   stop # what a dead supervisor has left
   mkdir -p "$DIR"

@@ -33,6 +33,7 @@ def render(*more, **flags):
 @pytest.fixture(scope="module")
 def validate():
     import jsonschema  # of the extra dev
+
     validator = jsonschema.validators.validator_for(SCHEMA)
     validator.check_schema(SCHEMA)
 

@@ -161,7 +161,7 @@ def test_the_arithmetic_is_that_of_the_pods_table():
     chips, hbm, capacity, step = int(cells[3]), cells[6], cells[7], float(cells[8])
     page = " ".join(PAGE.read_text().split())
     config = (ROOT / "experiments" / "configs" / "gpst_1b.py").read_text()
-    steps = int(re.search(r"steps=([\d_]+),\n", config)[1])
+    steps = int(re.search(r"\bsteps=([\d_]+),\n", config)[1])
     assert f"{steps:,} steps" in page
     assert f"at least {step:.3f} s" in page
     assert f"{hbm} of {capacity} GiB" in page
@@ -187,5 +187,5 @@ def test_the_page_names_every_verb_and_only_files_that_are_there():
         "delete",
     ):
         assert f"{verb}.sh" in page
-    for name in re.findall(r"(?:tpu_scripts|docker|experiments/configs)/[\w./]+\w", page):
+    for name in re.findall(r"(?<![\w/])(?:tpu_scripts|docker|experiments/configs)/[\w./]+\w", page):
         assert (ROOT / name).exists(), name
