@@ -4,10 +4,10 @@
         --workdir=RUN --set=data.path=SEQUENCES --set=train.init_from=LLAMA
 
 LLAMA is a directory of Llama 2 weights in safetensors. This is the first stage, on units alone
-(data_pipeline.build_sequences --tasks=pretrain); `coig_lm_7b_instruct` goes on from it, and docs/coig.md
-says how adapters for dialogue are trained on top. Batch and schedule: those of SpeechGPT where they
-are known (arXiv 2305.11000); those of SpeechGPT-Gen were never published. Hardware: docs/pods.md.
-Quality: not measured.
+(data_pipeline.build_sequences --tasks=pretrain); `coig_lm_7b_instruct` goes on from it, and
+docs/coig.md says how adapters for dialogue are trained on top. Batch and schedule: those of
+SpeechGPT where they are known (arXiv 2305.11000); those of SpeechGPT-Gen were never published.
+Hardware: docs/pods.md. Quality: not measured.
 """
 
 from data_pipeline.vocabulary import Vocabulary
