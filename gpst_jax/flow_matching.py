@@ -134,9 +134,7 @@ class FlowMatcher(nnx.Module):
             (B, T, D) float32.
         """
         inputs = self.network_input(x, e, context, t).astype(self.dtype)
-        hidden = self.backbone_of(self.embed(inputs), t, valid, key=key)
-        kernel = self._gather(self.to_pred.kernel[...], ("embed", None))
-        return _flat_product(hidden, kernel).astype(jnp.float32)
+        return self.predict(self.backbone_of(self.embed(inputs), t, valid, key=key))
 
     def embed(self, inputs: jax.Array) -> jax.Array:
         """(B, T, 2D + 1 or 3D + 1) to the width of the backbone."""
@@ -158,6 +156,11 @@ class FlowMatcher(nnx.Module):
         if isinstance(self.backbone, DiT):
             return self.backbone(x, frames, t, key=key)
         return self.backbone(x, frames, key=key)
+
+    def predict(self, hidden: jax.Array) -> jax.Array:
+        """The backbone's output (B, T, d_model) to velocities (B, T, D) float32."""
+        kernel = self._gather(self.to_pred.kernel[...], ("embed", None))
+        return _flat_product(hidden, kernel).astype(jnp.float32)
 
     def _gather(self, kernel: jax.Array, axes: sharding.LogicalAxes) -> jax.Array:
         return sharding.gather(kernel, axes, self.dtype).astype(self.dtype)

@@ -27,7 +27,7 @@ def check(golden: Golden) -> dict[str, float]:
         UserError: the file lacks an entry, or one has another shape than ours.
     """
     config = configuration(golden)
-    params = import_weights(golden, config)
+    params = jax.tree.map(jnp.asarray, import_weights(golden, config))
     model = flow_matching.bind(config, TokenLayout(1, 1, 1), params)
     with jax.default_matmul_precision("highest"):
         return golden.differences(_training(model, golden) | _generation(model, golden))
@@ -75,27 +75,33 @@ def _training(model: FlowMatcher, golden: Golden) -> dict[str, Any]:
     context = flow_matching.prompt_context(x1, predicted)
     start, end = model.endpoints(x1, e, noise)
 
-    def outputs(sigma: float) -> dict[str, Any]:
+    @jax.jit
+    def outputs(sigma: jax.Array) -> dict[str, Any]:
         x = flow_matching.path_point(start, end, t[:, None, None], sigma)
         target = flow_matching.path_velocity(start, end, sigma)
-        prediction = model.velocity(x, e, context, t, valid)
+        inputs = model.network_input(x, e, context, t)
+        embedded = model.embed(inputs)
+        hidden = model.backbone_of(embedded, t, valid)
+        prediction = model.predict(hidden)
         total, count = flow_matching.squared_error(prediction, target, predicted)
         return {
             "x_t": x,
+            "net_input": inputs,
+            "embedded": embedded,
+            "backbone_out": hidden,
             "prediction": prediction,
             "target": target,
-            "target_selected": np.asarray(target)[np.asarray(predicted)],
             "loss": total / count,
         }
 
-    ours = {f"outputs/{name}": value for name, value in outputs(model.config.sigma).items()}
-    ours["outputs/context"] = context
-    ours["outputs/net_input"] = model.network_input(ours["outputs/x_t"], e, context, t)
-    ours["outputs/embedded"] = model.embed(ours["outputs/net_input"])
-    ours["outputs/backbone_out"] = model.backbone_of(ours["outputs/embedded"], t, valid)
-    with_width = outputs(0.1)
-    del with_width["target"]  # not stored
-    return ours | {f"sigma01/{name}": value for name, value in with_width.items()}
+    ours = {"outputs/context": context}
+    for group, sigma in (("outputs", model.config.sigma), ("sigma01", 0.1)):
+        found = outputs(jnp.float32(sigma))
+        found["target_selected"] = found["target"][predicted]
+        # With a width, intermediate results are not stored.
+        names = found if group == "outputs" else ("x_t", "prediction", "target_selected", "loss")
+        ours |= {f"{group}/{name}": found[name] for name in names}
+    return ours
 
 
 def _generation(model: FlowMatcher, golden: Golden) -> dict[str, Any]:
@@ -105,38 +111,38 @@ def _generation(model: FlowMatcher, golden: Golden) -> dict[str, Any]:
     )
     mask = jnp.asarray(golden["gen/target_mask"])
     steps = round(1 / float(golden.scalar("ode_step_size")))
-    times: list[float] = []
 
     def solve(e, context, noise, valid):
+        """The initial state, (time, velocity) of every evaluation, and the final state."""
         start, _ = model.endpoints(jnp.zeros_like(e), e, noise)
+        calls: list[tuple[float, np.ndarray]] = []
 
-        def velocity(x, t):
-            return model.velocity(x, e, context, jnp.full(len(x), t), valid)
+        def field(x, t):
+            found = model.velocity(x, e, context, jnp.full(len(x), t), valid)
+            jax.debug.callback(
+                lambda t, found: calls.append((float(t), np.asarray(found))), t, found, ordered=True
+            )
+            return found
 
-        def recorded(x, t):
-            jax.debug.callback(lambda t: times.append(float(t)), t, ordered=True)
-            return velocity(x, t)
-
-        return start, velocity, jax.jit(lambda x: solvers.integrate(recorded, x, steps))(start)
+        full = jax.jit(lambda x: solvers.integrate(field, x, steps))(start)
+        jax.effects_barrier()
+        return start, calls, full
 
     context = jnp.concatenate([x1_prompt, jnp.zeros_like(e)], axis=1)
     e_all = jnp.concatenate([e_prompt, e], axis=1)
     valid = jnp.concatenate([jnp.ones(e_prompt.shape[:2], bool), mask], axis=1)
-    start, velocity, full = solve(e_all, context, noise, valid)
-    jax.effects_barrier()
-    evaluated, half = list(times), 0.5 / steps
-    first = velocity(start, 0.0)
+    start, calls, full = solve(e_all, context, noise, valid)
     frames = e.shape[1]
-    y0, _, alone = solve(e, jnp.zeros_like(e), noise[:, :frames], mask)
+    alone_start, _, alone = solve(e, jnp.zeros_like(e), noise[:, :frames], mask)
     return {
         "gen/y0": start,
         "gen/first_net_input": model.network_input(start, e_all, context, jnp.zeros(len(e))),
-        "gen/eval_times": np.asarray(evaluated),
-        "gen/velocity_0": first,
-        "gen/velocity_1": velocity(start + half * first, half),
+        "gen/eval_times": np.asarray([time for time, _ in calls]),
+        "gen/velocity_0": calls[0][1],
+        "gen/velocity_1": calls[1][1],
         "gen/y_full": full,
         "gen/output": full[:, -frames:],
-        "gen/n_evaluations": len(evaluated),
-        "gen_noprompt/y0": y0,
+        "gen/n_evaluations": len(calls),
+        "gen_noprompt/y0": alone_start,
         "gen_noprompt/output": alone,
     }

@@ -41,7 +41,7 @@ class Golden:
         if name not in self.entries:
             raise UserError(
                 f"{self.path}: golden entry {name} is missing; tests/gpst_jax/make_golden.py and "
-                "numpy_flow.py write the layout"
+                "tests/support/numpy_flow.py write the layout"
             )
         return self.entries[name]
 

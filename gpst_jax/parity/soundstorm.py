@@ -26,7 +26,8 @@ def check(golden: Golden) -> dict[str, float]:
         UserError: the file lacks an entry, or one has another shape than ours.
     """
     config, layout = configuration(golden)
-    model = soundstorm.bind(config, layout, import_weights(golden, config))
+    params = jax.tree.map(jnp.asarray, import_weights(golden, config))
+    model = soundstorm.bind(config, layout, params)
     with jax.default_matmul_precision("highest"):
         return golden.differences(_training(model, golden) | _once(model, golden))
 
@@ -58,6 +59,14 @@ def import_weights(golden: Golden, config: SoundStormConfig) -> dict:
 def _training(model: SoundStorm, golden: Golden) -> dict[str, Any]:
     codes, units = (jnp.asarray(golden[f"inputs/{name}"]) for name in ("codes", "semantic_ids"))
     valid = jnp.asarray(golden["inputs/valid_mask"])
+
+    @jax.jit
+    def outputs(ids, rows, selected):
+        hidden = model.hidden(ids, units, valid)
+        targets = jnp.take_along_axis(codes, rows[:, None, None], axis=2)[..., 0]
+        _, nll = losses.cross_entropy(model.level_logits(hidden, rows), targets, selected)
+        return model.logits(hidden), nll / selected.sum()
+
     ours = {}
     for level in range(model.num_levels):
         selected = jnp.asarray(golden[f"level{level}/selected"])
@@ -65,12 +74,11 @@ def _training(model: SoundStorm, golden: Golden) -> dict[str, Any]:
         prompt = jnp.broadcast_to(prompt[None], selected.shape)
         rows = jnp.full(len(codes), level)
         ids = soundstorm.hide(codes, rows, selected, prompt, model.mask_id)
-        hidden = model.hidden(ids, units, valid)
-        _, nll = losses.cross_entropy(model.level_logits(hidden, rows), codes[..., level], selected)
+        logits, loss = outputs(ids, rows, selected)
         ours |= {
             f"level{level}/net_input_ids": ids,
-            f"level{level}/logits": model.logits(hidden),
-            f"level{level}/loss": nll / selected.sum(),
+            f"level{level}/logits": logits,
+            f"level{level}/loss": loss,
         }
     return ours
 
@@ -81,6 +89,7 @@ def _once(model: SoundStorm, golden: Golden) -> dict[str, Any]:
     )
     hidden = jnp.full((*units.shape, model.num_levels), model.mask_id)
     ids = jnp.concatenate([prompt[..., 1:], hidden], axis=1)
-    logits = model.logits(model.hidden(ids, jnp.concatenate([prompt[..., 0], units], axis=1)))
+    semantics = jnp.concatenate([prompt[..., 0], units], axis=1)
+    logits = jax.jit(lambda ids: model.logits(model.hidden(ids, semantics)))(ids)
     codes = np.asarray(logits.argmax(axis=-1))[:, prompt.shape[1] :]
     return {"once/output": np.concatenate([np.asarray(units)[..., None], codes], axis=-1)}

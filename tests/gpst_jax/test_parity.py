@@ -1,4 +1,4 @@
-"""The `paper` block gives what the published model gives, and a difference never passes."""
+"""Our models give what the published ones give, and a difference never passes."""
 
 import json
 import pathlib
@@ -6,16 +6,20 @@ import subprocess
 import sys
 
 import numpy as np
+import numpy_flow
 import pytest
 from absl.testing import flagsaver
 
 from data_pipeline.cli import UserError
 from experiments import check_parity
-from gpst_jax.parity import gpst
+from gpst_jax.parity import flow, gpst, soundstorm
 from gpst_jax.parity.golden import Golden
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 FILES = ["golden_gpst.npz", "golden_gpst_shared.npz"]
+
+
+OFFICIAL = DATA.parents[2] / "shared" / "golden"  # tensors of the official code, not ours to store
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +59,51 @@ def test_the_files_hold_what_the_reference_gives(name, tmp_path):
         assert set(old.files) == set(new.files)
         for key in old.files:
             np.testing.assert_allclose(old[key], new[key], rtol=0, atol=1e-6, err_msg=key)
+
+
+@pytest.mark.parametrize(("chain", "depth"), [("implicit", 5), ("explicit", 2)])
+def test_flow_matching_equals_the_reference(chain, depth, tmp_path):
+    entries = numpy_flow.flow(chain, depth)
+    np.savez(tmp_path / "flow.npz", **entries)
+    kind, differences = check_parity.compare(str(tmp_path / "flow.npz"))
+    assert kind == "flow"
+    compared = {name for name in entries if name.startswith(("outputs/", "sigma01/"))}
+    assert compared | {"gen/output", "gen/n_evaluations"} <= set(differences)
+    assert max(differences.values()) < 1e-5
+
+
+def test_a_changed_tap_of_the_flow_is_noticed(tmp_path):
+    entries = numpy_flow.flow("implicit", 1)
+    entries["weights/net.bottleneck_layers.0.conv.ds_conv.conv.weight"][3, 0, 17] += 0.01
+    np.savez(tmp_path / "flow.npz", **entries)
+    differences = flow.check(Golden(str(tmp_path / "flow.npz")))
+    assert differences["outputs/embedded"] < 1e-5
+    assert differences["outputs/backbone_out"] > 1e-4
+    assert differences["gen/output"] > 1e-4
+
+
+def test_soundstorm_equals_the_reference(tmp_path):
+    entries = numpy_flow.soundstorm()
+    np.savez(tmp_path / "soundstorm.npz", **entries)
+    kind, differences = check_parity.compare(str(tmp_path / "soundstorm.npz"))
+    assert kind == "soundstorm"
+    assert len(differences) == 10
+    assert max(differences.values()) < 1e-5
+    wrong = entries["once/output"].copy()
+    wrong[0, 0, 1] = (wrong[0, 0, 1] + 1) % 7
+    np.savez(tmp_path / "soundstorm.npz", **(entries | {"once/output": wrong}))
+    differences = soundstorm.check(Golden(str(tmp_path / "soundstorm.npz")))
+    assert differences["once/output"] == np.inf
+
+
+@pytest.mark.parametrize(
+    "name", [f"flow_a_{chain}" for chain in ("implicit", "plain", "explicit")] + ["soundstorm_a"]
+)
+def test_official_tensors(name):
+    path = OFFICIAL / f"{name}.npz"
+    if not path.exists():
+        pytest.skip("the official tensors are not here")
+    assert max(check_parity.compare(str(path))[1].values()) < 1e-5
 
 
 def test_a_changed_weight_is_noticed(golden, changed):

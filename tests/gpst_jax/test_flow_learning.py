@@ -1,0 +1,147 @@
+"""Flow matching learns a toy voice: what is said comes from the units, who speaks from the prompt.
+
+A frame is the vector of its unit plus the offset of its speaker; a speaker is one of the codes of
+the second codebook, the same in all frames of a row.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from data_pipeline.tokens import TokenLayout
+from gpst_jax.config import DataConfig, FlowConfig, RunConfig, TransformerConfig
+from gpst_jax.flow_sampling import FlowRequest, FlowSampler, FlowSettings
+from gpst_jax.objectives import FlowObjective
+
+pytestmark = pytest.mark.slow
+
+UNITS, SPEAKERS, WIDTH, ROWS, FRAMES = 8, 4, 6, 16, 24
+LAYOUT = TokenLayout(UNITS, 2, UNITS, 50, 50)
+STEPS = 500
+
+
+def _codebooks():
+    books = np.random.default_rng(0).normal(size=(2, UNITS, WIDTH)).astype(np.float32)
+    return books * np.array([2.0, 1.0], np.float32)[:, None, None]
+
+
+def _batch(key, told=True):
+    """Rows of random units, one speaker each; without `told` the units say nothing."""
+    unit_key, speaker_key = jax.random.split(key)
+    units = jax.random.randint(unit_key, (ROWS, FRAMES), 0, UNITS)
+    speakers = jax.random.randint(speaker_key, (ROWS, 1), 0, SPEAKERS)
+    codes = jnp.stack([units, jnp.broadcast_to(speakers, units.shape)], axis=-1)
+    ones = jnp.ones((ROWS, FRAMES), jnp.int32)
+    return {"units": units if told else 0 * units, "codes": codes, "segment_ids": ones}
+
+
+@functools.cache
+def _train(chain, told=True):
+    """A trained (objective, params)."""
+    model = FlowConfig(
+        TransformerConfig(48, 2, 4, 96),
+        backbone="dit",
+        chain=chain,
+        max_prompt_seconds=0.4,
+        prompt_per_item=True,
+    )
+    run = RunConfig("toy", model, DataConfig(rows=ROWS, frame_budget=FRAMES, crop_seconds=0.48))
+    objective = FlowObjective(run, LAYOUT, _codebooks())
+    params = objective.init(jax.random.key(0))
+    schedule = optax.cosine_decay_schedule(5e-3, STEPS)
+    tx = optax.multi_transform(
+        {"train": optax.adam(schedule, b2=0.99), "frozen": optax.set_to_zero()},
+        jax.tree.map_with_path(
+            lambda path, _: (
+                "train" if objective.trainable("/".join(k.key for k in path)) else "frozen"
+            ),
+            params,
+        ),
+    )
+
+    @jax.jit
+    def fit(params):
+        def step(carry, index):
+            params, state = carry
+            key = jax.random.fold_in(jax.random.key(1), index)
+            batch = _batch(key, told)
+            weights = objective.weights(batch)
+            gradients = jax.grad(lambda p: objective.loss(p, batch, key, weights, True)[0])(params)
+            updates, state = tx.update(gradients, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(step, (params, tx.init(params)), jnp.arange(STEPS))[0][0]
+
+    return objective, fit(params)
+
+
+def _render(chain, settings, speaker, told=True, count=8, seed=5, prompted=True):
+    """Latents (count, T, D) sampled in a speaker's voice, and the units asked for."""
+    objective, params = _train(chain, told)
+    rng = np.random.default_rng(seed)
+    units = rng.integers(UNITS, size=(count, 14))
+    before = rng.integers(UNITS, size=(count, 10))
+    requests = [
+        FlowRequest(
+            units[i] if told else 0 * units[i],
+            np.stack([before[i], np.full(10, speaker)]) if prompted else None,
+            (before[i] if told else 0 * before[i]) if prompted else None,
+            item=i,
+        )
+        for i in range(count)
+    ]
+    sampler = FlowSampler(objective.model_config, LAYOUT, params, settings)
+    return np.stack(sampler.sample(requests)), units
+
+
+def _encode(latents):
+    """Nearest (unit, speaker) of every frame."""
+    books = _codebooks()
+    pairs = books[0][:, None] + books[1][None, :SPEAKERS]
+    distance = np.square(latents[..., None, None, :] - pairs).sum(axis=-1)
+    best = distance.reshape(*latents.shape[:-1], -1).argmin(axis=-1)
+    return best // SPEAKERS, best % SPEAKERS
+
+
+def _error(latents, units, speaker):
+    expected = _codebooks()[0][units] + _codebooks()[1][speaker]
+    return np.linalg.norm(latents - expected) / np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("chain", ["implicit", "explicit"])
+def test_units_say_what_and_the_prompt_says_who(chain):
+    heard = []
+    for speaker in (0, 2):
+        latents, units = _render(chain, FlowSettings("midpoint", 8), speaker)
+        said, who = _encode(latents)
+        assert np.mean(said == units) > 0.95
+        assert np.mean(who == speaker) > 0.9
+        assert _error(latents, units, speaker) < 0.2
+        heard.append(said)
+    assert np.mean(heard[0] == heard[1]) > 0.9
+
+
+def test_without_a_prompt_voices_vary_and_words_do_not():
+    latents, units = _render("implicit", FlowSettings("midpoint", 8), 0, count=24, prompted=False)
+    said, who = _encode(latents)
+    assert np.mean(said == units) > 0.9
+    assert len(np.unique([np.bincount(row).argmax() for row in who])) > 1
+
+
+def test_the_semantic_prior_replaces_telling_the_semantics():
+    """Equal steps and sizes, two evaluations: the prior is far better than no semantics at all."""
+    settings, errors = FlowSettings("euler", 2), {}
+    for name, chain, told in (
+        ("prior", "implicit", True),
+        ("told", "plain", True),
+        ("neither", "plain", False),
+    ):
+        latents, units = _render(chain, settings, 1, told)
+        errors[name] = _error(latents, units, 1)
+    print({name: round(float(error), 3) for name, error in errors.items()})
+    assert errors["prior"] < 0.6 * errors["neither"]
+    assert errors["prior"] < 1.5 * errors["told"]
