@@ -88,6 +88,8 @@ backend_run_state() {
     echo running
   elif [[ ! -f "$LOGS/exit_code" ]]; then
     if [[ -d "$LOGS" ]]; then echo lost; else echo none; fi
+  elif [[ -e "$LOGS/stop" && "$(<"$LOGS/exit_code")" != 0 ]]; then
+    echo stopped
   else
     case "$(<"$LOGS/exit_code")" in
       0) echo finished ;;
