@@ -102,7 +102,7 @@ class FrameObjective:
             share = spread(len(lengths))
         limit = jnp.maximum(jnp.minimum(lengths, self.max_prompt) - _MIN_PREDICTED, 0)
         prompts = jnp.minimum((share * (limit + 1)).astype(jnp.int32), limit)
-        return jnp.arange(valid.shape[1])[None] < prompts[:, None]
+        return valid & (jnp.arange(valid.shape[1])[None] < prompts[:, None])
 
     def rates(self, batch: Batch) -> dict[str, jax.Array]:
         """Frames and seconds of audio of a batch."""

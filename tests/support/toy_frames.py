@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipeline.tokens import TokenLayout
+from gpst_jax import flow_matching
 from gpst_jax.config import (
     DataConfig,
     FlowConfig,
@@ -76,15 +77,8 @@ def random_params(objective, seed: int = 0) -> dict:
 
     params = jax.tree_util.tree_map_with_path(draw, shapes)
     if isinstance(objective, FlowObjective):
-        fixed = jax.device_get(_frozen(objective))
-        params |= {"codebooks": {"embedding": fixed[0]}, "latent_shift": fixed[1]}
-        params["latent_scale"] = fixed[2]
+        books, semantics = objective.codebooks, objective.model_config.semantics
+        shift, scale = flow_matching.latent_statistics(books, semantics, LAYOUT.num_units)
+        params["codebooks"] = {"embedding": jnp.asarray(books)}
+        params |= {"latent_shift": jnp.asarray(shift), "latent_scale": jnp.float32(scale)}
     return params
-
-
-def _frozen(objective):
-    from gpst_jax import flow_matching
-
-    books, config = objective.codebooks, objective.model_config
-    shift, scale = flow_matching.latent_statistics(books, config.semantics, LAYOUT.num_units)
-    return jnp.asarray(books), jnp.asarray(shift), jnp.float32(scale)
