@@ -35,9 +35,11 @@ try_again() { # WHY: counts a try, waits; ends when there are no more
 }
 
 create_slices() {
-  local message
+  local message code=0
   message="$(mktemp)"
-  if ! backend_create 2> >(tee "$message" >&2); then
+  backend_create 2>"$message" || code=$?
+  cat "$message" >&2
+  if ((code)); then
     # What the same command would meet again; a quota may be given back, capacity may come.
     if grep -qE 'PERMISSION_DENIED|INVALID_ARGUMENT|unrecognized arguments|Invalid value' "$message"; then
       die "the slices cannot be made; the lines above say why"

@@ -114,7 +114,9 @@ class World:
             "GPST_REAL_PYTHON": settings["python"],
             "GPST_EXECUTE": str(settings["execute"]),
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            # The compiler may spend little: there is little to compute.
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
+            "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
             "NPROC": "16",  # threads of the collectives: with the cores' number they can starve
             "JAX_COMPILATION_CACHE_DIR": str(self.path.parent / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
