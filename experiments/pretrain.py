@@ -25,6 +25,7 @@ from data_pipeline.dataset_kinds import Spec
 from data_pipeline.mixture import dataset_with, load_spec
 from data_pipeline.records import RecordError
 from data_pipeline.spec import DatasetSpec
+from experiments import exits
 from experiments.run_config import load_config
 from experiments.run_loaders import RunLoaders
 from gpst_jax import processes
@@ -37,10 +38,6 @@ from gpst_jax.run_record import CheckpointError
 from gpst_jax.storage import StorageError
 from gpst_jax.train import TrainResult, train
 from gpst_jax.train_log import DivergenceError
-
-EXIT_DIVERGED = 1
-EXIT_STORAGE = os.EX_IOERR  # 74
-EXIT_INTERRUPTED = os.EX_TEMPFAIL  # 75: try again
 
 _CONFIG = flags.DEFINE_string(
     "config", None, "Python file or module whose get_config() returns the run.", required=True
@@ -98,9 +95,9 @@ def main(argv: list[str]) -> int:
         config = load_config(_CONFIG.value).override(_SET.value)
         result = pretrain(config, _WORKDIR.value)
     except DivergenceError as error:
-        return _failed(EXIT_DIVERGED, f"training diverged: {error}")
+        return _failed(exits.DIVERGED, f"training diverged: {error}")
     except (StorageError, RecordError) as error:
-        return _failed(EXIT_STORAGE, str(error))
+        return _failed(exits.STORAGE, str(error))
     except (ConfigError, CheckpointError, cli.UserError) as error:
         if jax.process_count() == 1:
             raise cli.UserError(str(error)) from error
@@ -109,12 +106,12 @@ def main(argv: list[str]) -> int:
         print(summarize(result))
         if cli.JSON_OUT.value:
             cli.write_json(cli.JSON_OUT.value, result_json(result))
-    return EXIT_INTERRUPTED if result.interrupted else 0
+    return exits.INTERRUPTED if result.interrupted else 0
 
 
 def _failed(code: int, message: str) -> int:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    if code == EXIT_STORAGE or jax.process_count() > 1:
+    if code == exits.STORAGE or jax.process_count() > 1:
         processes.leave_at_once(code)
     return code
 
