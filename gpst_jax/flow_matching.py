@@ -171,12 +171,14 @@ def _flat_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
 
 
-def path_point(start: jax.Array, end: jax.Array, t: jax.Array, sigma: float) -> jax.Array:
+def path_point(
+    start: jax.Array, end: jax.Array, t: jax.Array, sigma: float | jax.Array
+) -> jax.Array:
     """x_t = (1 - (1 - sigma) t) start + t end, for t that broadcasts against both."""
     return (1.0 - (1.0 - sigma) * t) * start + t * end
 
 
-def path_velocity(start: jax.Array, end: jax.Array, sigma: float) -> jax.Array:
+def path_velocity(start: jax.Array, end: jax.Array, sigma: float | jax.Array) -> jax.Array:
     """The path's derivative, which is the same at all times: end - (1 - sigma) start."""
     return end - (1.0 - sigma) * start
 

@@ -67,7 +67,7 @@ def _training(model: SoundStorm, golden: Golden) -> dict[str, Any]:
         _, nll = losses.cross_entropy(model.level_logits(hidden, rows), targets, selected)
         return model.logits(hidden), nll / selected.sum()
 
-    ours = {}
+    ours: dict[str, Any] = {}
     for level in range(model.num_levels):
         selected = jnp.asarray(golden[f"level{level}/selected"])
         prompt = jnp.arange(codes.shape[1]) < golden[f"level{level}/prompt_len"].item()
