@@ -105,15 +105,6 @@ def finetune(workdir: Path) -> dict[str, Any]:
     """Tokenises, trains and writes the model; returns what `--json_out` holds."""
     source = loading.open_source(_CHECKPOINT.value, [_STEP.value] if _STEP.value else [])
     lora = _lora_config() if _METHOD.value == "lora" else None
-    finetuning.check_settings(
-        workdir,
-        {
-            "checkpoint": _CHECKPOINT.value,
-            "step": source.description.step,
-            "vocabulary": _VOCABULARY.value,
-            "lora": finetuning.as_json(lora),
-        },
-    )
     dataset = _DATASET.value or _tokenise(source, workdir / "tokens")
     spec = load_spec(dataset)
     replace = None
@@ -131,6 +122,15 @@ def finetune(workdir: Path) -> dict[str, Any]:
         overrides=_SET.value,
     )
     objective: Objective = make_objective(config, spec, dataset)
+    finetuning.check_settings(
+        workdir,
+        {
+            "checkpoint": _CHECKPOINT.value,
+            "step": source.description.step,
+            "vocabulary": _VOCABULARY.value,
+            "lora": finetuning.as_json(lora),
+        },
+    )
     initial = warm_start.from_source(source, replace)
     run = workdir / "train"
     if lora is not None:

@@ -4,9 +4,11 @@ import json
 import subprocess
 import sys
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from stored_model import make_config, make_dataset, save_run
 
 # Peak of resident memory beyond what the imports take, in bytes, as the kernel counts it.
@@ -33,13 +35,17 @@ print(json.dumps({"bytes": result["bytes"], "peak": peak() - before}))
 def _measure(tmp_path, megabytes, shard):
     """Exports a synthetic model of about so many megabytes; bytes written and peak memory."""
     layers, width = 12, 512
-    inner = megabytes * 10**6 // (4 * layers * 3 * width)
+    inner = megabytes * 10**6 // (4 * layers * 3 * width) // 64 * 64
     spec = make_dataset(tmp_path / "dataset", 2)
     config = make_config(tmp_path / "dataset")
     rng = np.random.default_rng(0)
 
+    # As a run on several devices stores it: each one's part is a chunk of its own.
+    where = NamedSharding(jax.make_mesh((jax.device_count(),), ("fsdp",)), P(None, "fsdp"))
+
     def noise(*shape):
-        return jnp.asarray(rng.random(shape, np.float32))
+        array = rng.random(shape, np.float32)
+        return jax.device_put(array, where if array.ndim > 1 else None)
 
     mlp = {
         "gate": {"kernel": noise(layers, width, inner)},
