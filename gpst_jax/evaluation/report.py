@@ -123,8 +123,8 @@ def _answer_table(results: dict[str, Any]) -> str:
     return (
         "<h2>Right answers</h2><p>Share of spoken questions that are answered rightly, by the "
         f"judge {escape(rows[0][1]['judge'])}: in what a recogniser hears, and in what the model "
-        "wrote before it spoke. Beside it the word errors of the chain: of the question as the model "
-        "understood it, and of its speech against its own text.</p>" + _table(head, body)
+        "wrote before it spoke. Beside it the word errors of the chain: of the question as the "
+        "model understood it, and of its speech against its own text.</p>" + _table(head, body)
     )
 
 
