@@ -44,6 +44,10 @@ python="${PYTHON:-$ROOT/.venv/bin/python}"
 [[ -x "$python" ]] || python="$(command -v python3)"
 if [[ -n "$keep" ]]; then
   mkdir -p "$keep"
+  if [[ -n "$(ls -A "$keep")" ]]; then
+    echo "error: --keep=$keep: not empty, name another directory" >&2
+    exit 2
+  fi
   stage="$(cd "$keep" && pwd)"
 else
   stage="$(mktemp -d)"

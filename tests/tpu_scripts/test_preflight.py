@@ -156,7 +156,7 @@ def test_a_workdir_that_is_a_bucket_is_refused(tmp_path, config, start):
         "experiments.preflight",
         *(f"--config={config}", f"--compiled={tmp_path / 'report.json'}", "--workdir=gs://b/run"),
     )
-    assert program.wait(120) == 2
+    assert program.wait(250) == 2
     assert "mount the bucket" in program.text()
 
 
