@@ -30,6 +30,7 @@ from gpst_jax.sharding import path_string
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
 
+_MMAP_THRESHOLD = -3  # of mallopt
 DATASET_DIRECTORY = "dataset"  # in an exported checkpoint: dataset.json and the tokenizers
 EVALUATION_FILE = "evaluation.json"
 
@@ -187,6 +188,7 @@ class OrbaxSource:
         leaf = self._shapes[path]
         total = 0
         array = self._open(path)
+        _release_memory()
         for first, stop in row_groups(leaf.shape or (1,), leaf.dtype.itemsize, budget):
             try:
                 rows = (array[first:stop] if leaf.shape else array).read().result()
@@ -258,9 +260,10 @@ class MeanSource:
 
 def _release_memory() -> None:
     """Gives freed memory back to the system: glibc keeps it, apart for each reading thread."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
-        trim(0)
+    libc: Any = ctypes.CDLL(None) if os.name == "posix" else None
+    if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim"):
+        libc.mallopt(_MMAP_THRESHOLD, 1 << 20)  # larger blocks go back as soon as they are freed
+        libc.malloc_trim(0)
 
 
 def read_evaluation(directory: Path) -> dict[str, Any] | None:
