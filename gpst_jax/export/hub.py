@@ -40,7 +40,7 @@ def upload(
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
         raise UserError(
-            "--upload needs huggingface_hub: install gpst_jax[codecs], or send the directory by "
+            "--upload needs huggingface_hub: install gpst_jax[torch], or send the directory by "
             "other means"
         ) from error
     api = api or HfApi()
