@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-KINDS = ("count_up", "count_down", "backwards", "repeat", "add_one")
+KINDS = ("count_up", "count_down", "backwards", "repeat")
 
 
 class Question(NamedTuple):
@@ -32,13 +32,11 @@ def draw_question(rng: np.random.Generator, kind: str) -> Question:
     if kind == "count_down":
         first = int(rng.integers(3, 10))
         return _question(kind, "count down from {}", [first], [first - step for step in (1, 2, 3)])
-    given = rng.integers(0, 9 if kind == "add_one" else 10, 3).tolist()
+    given = rng.integers(0, 10, 3).tolist()
     if kind == "backwards":
         return _question(kind, "say {} backwards", given, given[::-1])
     if kind == "repeat":
         return _question(kind, "repeat after me {}", given, given)
-    if kind == "add_one":
-        return _question(kind, "add one to {}", given, [digit + 1 for digit in given])
     raise ValueError(f"no questions of kind {kind!r}: there are {', '.join(KINDS)}")
 
 

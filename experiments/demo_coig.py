@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
 
     call = ["data_pipeline.synthesize_corpus", f"--output={corpus}"]
     sizes = ["--utterances_per_voice=40", "--valid_per_voice=4", "--unseen_per_voice=6"]
-    call += [*sizes, "--questions_per_voice=10"] if smoke else ["--questions_per_voice=160"]
+    call += [*sizes, "--questions_per_voice=10"] if smoke else ["--questions_per_voice=240"]
     timings.run("corpus", call)
 
     source = [f"--audio_dir={corpus}", f"--transcripts={corpus / 'manifest.csv'}"]

@@ -25,9 +25,6 @@ def _expected(kind: str, text: str) -> list[int]:
         return list(range(given[0] - 1, given[0] - 4, -1))
     if kind == "backwards":
         return list(reversed(given))
-    if kind == "add_one":
-        assert given[0] == 1  # of "add one to"
-        return [digit + 1 for digit in given[1:]]
     return given
 
 
