@@ -101,7 +101,7 @@ def _count_records(shard: Path) -> int:
         finally:
             reader.close()
     except (OSError, ValueError, RuntimeError, IndexError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise cli.UserError(f"{shard} cannot be read ({reason}): {_REMEDY}") from error
     return int(count)
 

@@ -6,6 +6,7 @@ objective (`lora`).
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,12 @@ def finish_adapters(
     shapes = {p: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for p, leaf in leaves.items()}
     trained = {path: np.asarray(leaf) for path, leaf in leaves.items() if config.trains(path)}
     peft.write_adapters(apart, peft.flat(adapters), trained, shapes, config, about)
-    save_params(merged, lora.merged_params(loaded.params, config), about)
+    # Whole or not at all, also where an earlier call has written one.
+    temporary = merged.with_name(f".{merged.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    save_params(temporary, lora.merged_params(loaded.params, config), about)
+    shutil.rmtree(merged, ignore_errors=True)
+    temporary.replace(merged)
     return merged
 
 

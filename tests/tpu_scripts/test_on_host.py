@@ -94,6 +94,7 @@ def test_a_life(host):
 
 def test_a_host_that_was_killed_is_lost_and_can_start_again(host):
     host.start("60")
+    wait_for(host.path / "told")  # before that there may be no group of processes to kill
     os.killpg(host.pid(), signal.SIGKILL)
     host.wait("lost")
     assert host.start("60").returncode == 0
