@@ -24,7 +24,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 from data_pipeline import cli
 from experiments.run_config import load_config, load_objective
 from gpst_jax import aot
-from gpst_jax.config import ConfigError, RunConfig
+from gpst_jax.config import ConfigError, FlowConfig, RunConfig, SoundStormConfig
 
 _CONFIG = flags.DEFINE_string(
     "config", None, "Python file or module whose get_config() returns the run.", required=True
@@ -142,9 +142,11 @@ def describe(config: RunConfig, report: aot.Report) -> str:
     """The report as text."""
     memory, flops = report.hbm_bytes_per_chip, report.flops_per_step
     mesh = " x ".join(f"{name} {size}" for name, size in report.mesh.items())
+    data, on_frames = config.data, isinstance(config.model, FlowConfig | SoundStormConfig)
+    row = f"{data.frame_budget} frames" if on_frames else f"{data.row_length} positions"
     lines = [
         f"{config.name} on {report.num_slices} x {report.topology}: {report.chips} chips, {mesh}, "
-        f"{config.data.rows} rows of {config.data.row_length} positions, "
+        f"{data.rows} rows of {row}, "
         f"remat {config.model.remat}   (compile-only estimate)",
         f"parameters         {report.parameters:,}",
     ]
