@@ -7,7 +7,7 @@ LLAMA is a directory of Llama 2 weights in safetensors. This is the first stage,
 (data_pipeline.build_sequences --tasks=pretrain); `coig_lm_7b_instruct` goes on from it, and
 docs/coig.md says how adapters for dialogue are trained on top. Batch and schedule: those of
 SpeechGPT where they are known (arXiv 2305.11000); those of SpeechGPT-Gen were never published.
-Hardware: docs/pods.md. Quality: not measured.
+Hardware: lowered, but not compiled for a slice yet. Quality: not measured.
 """
 
 from data_pipeline.vocabulary import Vocabulary
