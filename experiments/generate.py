@@ -74,6 +74,11 @@ _FLOW_STEPS = flags.DEFINE_integer("flow_steps", _COIG.flow.steps, "Steps of the
 _GUIDANCE = flags.DEFINE_float(
     "guidance", _COIG.flow.guidance, "Classifier-free guidance of flow matching; 0: none."
 )
+_FLOW_TEMPERATURE = flags.DEFINE_float(
+    "flow_temperature",
+    _COIG.flow.temperature,
+    "Temperature of the noise that the flow begins with.",
+)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", _GPST.batch_size, "Items decoded at once.")
 _SEED = flags.DEFINE_integer("seed", 0, "Fixes the choice of items and all that is drawn.")
 
@@ -140,7 +145,9 @@ def _coig_config(with_language: bool) -> coig_generation.CoIGConfig:
     return coig_generation.CoIGConfig(
         tasks=tuple(_MODES.value or possible),
         units=_units(_COIG.units),
-        flow=FlowSettings(_SOLVER.value, _FLOW_STEPS.value, _GUIDANCE.value),
+        flow=FlowSettings(
+            _SOLVER.value, _FLOW_STEPS.value, _GUIDANCE.value, _FLOW_TEMPERATURE.value
+        ),
         **_common(),
     )
 

@@ -26,6 +26,7 @@ from gpst_jax.storage import storage_error
 
 CHECKPOINT_DIRECTORY = "checkpoints"
 DAMAGED_DIRECTORY = "damaged_checkpoints"
+_CHUNK_BYTES = 32 << 20
 _POLICIES = ocp.training.preservation_policies
 
 
@@ -113,7 +114,7 @@ class Checkpoints:
                 f"{', '.join(sorted(metrics))}"
             )
         best = self._best_metric and (metrics or {}).get(self._best_metric)
-        with self._saving(step):
+        with self._saving(step), _storage():
             self._pending = self._checkpointer.save_checkpointables_async(
                 step,
                 dict(items),
@@ -252,6 +253,20 @@ class Checkpoints:
         finally:
             with self._saving(self._pending_step):
                 self._checkpointer.close()
+
+
+def _storage() -> ocp.Context:
+    """Large arrays in chunks of leading rows, so that a part can be read without the whole."""
+
+    def options(path: Any, value: Any) -> Any:
+        del path
+        size = int(np.prod(np.shape(value))) * np.dtype(value.dtype).itemsize
+        kind = ocp.options.ArrayOptions.Saving.StorageOptions
+        return kind(chunk_byte_size=_CHUNK_BYTES, shard_axes=(0,)) if size > _CHUNK_BYTES else None
+
+    context = ocp.Context()
+    context.array.saving.scoped_storage_options_creator = options
+    return context
 
 
 class Loaded(NamedTuple):

@@ -201,31 +201,49 @@ def squared_error(
 
 
 def latent_statistics(
-    codebooks: np.ndarray, semantics: str, num_units: int
+    codebooks: np.ndarray, semantics: str, num_units: int, codes: np.ndarray | None = None
 ) -> tuple[np.ndarray, float]:
     """Shifts (2, D) and scale of latents that give the modelled part mean 0 and variance 1.
 
-    The shifts are those of the first codebook's vectors and of the sum of all; entries of a
-    codebook weigh alike, and codebooks are taken as independent. The modelled part is
+    The shifts are those of the first codebook's vectors and of the sum of all. The modelled part is
     the sum of all codebooks but the first, or of all of them where semantics come from a table.
 
     Args:
         codebooks: float32 (Q, N, D).
         semantics: "codebook" or "table".
         num_units: entries of the first codebook that are used where it holds the units.
+        codes: (F, Q) of recorded frames; None where there are none: then the entries of a codebook
+            weigh alike, and codebooks count as independent.
     """
     books = list(codebooks.astype(np.float64))
-    if semantics == "codebook":
-        books[0] = books[0][:num_units]
-    modelled = books[1:] if semantics == "codebook" else books
-    variance = sum(book.var(axis=0).mean() for book in modelled)
-    means = np.stack([book.mean(axis=0) for book in books])
+    first = 1 if semantics == "codebook" else 0
+    if codes is None:
+        books[0] = books[0][:num_units] if first else books[0]
+        variance = sum(book.var(axis=0).mean() for book in books[first:])
+        means = np.stack([book.mean(axis=0) for book in books])
+    else:
+        means = np.stack([book[codes[:, q]].mean(axis=0) for q, book in enumerate(books)])
+        modelled = sum(book[codes[:, q]] for q, book in enumerate(books) if q >= first)
+        variance = modelled.var(axis=0).mean()
     shifts = np.stack([means[0], means.sum(axis=0)]).astype(np.float32)
     return shifts, float(np.sqrt(variance)) or 1.0
 
 
-def init(config: FlowConfig, layout: TokenLayout, codebooks: np.ndarray, key: jax.Array) -> dict:
+def init(
+    config: FlowConfig,
+    layout: TokenLayout,
+    codebooks: np.ndarray,
+    key: jax.Array,
+    codes: np.ndarray | None = None,
+) -> dict:
     """Fresh parameters: a nested dict of float32 arrays; `FROZEN` names those that never change.
+
+    Args:
+        config: the model.
+        layout: token layout of its dataset.
+        codebooks: float32 (Q, N, D).
+        key: for what is drawn.
+        codes: (F, Q) of recorded frames, for the statistics of the latents.
 
     Raises:
         ConfigError: the codebooks leave nothing to model.
@@ -238,7 +256,7 @@ def init(config: FlowConfig, layout: TokenLayout, codebooks: np.ndarray, key: ja
     depth, entries, width = codebooks.shape
     model = FlowMatcher(config, layout, (depth, entries, width), rngs=nnx.Rngs(params=key))
     params = nnx.to_pure_dict(nnx.split(model, nnx.Param)[1])
-    shift, scale = latent_statistics(codebooks, config.semantics, layout.num_units)
+    shift, scale = latent_statistics(codebooks, config.semantics, layout.num_units, codes)
     params["codebooks"]["embedding"] = jnp.asarray(codebooks, jnp.float32)
     params["latent_shift"] = jnp.asarray(shift)
     params["latent_scale"] = jnp.asarray(scale, jnp.float32)

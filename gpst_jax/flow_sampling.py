@@ -23,17 +23,19 @@ class FlowSettings:
         solver: a name of `solvers.SOLVERS`.
         steps: equal steps from noise to latents.
         guidance: w of v + w (v - v without prompt and told semantics); 0 is without guidance.
+        temperature: of the noise that paths begin with; below 1, samples vary less than the data.
     """
 
     solver: str = "midpoint"
     steps: int = 16
     guidance: float = 0.0
+    temperature: float = 1.0
 
     def __post_init__(self):
-        if self.steps < 1 or self.guidance < 0:
+        if self.steps < 1 or self.guidance < 0 or self.temperature < 0:
             raise ConfigError(
-                f"flow: steps {self.steps} must be at least 1 and guidance {self.guidance} not "
-                "negative"
+                f"flow: steps {self.steps} must be at least 1, guidance {self.guidance} and "
+                f"temperature {self.temperature} not negative"
             )
         solvers.tableau(self.solver)
 
@@ -51,7 +53,7 @@ class FlowSampler:
         config: the model.
         layout: token layout of its dataset.
         params: its parameters.
-        settings: solver, steps and guidance.
+        settings: how the flow is solved.
 
     Raises:
         ConfigError: guidance of a model that was not trained for it.
@@ -113,7 +115,7 @@ class FlowSampler:
         context = flow_matching.prompt_context(model.latents(codes), at >= prompts[:, None])
         keys = frame_keys(seed, items, units.shape[1])
         noise = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, e.shape[2:])))(keys)
-        start, _ = model.endpoints(jnp.zeros_like(e), e, noise)
+        start, _ = model.endpoints(jnp.zeros_like(e), e, self.settings.temperature * noise)
         weight = self.settings.guidance
 
         def twice(x, other):

@@ -71,8 +71,11 @@ def decays(path: str) -> bool:
 
 
 def is_hidden_kernel(path: str) -> bool:
-    """Whether Muon updates a parameter: the kernels inside the stacks, not heads or projectors."""
-    return decays(path) and re.search(r"(^|/)layers/", path) is not None
+    """Whether Muon updates a parameter: the kernels inside the stacks, not heads or projectors.
+
+    Nor the maps of a condition to scales and gates: wide, of a few vectors each, and zero at first.
+    """
+    return decays(path) and re.search(r"(^|/)layers/(?!modulation/)", path) is not None
 
 
 def make_optimizer(

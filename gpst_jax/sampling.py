@@ -72,7 +72,7 @@ class Result:
         units: (S',) sampled units, without those given.
         codes: (Q, T') sampled frames, without those given.
         units_ended: whether the semantic end was sampled (True when units were given complete).
-        frames_ended: whether the acoustic end was sampled before `max_frames`.
+        frames_ended: whether the acoustic end was sampled before `max_frames`; not if that is 0.
         log_prob_units: summed log-probability of the sampled units and of the end, in nats, under
             the model at temperature 1 with no class masked.
         log_prob_frames: the same for the sampled frames.

@@ -41,12 +41,12 @@ def get_config() -> RunConfig:
             warmup_steps=30,
         ),
         train=TrainConfig(
-            steps=1000,
+            steps=800,
             ema_decay=0.995,
             log_every=20,
-            eval_every=250,
+            eval_every=200,
             eval_batches=16,
-            checkpoint_every_steps=250,
+            checkpoint_every_steps=200,
             checkpoint_every_minutes=2.0,
         ),
     )

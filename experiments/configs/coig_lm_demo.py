@@ -37,11 +37,11 @@ def get_config() -> RunConfig:
             warmup_steps=30,
         ),
         train=TrainConfig(
-            steps=1300,
+            steps=1000,
             log_every=20,
-            eval_every=325,
+            eval_every=250,
             eval_batches=16,
-            checkpoint_every_steps=325,
+            checkpoint_every_steps=250,
             checkpoint_every_minutes=2.0,
         ),
     )

@@ -91,7 +91,7 @@ class FlowForSpeech(PreTrainedModel):
 
         Args:
             requests: as for `gpst_jax.flow_sampling.FlowSampler`.
-            settings: solver, steps and guidance.
+            settings: how the flow is solved.
             seed: with each request's `item`, fixes the noise; the numbers are not those of JAX.
             noise: of each request, (Tp + T, D), in place of drawing it.
         """
@@ -123,6 +123,7 @@ class FlowForSpeech(PreTrainedModel):
             drawn = torch.randn(e.shape, generator=generator, device=e.device)
         else:
             drawn = torch.as_tensor(noise, device=e.device)[None]
+        drawn = settings.temperature * drawn
         x = e + drawn if self.model_config.chain == "implicit" else drawn
 
         def field(x: torch.Tensor, t: float) -> torch.Tensor:

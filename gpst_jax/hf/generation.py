@@ -110,7 +110,7 @@ class SpeechGeneration:
         units, units_ended, log_prob_units = self._sample_units(run, semantic, unit_start)
 
         frames: list[np.ndarray] = []
-        frames_ended, log_prob_frames = True, 0.0
+        frames_ended, log_prob_frames = False, 0.0
         if request.max_frames:
             given = layout.codes_to_ids(request.codes) + layout.semantic_vocab
             bos = np.full((1, layout.num_codebooks), layout.bos_acoustic)

@@ -1,8 +1,11 @@
 """Model families behind the one protocol that the training loop knows, see `base`."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from data_pipeline.sequence_spec import SequenceSpec
 from data_pipeline.tokenizers import load_codec
@@ -16,6 +19,7 @@ from gpst_jax.config import (
 )
 from gpst_jax.objectives.base import Batch, Metrics, Objective, Params
 from gpst_jax.objectives.flow_matching import FlowObjective
+from gpst_jax.objectives.frames import sample_codes
 from gpst_jax.objectives.gpst import GPSTObjective
 from gpst_jax.objectives.semantic_lm import SemanticLMObjective
 from gpst_jax.objectives.soundstorm import SoundStormObjective
@@ -44,24 +48,31 @@ def _semantic_lm(config: RunConfig, spec: Any, dataset_dir: Path) -> SemanticLMO
     return SemanticLMObjective(config, spec.vocabulary, spec.semantic.frame_rate)
 
 
-def _on_frames(kind: type[FlowObjective] | type[SoundStormObjective]) -> Maker:
-    def make(config: RunConfig, spec: Any, dataset_dir: Path) -> Objective:
-        codebooks = getattr(load_codec(dataset_dir / spec.codec.path), "codebooks", None)
-        if codebooks is None:
-            raise ConfigError(
-                f"dataset {dataset_dir}: the codec {spec.codec.id} has no code vectors, which "
-                f"{config.model.family} needs; tokenise with a codec whose code vectors add up"
-            )
-        return kind(config, spec.layout(), codebooks)
+def _flow(config: RunConfig, spec: Any, dataset_dir: Path) -> FlowObjective:
+    codebooks = _codebooks(config, spec, dataset_dir)
+    read_codes = functools.partial(sample_codes, dataset_dir, spec)
+    return FlowObjective(config, spec.layout(), codebooks, read_codes)
 
-    return make
+
+def _soundstorm(config: RunConfig, spec: Any, dataset_dir: Path) -> SoundStormObjective:
+    return SoundStormObjective(config, spec.layout(), _codebooks(config, spec, dataset_dir))
+
+
+def _codebooks(config: RunConfig, spec: Any, dataset_dir: Path) -> np.ndarray:
+    codebooks = getattr(load_codec(dataset_dir / spec.codec.path), "codebooks", None)
+    if codebooks is None:
+        raise ConfigError(
+            f"dataset {dataset_dir}: the codec {spec.codec.id} has no code vectors, which "
+            f"{config.model.family} needs; tokenise with a codec whose code vectors add up"
+        )
+    return codebooks
 
 
 _MAKERS: dict[type, Maker] = {
     GPSTConfig: lambda config, spec, dataset_dir: GPSTObjective(config, spec.layout()),
     SemanticLMConfig: _semantic_lm,
-    FlowConfig: _on_frames(FlowObjective),
-    SoundStormConfig: _on_frames(SoundStormObjective),
+    FlowConfig: _flow,
+    SoundStormConfig: _soundstorm,
 }
 
 

@@ -1,6 +1,7 @@
 """The objective of flow matching (arXiv 2401.13527, stage two): a regression of velocities."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +22,18 @@ class FlowObjective(FrameObjective):
         config: the run.
         layout: vocabulary sizes, codebooks and rates of the dataset.
         codebooks: float32 (Q, N, D), the codec's vectors.
+        read_codes: gives codes (F, Q) of recorded frames, from which fresh parameters take mean and
+            scale of the latents; called by `init` alone.
     """
 
-    def __init__(self, config: RunConfig, layout: TokenLayout, codebooks: np.ndarray):
+    def __init__(
+        self,
+        config: RunConfig,
+        layout: TokenLayout,
+        codebooks: np.ndarray,
+        read_codes: Callable[[], np.ndarray | None] = lambda: None,
+    ):
+        self._read_codes = functools.cache(read_codes)
         self.model_config = model = config.model_as(FlowConfig)
         super().__init__(
             config,
@@ -36,7 +46,9 @@ class FlowObjective(FrameObjective):
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters: nested dict of float32 arrays."""
-        return flow_matching.init(self.model_config, self.layout, self.codebooks, key)
+        return flow_matching.init(
+            self.model_config, self.layout, self.codebooks, key, self._read_codes()
+        )
 
     def model(self, params: Params) -> flow_matching.FlowMatcher:
         """The module over the given parameters."""

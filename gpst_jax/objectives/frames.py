@@ -5,11 +5,13 @@ row can serve as the prompt of its rest. Padding is on the right.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipeline.records import RecordReader
 from data_pipeline.spec import DatasetSpec
 from data_pipeline.tokens import TokenLayout
 from gpst_jax.config import ConfigError, RunConfig, TransformerConfig
@@ -17,6 +19,7 @@ from gpst_jax.objectives.base import Batch
 
 _GOLDEN = 0.6180339887  # steps of this size spread evenly over [0, 1), however many there are
 _MIN_PREDICTED = 2  # frames that a prompt leaves to predict
+_SAMPLED_RECORDS, _SAMPLED_FRAMES = 256, 16_384
 
 
 class FrameObjective:
@@ -130,6 +133,20 @@ class FrameObjective:
             "backbone": 6.0 * frames * layers * weights,
             "attention": 12.0 * frames * layers * data.frame_budget * net.d_model,
         }
+
+
+def sample_codes(dataset_dir: str | Path, spec: DatasetSpec) -> np.ndarray | None:
+    """Codes (F, Q) of records from all over the training split; None where there are no records.
+
+    Every host and every start reads the same ones. An export has the contract of its dataset, but
+    no shards.
+    """
+    if "train" not in spec.splits or not (Path(dataset_dir) / "dataset_info.json").exists():
+        return None
+    reader = RecordReader(dataset_dir, "train")
+    chosen = np.linspace(0, len(reader) - 1, min(len(reader), _SAMPLED_RECORDS)).round()
+    codes = np.concatenate([reader[int(index)].codes.T for index in chosen])
+    return codes[:: -(-len(codes) // _SAMPLED_FRAMES)]
 
 
 def spread(count: int) -> jax.Array:

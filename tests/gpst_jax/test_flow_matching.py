@@ -54,6 +54,19 @@ def test_latents_are_sums_of_code_vectors():
     assert everything.var(axis=0).mean() == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.parametrize("semantics", ["codebook", "table"])
+def test_statistics_of_recorded_codes_normalise_them(semantics):
+    """Codes that some entries never occur in, and of which one follows from another."""
+    rng, books = np.random.default_rng(6), toy_frames.codebooks()
+    codes = rng.integers(5, size=(400, 3))
+    codes[:, 2] = codes[:, 1]
+    shift, scale = flow_matching.latent_statistics(books, semantics, LAYOUT.num_units, codes)
+    vectors = np.stack([books[q][codes[:, q]] for q in range(3)])
+    np.testing.assert_allclose(shift, [vectors[0].mean(0), vectors.sum(0).mean(0)], atol=1e-5)
+    modelled = vectors[1:] if semantics == "codebook" else vectors
+    assert modelled.sum(axis=0).var(axis=0).mean() / scale**2 == pytest.approx(1, abs=1e-4)
+
+
 @pytest.mark.parametrize("chain", CHAINS)
 @pytest.mark.parametrize("sigma", [0.0, 0.1])
 def test_paths_run_between_their_ends_at_constant_velocity(chain, sigma):
@@ -270,6 +283,26 @@ def test_a_still_network_gives_the_prior():
     e = objective.model(params).semantics(requests[0].units[None])[0] * params["latent_scale"]
     np.testing.assert_allclose(found["implicit"], found["explicit"], atol=1e-5)
     np.testing.assert_allclose(found["implicit"] - found["plain"], e, atol=1e-4)
+
+
+def test_temperature_scales_the_noise():
+    requests = _requests()[:1]
+    cold, warm, hot = (
+        _sampler("implicit", FlowSettings("euler", 1, temperature=t)) for t in (0.0, 0.5, 1.0)
+    )
+    np.testing.assert_array_equal(cold.sample(requests)[0], cold.sample(requests, seed=1)[0])
+    assert np.abs(warm.sample(requests)[0] - hot.sample(requests)[0]).max() > 0.05
+    # A still network shows the start itself.
+    config, layout, params = _arguments("plain")
+    params = params | {"to_pred": {"kernel": jnp.zeros_like(params["to_pred"]["kernel"])}}
+    starts = [
+        FlowSampler(config, layout, params, FlowSettings("euler", 1, temperature=t)).sample(
+            requests
+        )[0]
+        - np.asarray(params["latent_shift"][1])
+        for t in (0.5, 1.0)
+    ]
+    np.testing.assert_allclose(2 * starts[0], starts[1], atol=1e-5)
 
 
 def test_guidance_takes_two_evaluations_and_changes_the_result():

@@ -32,7 +32,7 @@ print(json.dumps({"bytes": result["bytes"], "peak": peak() - before}))
 """
 
 
-def _measure(tmp_path, megabytes, shard):
+def _measure(tmp_path, megabytes, shard, devices):
     """Exports a synthetic model of about so many megabytes; bytes written and peak memory."""
     layers, width = 12, 512
     inner = megabytes * 10**6 // (4 * layers * 3 * width) // 64 * 64
@@ -40,8 +40,8 @@ def _measure(tmp_path, megabytes, shard):
     config = make_config(tmp_path / "dataset")
     rng = np.random.default_rng(0)
 
-    # As a run on several devices stores it: each one's part is a chunk of its own.
-    where = NamedSharding(jax.make_mesh((jax.device_count(),), ("fsdp",)), P(None, "fsdp"))
+    mesh = jax.make_mesh((devices,), ("fsdp",), devices=jax.devices()[:devices])
+    where = NamedSharding(mesh, P(None, "fsdp"))
 
     def noise(*shape):
         array = rng.random(shape, np.float32)
@@ -63,8 +63,9 @@ def _measure(tmp_path, megabytes, shard):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_is_that_of_two_shards(tmp_path):
+@pytest.mark.parametrize("devices", [1, 8])
+def test_memory_is_that_of_two_shards(tmp_path, devices):
     shard = 100 * 10**6
-    found = _measure(tmp_path, 280, shard)
+    found = _measure(tmp_path, 280, shard, devices)
     assert found["bytes"] > 270e6
     assert found["peak"] < 2 * shard, found

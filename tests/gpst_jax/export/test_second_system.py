@@ -188,7 +188,7 @@ def test_velocities(flow):
 def test_latents_by_the_same_noise(flow):
     model, params, layout, loaded, _ = flow
     rng = np.random.default_rng(2)
-    settings = FlowSettings("heun", 3, guidance=0.5 if model.guidance_drop else 0.0)
+    settings = FlowSettings("heun", 3, 0.5 if model.guidance_drop else 0.0, temperature=0.8)
     request = FrameRequest(
         units=rng.integers(0, 8, 12),
         prompt_codes=rng.integers(0, 8, (3, 6)),

@@ -1,4 +1,4 @@
-"""Flow matching learns a toy voice: what is said comes from the units, who speaks from the prompt.
+"""Flow matching and SoundStorm learn a toy voice: the units say what, the prompt says who speaks.
 
 A frame is the vector of its unit plus the offset of its speaker; a speaker is one of the codes of
 the second codebook, the same in all frames of a row. Units stand well apart, measured in widths of
@@ -15,9 +15,16 @@ import optax
 import pytest
 
 from data_pipeline.tokens import TokenLayout
-from gpst_jax.config import DataConfig, FlowConfig, RunConfig, TransformerConfig
+from gpst_jax.config import (
+    DataConfig,
+    FlowConfig,
+    RunConfig,
+    SoundStormConfig,
+    TransformerConfig,
+)
 from gpst_jax.flow_sampling import FlowRequest, FlowSampler, FlowSettings
-from gpst_jax.objectives import FlowObjective
+from gpst_jax.objectives import FlowObjective, SoundStormObjective
+from gpst_jax.soundstorm_sampling import SoundStormSampler, SoundStormSettings
 
 pytestmark = pytest.mark.slow
 
@@ -41,18 +48,23 @@ def _batch(key, told=True):
     return {"units": units if told else 0 * units, "codes": codes, "segment_ids": ones}
 
 
-@functools.cache
-def _train(chain, told=True):
-    """A trained (objective, params)."""
-    model = FlowConfig(
-        TransformerConfig(48, 2, 4, 96),
-        backbone="dit",
-        chain=chain,
-        max_prompt_seconds=0.4,
-        prompt_per_item=True,
+def _objective(name):
+    """SoundStorm, or flow matching by the chain of that name."""
+    net, prompts = TransformerConfig(48, 2, 4, 96), {"max_prompt_seconds": 0.4}
+    model = (
+        SoundStormConfig(net, conv_kernel=7, prompt_per_item=True, **prompts)
+        if name == "soundstorm"
+        else FlowConfig(net, backbone="dit", chain=name, prompt_per_item=True, **prompts)
     )
     run = RunConfig("toy", model, DataConfig(rows=ROWS, frame_budget=FRAMES, crop_seconds=0.48))
-    objective = FlowObjective(run, LAYOUT, _codebooks())
+    kind = SoundStormObjective if name == "soundstorm" else FlowObjective
+    return kind(run, LAYOUT, _codebooks())
+
+
+@functools.cache
+def _train(name, told=True):
+    """A trained (objective, params)."""
+    objective = _objective(name)
     params = objective.init(jax.random.key(0))
     schedule = optax.cosine_decay_schedule(5e-3, STEPS)
     tx = optax.multi_transform(
@@ -125,6 +137,31 @@ def test_units_say_what_and_the_prompt_says_who(chain):
         assert _error(latents, units, speaker) < 0.2
         heard.append(said)
     assert np.mean(heard[0] == heard[1]) > 0.9
+
+
+def test_soundstorm_repeats_the_voice_of_the_prompt():
+    objective, params = _train("soundstorm")
+    rng = np.random.default_rng(7)
+    speakers = np.arange(8) % SPEAKERS
+    requests = [
+        FlowRequest(
+            rng.integers(UNITS, size=14),
+            np.stack([rng.integers(UNITS, size=10), np.full(10, speaker)]),
+            item=item,
+        )
+        for item, speaker in enumerate(speakers)
+    ]
+    arguments = (objective.model_config, LAYOUT, params)
+    for settings in (SoundStormSettings(4), SoundStormSettings(1, temperature=0.0)):
+        found = np.stack(SoundStormSampler(*arguments, settings).sample(requests))
+        np.testing.assert_array_equal(found[:, 0], [request.units for request in requests])
+        assert np.mean(found[:, 1] == speakers[:, None]) > 0.9
+    # Nobody is named: the rounds agree on a speaker among themselves, one draw at once need not.
+    alone = [FlowRequest(request.units, item=request.item) for request in requests]
+    found = np.stack(SoundStormSampler(*arguments, SoundStormSettings(8)).sample(alone))[:, 1]
+    agree = np.mean([np.bincount(row).max() / len(row) for row in found])
+    assert agree > 0.8
+    assert len({np.bincount(row).argmax() for row in found}) > 1
 
 
 def test_without_a_prompt_voices_vary_and_words_do_not():
