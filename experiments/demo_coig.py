@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
         call = ["data_pipeline.fit_text_tokenizer", f"--source={tokens}", f"--output={text}"]
         timings.run("text tokenizer", [*call, "--vocab_size=384"])
     call = ["data_pipeline.build_sequences", f"--tokens={tokens}", f"--output={sequences}"]
-    call += ["--tasks=asr,tts,speech_to_speech", f"--text_tokenizer={text}"]
+    call += ["--tasks=tts,speech_to_speech", f"--text_tokenizer={text}"]
     call += [f"--dialogue={dialogues}", "--system=", "--max_length=512"]
     call.append("--train_on=answer")
     timings.run("sequences", call, accept=(0, PARTIAL))
@@ -77,7 +77,9 @@ def main(argv: list[str]) -> int:
     items, unseen = (6, 4) if smoke else (_ITEMS.value, _UNSEEN.value)
     call = ["experiments.generate", f"--workdir={_run(workdir, 'flow')}"]
     call += [f"--lm_workdir={_run(workdir, 'language model')}", f"--audio_dir={corpus}"]
-    call += [f"--dialogue={dialogues}", f"--output={samples}", "--flow_steps=4"]
+    call += [f"--dialogue={dialogues}", f"--output={samples}"]
+    # Chosen on another draw of items, with --seed=0; docs/results.md compares numbers of steps.
+    call += ["--flow_steps=4", "--flow_temperature=0.5", "--seed=1"]
     timings.run("generate", [*call, f"--items={items}", f"--unseen_items={unseen}"])
 
     timings.run(

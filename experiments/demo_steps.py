@@ -1,4 +1,4 @@
-"""What the demos share: public programs called one after another, and how long each took."""
+"""What demos and studies share: public programs called one after another, and reading results."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from data_pipeline import cli
 
@@ -60,3 +61,17 @@ def _environment() -> dict[str, str]:
 def read_json(path: Path) -> dict:
     """The object in a JSON file."""
     return json.loads(path.read_text())
+
+
+def read_scores(path: Path, condition: str) -> list[dict[str, Any]]:
+    """Scores of a condition's items from a file of `evaluate --items_out`, by the items' ids."""
+    items = map(json.loads, path.read_text().splitlines())
+    found = [item for item in items if item["condition"] == condition]
+    return sorted(found, key=lambda item: item["id"])
+
+
+def word_errors(items: list[dict[str, Any]]) -> tuple[list[int], list[int]]:
+    """Errors and reference words of each item."""
+    counts = [item["errors"] for item in items]
+    kinds = ("substitutions", "deletions", "insertions")
+    return [sum(count[kind] for kind in kinds) for count in counts], [c["words"] for c in counts]

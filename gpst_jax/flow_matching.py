@@ -98,7 +98,14 @@ class FlowMatcher(nnx.Module):
     def endpoints(
         self, x1: jax.Array, e: jax.Array, noise: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Where the path of the configured chain begins and ends, (B, T, D) each."""
+        """Where the path of the configured chain begins and ends, (B, T, D) each.
+
+        Args:
+            x1: (B, T, D) latents.
+            e: (B, T, D) semantics.
+            noise: (B, T, D) of unit variance.
+        """
+        noise = self.config.prior_std * noise
         start = e + noise if self.config.chain == "implicit" else noise
         return start, (x1 - e if self.config.chain == "explicit" else x1)
 

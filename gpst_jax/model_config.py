@@ -117,6 +117,7 @@ class FlowConfig:
     chain: str = "implicit"  # implicit: semantic prior | plain: prior N(0, I) | explicit: residual
     semantics: str = "codebook"  # codebook: vectors of the first codebook | table: learned
     sigma: float = 0.0  # width of the path at its end
+    prior_std: float = 1.0  # of the noise that paths begin with, in widths of what is modelled
     conv_kernel: int = 31
     max_prompt_seconds: float = 6.0  # longest prompt drawn in training
     prompt_per_item: bool = False  # a prompt length for each item; the paper: one for the batch
@@ -139,7 +140,7 @@ class FlowConfig:
         _check_execution(self)
         for name in ("sigma", "guidance_drop", "dropout"):
             fraction(self, name)
-        positive(self, "conv_kernel", "max_prompt_seconds")
+        positive(self, "conv_kernel", "max_prompt_seconds", "prior_std")
         _check_kernel(self)
 
 

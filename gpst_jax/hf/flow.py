@@ -123,7 +123,7 @@ class FlowForSpeech(PreTrainedModel):
             drawn = torch.randn(e.shape, generator=generator, device=e.device)
         else:
             drawn = torch.as_tensor(noise, device=e.device)[None]
-        drawn = settings.temperature * drawn
+        drawn = self.model_config.prior_std * settings.temperature * drawn
         x = e + drawn if self.model_config.chain == "implicit" else drawn
 
         def field(x: torch.Tensor, t: float) -> torch.Tensor:

@@ -57,6 +57,27 @@ def test_read_aloud_is_in_a_voice_that_was_not_trained_on(demo):
     assert voices <= {"klatt3", "f3"}
 
 
+def test_study_of_the_chains_compares_them_on_the_same_items(demo, tmp_path):
+    flags = [f"--tokens={demo / 'tokens'}", f"--audio_dir={demo / 'corpus'}", "--items=4"]
+    flags += ["--arms=implicit,explicit", "--evaluations=2", "--set=train.steps=2"]
+    command = [sys.executable, "-m", "experiments.flow_study", *flags, f"--workdir={tmp_path}"]
+    done = subprocess.run(
+        [*command, "--set=optimizer.warmup_steps=1"],
+        capture_output=True, text=True, timeout=600,
+        env=dict(os.environ) | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    implicit, explicit = json.loads((tmp_path / "study.json").read_text())["rows"]
+    assert (implicit["arm"], explicit["arm"]) == ("implicit", "explicit")
+    assert implicit["wer_difference"] == {"value": 0.0, "ci95": [0.0, 0.0]}
+    difference = explicit["wer"]["value"] - implicit["wer"]["value"]
+    assert explicit["wer_difference"]["value"] == pytest.approx(difference)
+    assert explicit["parameters"] > implicit["parameters"]
+    lines = (tmp_path / "study.md").read_text().splitlines()
+    assert len(lines) == 4
+    assert lines[3].startswith("| explicit | 2 |")
+
+
 def test_page_shows_the_answers_and_loads_nothing(demo):
     page = (demo / "report.html").read_text()
     assert "Right answers" in page

@@ -83,12 +83,16 @@ def test_paths_run_between_their_ends_at_constant_velocity(chain, sigma):
 def test_semantic_prior_is_centred_at_the_semantics():
     x1, e, _ = _draws()
     noise = jax.random.normal(KEY, (4000, *e[:1, :2].shape[1:]))
-    for chain, centre in (("implicit", e[:1, :2]), ("plain", 0 * e[:1, :2])):
-        objective, params = _model(chain)
+    for chain, centre, width in (
+        ("implicit", e[:1, :2], 1.0),
+        ("implicit", e[:1, :2], 0.5),
+        ("plain", 0 * e[:1, :2], 1.0),
+    ):
+        objective, params = _model(chain, prior_std=width)
         some = jnp.broadcast_to(e[:1, :2], noise.shape)
         start, _ = objective.model(params).endpoints(jnp.zeros_like(some), some, noise)
         np.testing.assert_allclose(start.mean(axis=0, keepdims=True), centre, atol=0.08)
-        flat = np.asarray(start - centre).reshape(len(noise), -1)
+        flat = np.asarray(start - centre).reshape(len(noise), -1) / width
         np.testing.assert_allclose(np.cov(flat.T), np.eye(flat.shape[1]), atol=0.1)
     assert x1.shape == e.shape
 

@@ -136,7 +136,11 @@ def test_language_model_greedy_decoding(language_model):
 FLOWS = {
     "uconformer": FlowConfig(TransformerConfig(16, 5, 2, 24), conv_kernel=5),
     "conformer": FlowConfig(
-        TransformerConfig(16, 2, 2, 24), backbone="conformer", chain="explicit", conv_kernel=5
+        TransformerConfig(16, 2, 2, 24),
+        backbone="conformer",
+        chain="explicit",
+        conv_kernel=5,
+        prior_std=0.7,
     ),
     "dit": FlowConfig(
         TransformerConfig(16, 2, 2, 24),
