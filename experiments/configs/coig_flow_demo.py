@@ -28,6 +28,7 @@ def get_config() -> RunConfig:
         model=FlowConfig(
             net=TransformerConfig(d_model=256, num_layers=6, num_heads=4, d_ff=672),
             backbone="dit",
+            prior_std=0.5,
             # Short utterances of one voice are joined to 6 s: any part of them may be the prompt.
             max_prompt_seconds=4.0,
             prompt_per_item=True,

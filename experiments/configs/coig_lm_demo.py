@@ -37,11 +37,11 @@ def get_config() -> RunConfig:
             warmup_steps=30,
         ),
         train=TrainConfig(
-            steps=1000,
+            steps=1100,
             log_every=20,
-            eval_every=250,
+            eval_every=275,
             eval_batches=16,
-            checkpoint_every_steps=250,
+            checkpoint_every_steps=275,
             checkpoint_every_minutes=2.0,
         ),
     )
