@@ -6,6 +6,7 @@ and random tokens take as long as speech.
 
 import concurrent.futures
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import resource
@@ -44,6 +45,7 @@ from data_pipeline.tokens import TokenLayout
 
 _RATE = 16000
 _SPEAKERS = 1000
+_SHARD = 1000  # records of a shard, about as many as tokenize_corpus writes; see docs/benchmarks.md
 
 
 def run_apart(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
@@ -144,6 +146,7 @@ def loading(
             Path(directory),
             layout,
             (_random_record(number, layout, 10.0, rng) for number in range(2000)),
+            2000,
         )
         loader = Loader(directory, "train", packing, batch_rows, num_workers=workers)
         size = sum(array.nbytes for array in next(loader).values())
@@ -171,6 +174,7 @@ def reading(count: int, layout: TokenLayout) -> dict[str, Any]:
             Path(directory),
             layout,
             (dataclasses.replace(pool[n % 1000], id=str(n)) for n in range(count)),
+            count,
         )
         reader = RecordReader(directory, "train")
         order = np.random.default_rng(1).permutation(count)
@@ -218,19 +222,23 @@ def planning(count: int, packing: PackingConfig, layout: TokenLayout) -> dict[st
     return {"records": count, "rows": rows, "index_s": index_s, "plan_s": plan_s, "row_s": row_s}
 
 
-def write_dataset(directory: Path, layout: TokenLayout, made: Iterator[Record]) -> None:
-    """Writes records as the train split of a dataset whose tokenizers do not exist."""
+def write_dataset(directory: Path, layout: TokenLayout, made: Iterator[Record], count: int) -> None:
+    """Writes `count` records as the train split of a dataset whose tokenizers do not exist."""
     columns: dict[str, list[int]] = {"units": [], "frames": [], "speaker": []}
-    with ShardWriter(directory / records.shard_name("train", 0, 1), layout.num_codebooks) as writer:
-        for record in made:
-            writer.write(record)
-            columns["units"].append(len(record.units))
-            columns["frames"].append(record.codes.shape[1])
-            columns["speaker"].append(int(record.speaker))
+    lengths = [min(_SHARD, count - start) for start in range(0, count, _SHARD)]
+    num_bytes = 0
+    for shard, length in enumerate(lengths):
+        path = directory / records.shard_name("train", shard, len(lengths))
+        with ShardWriter(path, layout.num_codebooks) as writer:
+            for record in itertools.islice(made, length):
+                writer.write(record)
+                columns["units"].append(len(record.units))
+                columns["frames"].append(record.codes.shape[1])
+                columns["speaker"].append(int(record.speaker))
+        num_bytes += writer.num_bytes
     arrays = {name: np.array(values, np.int32) for name, values in columns.items()}
-    count = len(arrays["units"])
     records.write_metadata(
-        directory, layout.num_codebooks, {"train": [count]}, {"train": writer.num_bytes}
+        directory, layout.num_codebooks, {"train": lengths}, {"train": num_bytes}
     )
     index = LengthIndex(
         **arrays,
@@ -239,10 +247,11 @@ def write_dataset(directory: Path, layout: TokenLayout, made: Iterator[Record]) 
         speakers=tuple(str(n) for n in range(_SPEAKERS)),
         languages=("und",),
     )
-    _spec(layout, index, index.save(index_path(directory, "train"))).save(directory)
+    digest = index.save(index_path(directory, "train"))
+    _spec(layout, index, digest, len(lengths)).save(directory)
 
 
-def _spec(layout: TokenLayout, index: LengthIndex, digest: str) -> DatasetSpec:
+def _spec(layout: TokenLayout, index: LengthIndex, digest: str, shards: int = 1) -> DatasetSpec:
     hours = float(index.frames.sum()) / layout.frame_rate / 3600
     return DatasetSpec(
         version=SPEC_VERSION,
@@ -262,7 +271,7 @@ def _spec(layout: TokenLayout, index: LengthIndex, digest: str) -> DatasetSpec:
         text_tokenizer=None,
         languages=index.languages,
         silence=_silence(layout),
-        splits={"train": SplitSpec(len(index), 1, hours, digest, "0")},
+        splits={"train": SplitSpec(len(index), shards, hours, digest, "0")},
         min_seconds=0.1,
         chunk_seconds=30.0,
         statistics={},

@@ -37,9 +37,13 @@ if [[ -n "$exit_code_file" ]]; then trap 'echo $? >"$exit_code_file"' EXIT; fi
 
 child=''
 leaving=''
+passed_on=''
 pass_on() {
   leaving="$1"
-  if [[ -n "$child" ]]; then kill -s "$1" "$child" 2>/dev/null || true; fi
+  if [[ -n "$child" ]]; then
+    passed_on="$child"
+    kill -s "$1" "$child" 2>/dev/null || true
+  fi
 }
 trap 'pass_on TERM' TERM
 trap 'pass_on INT' INT
@@ -47,6 +51,8 @@ trap 'pass_on INT' INT
 for ((try = 1; ; try++)); do
   "$@" &
   child=$!
+  # A signal that came while the command was being started has not reached it yet.
+  if [[ -n "$leaving" && -z "$passed_on" ]]; then pass_on "$leaving"; fi
   code=0
   wait "$child" || code=$?
   # A signal ends `wait` before the command has ended: it is saving.
