@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
         call = ["data_pipeline.fit_text_tokenizer", f"--source={tokens}", f"--output={text}"]
         timings.run("text tokenizer", [*call, "--vocab_size=384"])
     call = ["data_pipeline.build_sequences", f"--tokens={tokens}", f"--output={sequences}"]
-    call += ["--tasks=tts,speech_to_speech", f"--text_tokenizer={text}"]
+    call += ["--tasks=asr,tts,speech_to_speech", f"--text_tokenizer={text}"]
     call += [f"--dialogue={dialogues}", "--system=", "--max_length=512"]
     call.append("--train_on=answer")
     timings.run("sequences", call, accept=(0, PARTIAL))

@@ -8,7 +8,7 @@ answers); on sequences of your own, made by data_pipeline.build_sequences:
     python -m experiments.pretrain --config=experiments/configs/coig_lm_demo.py \
         --workdir=RUN --set=data.path=SEQUENCES
 
-Hardware: any. Quality: not measured yet.
+Hardware: any. Quality: docs/results.md, of runs that came near this one.
 """
 
 from gpst_jax.config import (
@@ -37,11 +37,11 @@ def get_config() -> RunConfig:
             warmup_steps=30,
         ),
         train=TrainConfig(
-            steps=1100,
+            steps=1200,
             log_every=20,
-            eval_every=275,
+            eval_every=300,
             eval_batches=16,
-            checkpoint_every_steps=275,
+            checkpoint_every_steps=300,
             checkpoint_every_minutes=2.0,
         ),
     )
