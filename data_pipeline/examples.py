@@ -111,7 +111,13 @@ def write_metadata(
 
 
 class ExampleReader(Generic[Item]):
-    """Random access to the records of a split. Safe to use from several threads."""
+    """Random access to the records of a split. Safe to use from several threads.
+
+    Attributes:
+        FIELDS: the features that are decoded; empty: all.
+    """
+
+    FIELDS: tuple[str, ...] = ()
 
     def __init__(self, dataset_dir: str | Path, split: str, retry_seconds: Sequence[float] = ()):
         """Opens the split's metadata; shards are opened when first read.
@@ -133,7 +139,11 @@ class ExampleReader(Generic[Item]):
             raise UserError(f"{dataset_dir}: no split {split!r} in dataset_info.json")
         info = builder.info.splits[split]
         self._directory = Path(dataset_dir)
-        self._open = functools.partial(builder.as_data_source, split)
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        self._open = functools.partial(builder.as_data_source, split, deserialize_method=raw)
+        features = builder.info.features
+        names = self.FIELDS or tuple(features)
+        self._features = tfds.features.FeaturesDict({name: features[name] for name in names})
         self._source = self._open()
         self._retry_seconds = tuple(retry_seconds)
         self._ends = list(itertools.accumulate(info.shard_lengths))
@@ -163,7 +173,7 @@ class ExampleReader(Generic[Item]):
 
     def _read(self, index: int) -> Item:
         try:
-            return self._decode(self._source[index])
+            return self._decode(self._features.deserialize_example_np(self._source[index]))
         # What array_record, protobuf and TFDS raise for bytes that are missing or damaged. A
         # truncated file reads as an empty message, whose features are None.
         except (

@@ -16,6 +16,7 @@ __all__ = [
     "RecordError",
     "RecordReader",
     "ShardWriter",
+    "TokenReader",
     "features",
     "shard_name",
     "write_metadata",
@@ -54,7 +55,8 @@ class Record:
 def features(num_codebooks: int) -> tfds.features.FeaturesDict:
     """TFDS features of a record.
 
-    Codes are stored (T, Q): without TensorFlow only a first dimension may vary.
+    Codes are stored (T, Q): without TensorFlow only a first dimension may vary. Both streams are
+    stored as bytes, which NumPy takes as they are; lists of integers are parsed one by one.
     """
     return tfds.features.FeaturesDict(
         {
@@ -66,8 +68,10 @@ def features(num_codebooks: int) -> tfds.features.FeaturesDict:
             "has_text": tfds.features.Scalar(np.bool_),
             "start": tfds.features.Scalar(np.float32),
             "end": tfds.features.Scalar(np.float32),
-            "units": tfds.features.Tensor(shape=(None,), dtype=np.uint16),
-            "codes": tfds.features.Tensor(shape=(None, num_codebooks), dtype=np.uint16),
+            "units": tfds.features.Tensor(shape=(None,), dtype=np.uint16, encoding="bytes"),
+            "codes": tfds.features.Tensor(
+                shape=(None, num_codebooks), dtype=np.uint16, encoding="bytes"
+            ),
         }
     )
 
@@ -107,19 +111,6 @@ def write_metadata(
 class RecordReader(ExampleReader[Record]):
     """Random access to the records of a split. Safe to use from several threads."""
 
-    def read(self, index: int, num_units: int, num_frames: int) -> Record:
-        """Reads a record whose lengths are known from the length index.
-
-        Raises:
-            RecordError: as `__getitem__`, or the lengths are others.
-        """
-        record = self[index]
-        found = (len(record.units), record.codes.shape[1])
-        if found != (num_units, num_frames):
-            reason = f"holds {found} units and frames, the length index {(num_units, num_frames)}"
-            raise self._error(index, reason)
-        return record
-
     def _decode(self, example: Any) -> Record:
         return Record(
             id=example["id"].decode(),
@@ -132,3 +123,25 @@ class RecordReader(ExampleReader[Record]):
             units=example["units"],
             codes=np.ascontiguousarray(example["codes"].T),
         )
+
+
+class TokenReader(ExampleReader[tuple[np.ndarray, np.ndarray]]):
+    """Random access to the two streams of the records, without the rest of them."""
+
+    FIELDS = ("units", "codes")
+
+    def read(self, index: int, num_units: int, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+        """Units (S,) and codes (Q, T) of a record whose lengths the length index says.
+
+        Raises:
+            RecordError: as `__getitem__`, or the lengths are others.
+        """
+        units, codes = self[index]
+        found = (len(units), codes.shape[1])
+        if found != (num_units, num_frames):
+            reason = f"holds {found} units and frames, the length index {(num_units, num_frames)}"
+            raise self._error(index, reason)
+        return units, codes
+
+    def _decode(self, example: Any) -> tuple[np.ndarray, np.ndarray]:
+        return example["units"], example["codes"].T

@@ -7,7 +7,7 @@ import numpy as np
 
 from data_pipeline.component_rows import RETRY_SECONDS, ComponentRows
 from data_pipeline.packing import PackingConfig, PackingPlan, Segment
-from data_pipeline.records import RecordReader
+from data_pipeline.records import TokenReader
 from data_pipeline.spec import DatasetSpec, LengthIndex
 from data_pipeline.tokens import NO_TARGET, PAD, TokenLayout, segment_tokens
 
@@ -102,6 +102,10 @@ class DatasetRows(ComponentRows):
         return DatasetSpec.load(self.dataset_dir)
 
     @functools.cached_property
+    def _layout(self) -> TokenLayout:
+        return self.spec.layout()
+
+    @functools.cached_property
     def _chosen(self) -> tuple[LengthIndex, np.ndarray | None]:
         """Lengths of the records that are read, and their numbers in the split; None is all."""
         index = LengthIndex.load(self.dataset_dir, self.spec, self.split)
@@ -117,16 +121,16 @@ class DatasetRows(ComponentRows):
         return self._chosen[0]
 
     @functools.cached_property
-    def reader(self) -> RecordReader:
+    def reader(self) -> TokenReader:
         """Of the whole split."""
-        return RecordReader(self.dataset_dir, self.split, RETRY_SECONDS)
+        return TokenReader(self.dataset_dir, self.split, RETRY_SECONDS)
 
-    def open_reader(self) -> tuple[RecordReader, DatasetSpec]:
+    def open_reader(self) -> tuple[TokenReader, DatasetSpec]:
         """The reader of the whole split and the spec of the dataset."""
         return self.reader, self.spec
 
     def _make_plan(self) -> PackingPlan:
-        return PackingPlan(self.packing, self.spec.layout(), self.index, self.spec.silence)
+        return PackingPlan(self.packing, self._layout, self.index, self.spec.silence)
 
     def parts(self, segment: Segment) -> list[tuple[np.ndarray, np.ndarray]]:
         """Units and codes of the pieces of a segment, with silence between them."""
@@ -141,8 +145,8 @@ class DatasetRows(ComponentRows):
             number = piece.record
             sizes = int(self.index.units[number]), int(self.index.frames[number])
             place = number if self._chosen[1] is None else int(self._chosen[1][number])
-            record = self.reader.read(place, *sizes)
-            parts.append((record.units[slice(*piece.units)], record.codes[:, slice(*piece.frames)]))
+            units, codes = self.reader.read(place, *sizes)
+            parts.append((units[slice(*piece.units)], codes[:, slice(*piece.frames)]))
         return parts
 
     def row(self, number: int) -> dict[str, np.ndarray]:
@@ -151,7 +155,7 @@ class DatasetRows(ComponentRows):
 
     def build(self, segments: list[list[tuple[np.ndarray, np.ndarray]]]) -> dict[str, np.ndarray]:
         """Arrays of a row of the given segments, as the packing arranges them."""
-        return _BUILDERS[self.packing.arrangement](self.spec.layout(), self.packing, segments)
+        return _BUILDERS[self.packing.arrangement](self._layout, self.packing, segments)
 
     def empty_row(self) -> dict[str, np.ndarray]:
         """Arrays of a row that holds nothing."""

@@ -36,8 +36,8 @@ def features() -> tfds.features.FeaturesDict:
         {
             "id": tfds.features.Text(),
             "task": tfds.features.Text(),
-            "ids": tfds.features.Tensor(shape=(None,), dtype=np.int32),
-            "loss_mask": tfds.features.Tensor(shape=(None,), dtype=np.uint8),
+            "ids": tfds.features.Tensor(shape=(None,), dtype=np.int32, encoding="bytes"),
+            "loss_mask": tfds.features.Tensor(shape=(None,), dtype=np.uint8, encoding="bytes"),
         }
     )
 

@@ -87,13 +87,17 @@ class TokenLayout:
         """Duration of a frame in ticks."""
         return int(self.tick_rate / _rate(self.frame_rate))
 
+    @functools.cached_property
+    def _frames_per_unit(self) -> Fraction:
+        return _rate(self.frame_rate) / _rate(self.unit_rate)
+
     def frames_for_units(self, num_units: int) -> int:
         """Frames that last as long as `num_units` raw units, rounded up."""
-        return math.ceil(num_units * _rate(self.frame_rate) / _rate(self.unit_rate))
+        return math.ceil(num_units * self._frames_per_unit)
 
     def frame_at_unit(self, unit: int) -> int:
         """First frame of a crop that begins at raw unit `unit` (rounded down)."""
-        return math.floor(unit * _rate(self.frame_rate) / _rate(self.unit_rate))
+        return math.floor(unit * self._frames_per_unit)
 
     def units_to_ids(self, units: np.ndarray) -> np.ndarray:
         """Units (S,) to semantic ids (S,) int32."""

@@ -59,14 +59,21 @@ def main(argv: list[str]) -> int:
     if not text.exists():
         call = ["data_pipeline.fit_text_tokenizer", f"--source={tokens}", f"--output={text}"]
         timings.run("text tokenizer", [*call, "--vocab_size=384"])
-    call = ["data_pipeline.build_sequences", f"--tokens={tokens}", f"--output={sequences}"]
-    call += ["--tasks=asr,tts,speech_to_speech", f"--text_tokenizer={text}"]
-    call += [f"--dialogue={dialogues}", "--system=", "--max_length=512"]
-    call.append("--train_on=answer")
-    timings.run("sequences", call, accept=(0, PARTIAL))
+    for name, tasks in (
+        ("instructions", ["--tasks=asr,tts"]),
+        ("dialogues", ["--tasks=speech_to_speech", f"--dialogue={dialogues}"]),
+    ):
+        call = ["data_pipeline.build_sequences", f"--tokens={tokens}"]
+        call += [f"--output={sequences / name}", *tasks, f"--text_tokenizer={text}"]
+        call += ["--system=", "--max_length=512", "--train_on=answer"]
+        timings.run(name, call, accept=(0, PARTIAL))
+    # There are nine times as many instructions; an answer needs every link of the chain.
+    mixture = sequences / "mixture.json"
+    shares = [{"path": name, "weight": 1} for name in ("instructions", "dialogues")]
+    cli.write_json(mixture, {"datasets": shares})
 
     for name, config, data in (
-        ("language model", _LM_CONFIG.value, sequences),
+        ("language model", _LM_CONFIG.value, mixture),
         ("flow", _FLOW_CONFIG.value, tokens),
     ):
         call = ["experiments.pretrain", f"--config={config}", f"--workdir={_run(workdir, name)}"]

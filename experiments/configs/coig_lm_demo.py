@@ -2,8 +2,8 @@
 
     make demo-coig
 
-trains it on sequences of synthetic speech (transcribing, reading aloud, spoken questions and
-answers); on sequences of your own, made by data_pipeline.build_sequences:
+trains it on sequences of synthetic speech (half transcribing and reading aloud, half spoken
+questions and answers); on sequences of your own, made by data_pipeline.build_sequences:
 
     python -m experiments.pretrain --config=experiments/configs/coig_lm_demo.py \
         --workdir=RUN --set=data.path=SEQUENCES
@@ -37,11 +37,11 @@ def get_config() -> RunConfig:
             warmup_steps=30,
         ),
         train=TrainConfig(
-            steps=1200,
+            steps=1050,
             log_every=20,
-            eval_every=300,
+            eval_every=350,
             eval_batches=16,
-            checkpoint_every_steps=300,
+            checkpoint_every_steps=350,
             checkpoint_every_minutes=2.0,
         ),
     )

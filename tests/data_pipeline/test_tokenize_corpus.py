@@ -38,7 +38,9 @@ def test_every_recording_becomes_a_record(config) -> None:
         )
         assert len(reader) == len(index)
         for number in range(len(reader)):
-            record = reader.read(number, index.units[number], index.frames[number])
+            record = reader[number]
+            sizes = len(record.units), record.codes.shape[1]
+            assert sizes == (index.units[number], index.frames[number])
             assert index.speakers[index.speaker[number]] == record.speaker
             assert index.units_dedup[number] == len(deduplicate(record.units)[0])
             found[record.id] = record
