@@ -8,7 +8,7 @@ codebook (data_pipeline.fit_tokenizers --unified, or SpeechTokenizer):
     python -m experiments.pretrain --config=experiments/configs/coig_flow_demo.py \
         --workdir=RUN --set=data.path=DATASET
 
-Hardware: any. Quality: docs/results.md, of runs that came near this one.
+Hardware: any. Quality: docs/results.md.
 """
 
 from gpst_jax.config import (

@@ -8,7 +8,7 @@ questions and answers); on sequences of your own, made by data_pipeline.build_se
     python -m experiments.pretrain --config=experiments/configs/coig_lm_demo.py \
         --workdir=RUN --set=data.path=SEQUENCES
 
-Hardware: any. Quality: docs/results.md, of runs that came near this one.
+Hardware: any. Quality: docs/results.md.
 """
 
 from gpst_jax.config import (
