@@ -129,7 +129,7 @@ class ExampleReader(Generic[Item]):
                 network file systems come back.
 
         Raises:
-            UserError: the directory holds no TFDS metadata, or not that split.
+            UserError: the directory holds no TFDS metadata, not that split, or other records.
         """
         try:
             builder = tfds.builder_from_directory(str(dataset_dir))
@@ -143,6 +143,8 @@ class ExampleReader(Generic[Item]):
         self._open = functools.partial(builder.as_data_source, split, deserialize_method=raw)
         features = builder.info.features
         names = self.FIELDS or tuple(features)
+        if missing := [name for name in names if name not in features]:
+            raise UserError(f"{dataset_dir}: its records have no {missing[0]!r}")
         self._features = tfds.features.FeaturesDict({name: features[name] for name in names})
         self._source = self._open()
         self._retry_seconds = tuple(retry_seconds)

@@ -127,7 +127,8 @@ class DatasetRows(ComponentRows):
 
     def open_reader(self) -> tuple[TokenReader, DatasetSpec]:
         """The reader of the whole split and the spec of the dataset."""
-        return self.reader, self.spec
+        spec = self.spec  # first: it says what is wrong with a dataset of another kind
+        return self.reader, spec
 
     def _make_plan(self) -> PackingPlan:
         return PackingPlan(self.packing, self._layout, self.index, self.spec.silence)

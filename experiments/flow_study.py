@@ -58,6 +58,8 @@ def main(argv: list[str]) -> int:
     unknown = sorted(set(arms) - set(ARMS))
     if unknown:
         raise cli.UserError(f"--arms: unknown {unknown[0]!r}; choose from {', '.join(ARMS)}")
+    if not arms or not _EVALUATIONS.value:
+        raise cli.UserError("--arms, --evaluations: name at least one of each")
     timings = Timings(workdir / "timings.json")
     rows: list[dict[str, Any]] = []
     base: dict[int, list[dict[str, Any]]] = {}  # items of the first arm, by evaluations
