@@ -10,7 +10,7 @@ import numpy as np
 from data_pipeline.tokens import TokenLayout
 from gpst_jax import flow_matching, solvers
 from gpst_jax.config import ConfigError, FlowConfig
-from gpst_jax.frame_requests import FrameRequest, batches, frame_keys
+from gpst_jax.frame_requests import FrameBatch, FrameRequest, frame_keys, sample_targets
 
 FlowRequest = FrameRequest
 
@@ -96,15 +96,11 @@ class FlowSampler:
         Raises:
             ValueError: a request without frames, or out of range.
         """
-        found: list[np.ndarray] = [np.zeros(0)] * len(requests)
-        for batch in batches(requests, self.layout, batch_size):
-            arrays = (batch.units, batch.codes, batch.prompts, batch.lengths, batch.items)
-            latents = np.asarray(self._run(self.params, *arrays, seed))
-            for row, index in enumerate(batch.indices):
-                found[index] = latents[row, batch.prompts[row] : batch.lengths[row]]
-            if on_progress is not None:
-                on_progress(len(batch.indices))
-        return found
+
+        def run(batch: FrameBatch) -> np.ndarray:
+            return np.asarray(self._run(self.params, *batch.arrays, seed))
+
+        return sample_targets(run, requests, self.layout, batch_size, on_progress)
 
     def _sample(self, params, units, codes, prompts, lengths, items, seed) -> jax.Array:
         """Latents (B, T, D) of prompts and targets; see `FrameBatch` for the arguments."""

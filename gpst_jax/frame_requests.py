@@ -5,7 +5,7 @@ that few programs are compiled.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,11 @@ class FrameBatch:
     lengths: np.ndarray  # (B,) int32 frames of prompt and target
     items: np.ndarray  # (B,) int32
 
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """What a jitted sampler takes: units, codes, prompts, lengths, items."""
+        return self.units, self.codes, self.prompts, self.lengths, self.items
+
 
 def batches(
     requests: Sequence[FrameRequest], layout: TokenLayout, batch_size: int
@@ -70,6 +75,35 @@ def batches(
             prompts[row], lengths[row] = len(own_codes), len(own_units)
             items[row] = requests[index].item
         yield FrameBatch(chosen, units, codes, prompts, lengths, items)
+
+
+def sample_targets(
+    run: Callable[[FrameBatch], np.ndarray],
+    requests: Sequence[FrameRequest],
+    layout: TokenLayout,
+    batch_size: int,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[np.ndarray]:
+    """What `run` gives for the targets, (T, ...) for each request.
+
+    Args:
+        run: a batch of B rows to (B, T, ...), prompts and padding included.
+        requests: the items.
+        layout: token layout of their units and codes.
+        batch_size: items of a batch.
+        on_progress: called with the number of items after each batch.
+
+    Raises:
+        ValueError: see `batches`.
+    """
+    found: list[np.ndarray] = [np.zeros(0)] * len(requests)
+    for batch in batches(requests, layout, batch_size):
+        rows = run(batch)
+        for row, index in enumerate(batch.indices):
+            found[index] = rows[row, batch.prompts[row] : batch.lengths[row]]
+        if on_progress is not None:
+            on_progress(len(batch.indices))
+    return found
 
 
 def frame_keys(seed: jax.Array, items: jax.Array, length: int) -> jax.Array:

@@ -16,7 +16,13 @@ import numpy as np
 from data_pipeline.tokens import TokenLayout
 from gpst_jax import soundstorm
 from gpst_jax.config import ConfigError, SoundStormConfig
-from gpst_jax.frame_requests import FrameRequest, batches, fold_each, frame_keys
+from gpst_jax.frame_requests import (
+    FrameBatch,
+    FrameRequest,
+    fold_each,
+    frame_keys,
+    sample_targets,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,19 +94,15 @@ class SoundStormSampler:
         Raises:
             ValueError: a request without frames, or out of range.
         """
-        found: list[np.ndarray] = [np.zeros(0)] * len(requests)
-        for batch in batches(requests, self.layout, batch_size):
-            arrays = (batch.units, batch.codes, batch.prompts, batch.lengths, batch.items)
-            codes = np.asarray(self._run(self.params, *arrays, seed))
-            for row, index in enumerate(batch.indices):
-                target = slice(batch.prompts[row], batch.lengths[row])
-                levels = codes[row, target].T
-                if soundstorm.first_level(self.config):
-                    levels = np.concatenate([batch.units[row, target][None], levels])
-                found[index] = levels
-            if on_progress is not None:
-                on_progress(len(batch.indices))
-        return found
+
+        def run(batch: FrameBatch) -> np.ndarray:
+            codes = np.asarray(self._run(self.params, *batch.arrays, seed))
+            if soundstorm.first_level(self.config):
+                codes = np.concatenate([batch.units[..., None], codes], axis=-1)
+            return codes
+
+        found = sample_targets(run, requests, self.layout, batch_size, on_progress)
+        return [codes.T for codes in found]
 
     def _sample(self, params, units, codes, prompts, lengths, items, seed) -> jax.Array:
         """Codes (B, T, L) of prompts and targets; see `FrameBatch` for the arguments."""

@@ -7,7 +7,8 @@ LLAMA is a directory of Llama 2 weights in safetensors. This is the first stage,
 (data_pipeline.build_sequences --tasks=pretrain); `coig_lm_7b_instruct` goes on from it, and
 docs/coig.md says how adapters for dialogue are trained on top. Batch and schedule: those of
 SpeechGPT where they are known (arXiv 2305.11000); those of SpeechGPT-Gen were never published.
-Hardware: lowered, but not compiled for a slice yet. Quality: not measured.
+Hardware: one slice of v5p:4x4x8 (128 chips, 4 rows each): 14.00 of 95.74 GiB per chip, MFU at most
+79 % (compile-only, docs/pods.md). Quality: not measured.
 """
 
 from data_pipeline.vocabulary import Vocabulary
