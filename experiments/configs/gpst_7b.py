@@ -4,7 +4,8 @@
         --workdir=RUN --set=data.path=DATASET
 
 Everything else is that of `gpst_1b.py`. Hardware: one slice of v5p:8x8x8 (512 chips, 2 rows each):
-10.94 of 95.74 GiB per chip, MFU at most 69 % (compile-only, docs/pods.md). Quality: not measured.
+10.94 of 95.74 GiB per chip, MFU at most 69 %; two slices of v6e:16x16 (1 row each) 52 %, bound by
+ICI (compile-only, docs/pods.md). Quality: not measured.
 """
 
 import dataclasses
