@@ -9,8 +9,9 @@ at most 10 s (`tokenize_corpus --chunk_seconds=10`). Optimisation as published: 
 square root decay over 1M updates of 64 crops of 10 s.
 
 Hardware: one v5e:4x4 slice (16 chips, 4 rows each): 5.19 of 15.75 GiB per chip, MFU at most 57 %;
-with 8 rows each v5p:2x2x4: 13.18 of 95.74 GiB, 57 %, and v6e:4x4: 13.26 of 31.25 GiB, 18 %
-(compile-only, docs/pods.md). Quality: not measured.
+with 8 rows each v5p:2x2x4: 13.18 of 95.74 GiB, 57 %, and v6e:4x4: 13.26 of 31.25 GiB, 18 %, for
+three quarters of the HBM traffic are activations of the local transformer, 512 wide (compile-only,
+docs/pods.md). Quality: not measured.
 """
 
 from data_pipeline.tokens import TokenLayout
