@@ -4,8 +4,9 @@
         --workdir=RUN --set=data.path=DATASET
 
 Everything else is that of `gpst_1b.py`. Hardware: one slice of v5p:8x8x8 (512 chips, 2 rows each):
-10.94 of 95.74 GiB per chip, MFU at most 69 %; two slices of v6e:16x16 (1 row each) 52 %, bound by
-ICI (compile-only, docs/pods.md). Quality: not measured.
+10.94 of 95.74 GiB per chip, MFU at most 69 %; with 1 row each v5e:16x16: 9.10 of 15.75 GiB, 61 %,
+and two slices of v6e:16x16: 9.02 of 31.25 GiB, 53 %, bound by ICI (compile-only, docs/pods.md).
+Quality: not measured.
 """
 
 import dataclasses
