@@ -95,7 +95,7 @@ class Module:
             yield instruction, instructions, times, fused
             opcode = instruction.opcode
             if opcode == "while":
-                count = self.trip_count(instruction)
+                count = self.trip_count(instruction, instructions)
                 yield from self._walk(instruction.called("body"), times * count, fused=fused)
             elif opcode == "fusion":
                 yield from self._walk(instruction.called("calls"), times, fused=True)
@@ -111,20 +111,46 @@ class Module:
                 for branch in _NAME.findall(branches):
                     yield from self._walk(branch, times, fused=fused)
 
-    def trip_count(self, loop: Instruction) -> int:
-        """How often a counted loop runs: the constant that its condition compares with."""
+    def trip_count(self, loop: Instruction, caller: dict[str, Instruction]) -> int:
+        """How often a counted loop runs.
+
+        Args:
+            loop: the `while`.
+            caller: the computation that it stands in, where its counter gets its first value: a
+                loop whose first turn the compiler peeled off starts at 1.
+        """
         known = re.search(r'known_trip_count[^\d]*"?(\d+)', loop.attributes)
         if known:
             return int(known.group(1))
         condition = self.computations[loop.called("condition")]
         root = next(instruction for instruction in condition.values() if instruction.root)
+        comparison = [root]
         # The comparison may stand inside a fusion; its constant is in one of the two.
-        constants = _int_constants(condition)
+        limits = _int_constants(condition)
         if root.opcode == "fusion":
-            constants += _int_constants(self.computations[root.called("calls")])
-        if len(constants) != 1:
-            raise HloError(f"loop {loop.name}: no single constant in its condition: {constants}")
-        return constants[0]
+            inside = self.computations[root.called("calls")]
+            limits += _int_constants(inside)
+            comparison = list(inside.values())
+        counters = [
+            instruction
+            for instruction in condition.values()
+            if instruction.opcode == "get-tuple-element" and _is_int(instruction)
+        ]
+        if len(limits) != 1 or len(counters) != 1:
+            raise HloError(f"loop {loop.name}: not one counter against one constant: {limits}")
+        if not any(one.attribute("direction") == "LT" for one in comparison):
+            raise HloError(f"loop {loop.name}: its condition is not counter < constant")
+        index = int(counters[0].attribute("index") or 0)
+        first = _element(caller, caller[loop.operands[0]], index)
+        body = self.computations[loop.called("body")]
+        result = next(instruction for instruction in body.values() if instruction.root)
+        following = _element(body, result, index)
+        steps = [_constant(body, name) for name in following.operands]
+        steps = [step for step in steps if step is not None]
+        start = _constant(caller, first.name)
+        if start is None or following.opcode != "add" or len(steps) != 1:
+            raise HloError(f"loop {loop.name}: its counter has no known start and step")
+        return max(math.ceil((limits[0] - start) / steps[0]), 0)
 
 
 def parse(text: str) -> Module:
@@ -215,11 +241,43 @@ def _until_comma(text: str) -> int:
     return len(text)
 
 
+_SAME = ("copy", "copy-start", "copy-done", "bitcast", "convert")
+
+
+def _origin(computation: dict[str, Instruction], name: str) -> Instruction:
+    """The instruction that made a value, behind its copies and tuples."""
+    found = computation[name]
+    while found.opcode in _SAME:
+        found = computation[found.operands[0]]
+    if found.opcode == "get-tuple-element":
+        holder = computation[found.operands[0]]
+        if holder.opcode == "tuple":
+            return _element(computation, holder, int(found.attribute("index") or 0))
+    return found
+
+
+def _element(
+    computation: dict[str, Instruction], holder: Instruction, index: int
+) -> Instruction:
+    """What made one element of a tuple."""
+    if holder.opcode != "tuple":
+        raise HloError(f"{holder.name}: not a tuple made in place")
+    return _origin(computation, holder.operands[index])
+
+
+def _constant(computation: dict[str, Instruction], name: str) -> int | None:
+    found = _origin(computation, name)
+    return int(found.arguments) if found.opcode == "constant" and _is_int(found) else None
+
+
+def _is_int(instruction: Instruction) -> bool:
+    shape = instruction.shapes[0]
+    return shape.dtype in ("s32", "u32", "s64") and not shape.dims
+
+
 def _int_constants(computation: dict[str, Instruction]) -> list[int]:
     return [
         int(instruction.arguments)
         for instruction in computation.values()
-        if instruction.opcode == "constant"
-        and instruction.shapes[0].dtype in ("s32", "u32", "s64")
-        and not instruction.shapes[0].dims
+        if instruction.opcode == "constant" and _is_int(instruction)
     ]

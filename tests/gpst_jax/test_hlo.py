@@ -22,6 +22,50 @@ def test_products_in_a_loop_count_as_often_as_it_runs():
     assert hlo_cost.matmul_flops(module) == 11 * 2 * 48 * 64 * 64
 
 
+_LOOP = """\
+HloModule test
+
+%body (p: (s32[], f32[8,8])) -> (s32[], f32[8,8]) {{
+  %p = (s32[], f32[8,8]{{1,0}}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %by = s32[] constant({step})
+  %next = s32[] add(%i, %by)
+  %x = f32[8,8]{{1,0}} get-tuple-element(%p), index=1
+  %y = f32[8,8]{{1,0}} dot(%x, %x), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}
+  ROOT %out = (s32[], f32[8,8]{{1,0}}) tuple(%next, %y)
+}}
+
+%condition (p: (s32[], f32[8,8])) -> pred[] {{
+  %p = (s32[], f32[8,8]{{1,0}}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %limit = s32[] constant(16)
+  ROOT %less = pred[] compare(%i, %limit), direction={direction}
+}}
+
+ENTRY %main (x: f32[8,8]) -> f32[8,8] {{
+  %x = f32[8,8]{{1,0}} parameter(0)
+  %first = s32[] constant({start})
+  %copy = s32[] copy(%first)
+  %init = (s32[], f32[8,8]{{1,0}}) tuple(%copy, %x)
+  %loop = (s32[], f32[8,8]{{1,0}}) while(%init), condition=%condition, body=%body
+  ROOT %out = f32[8,8]{{1,0}} get-tuple-element(%loop), index=1
+}}
+"""
+
+
+@pytest.mark.parametrize(("start", "step", "turns"), [(0, 1, 16), (1, 1, 15), (1, 2, 8), (16, 1, 0)])
+def test_a_loop_runs_from_its_first_value_in_its_steps(start, step, turns):
+    # Towards several slices the TPU compiler peels the first turn off a loop, which then starts at 1.
+    module = hlo.parse(_LOOP.format(start=start, step=step, direction="LT"))
+    assert hlo_cost.matmul_flops(module) == turns * 2 * 8**3
+
+
+def test_a_loop_that_does_not_count_upwards_is_an_error():
+    module = hlo.parse(_LOOP.format(start=0, step=1, direction="GT"))
+    with pytest.raises(hlo.HloError, match="loop"):
+        hlo_cost.matmul_flops(module)
+
+
 def test_products_of_a_gradient():
     def function(x, kernel):
         return jax.grad(lambda kernel: jnp.tanh(x @ kernel).sum())(kernel)
