@@ -127,8 +127,6 @@ def pretrain(config: RunConfig, workdir: str) -> TrainResult:
         print(describe(config, spec, objective), flush=True)
     preview = None
     if config.train.preview_every:
-        if jax.process_count() > 1:
-            raise ConfigError("config field train.preview_every: previews need a single process")
         shown = dataset_with(config.data.path, "valid", "train")
         preview = make_preview(config, shown, DatasetSpec.load(shown))
     profiled = parse_range("profile_steps", _PROFILE_STEPS.value)

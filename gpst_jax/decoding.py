@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from data_pipeline.tokens import ACOUSTIC, EOS, NUM_SPECIALS, PAD, SEMANTIC
-from gpst_jax import gpst
+from gpst_jax import gpst, sharding
 from gpst_jax.layers import Cache, Context
 
 
@@ -23,8 +23,11 @@ class _State(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def decode_batch(config, layout, positions, static, params, keys, units, codes, limits):
+def decode_batch(config, layout, positions, static, params, seed, items, units, codes, limits):
     """Runs the four steps on right-padded prefixes; see sampling.Decoder.decode.
+
+    Under a mesh (`jax.set_mesh`) the parameters may lie as in training, over any number of
+    processes, all of which then call this with equal arguments and get all of the results.
 
     Args:
         config: model.
@@ -32,7 +35,8 @@ def decode_batch(config, layout, positions, static, params, keys, units, codes, 
         positions: "time" or "running".
         static: top-k of both streams, steps of both loops, and the length of the cache.
         params: parameters.
-        keys: (B,) random keys.
+        seed: of the random streams; uint32 scalar.
+        items: (B,) int32, index of each row's random stream.
         units: semantic prefix: tokens (B, P, Q), times (B, P) in ticks, lengths (B,).
         codes: acoustic prefix, alike.
         limits: (B,) arrays max_units, min_frames, max_frames, unit_start, frame_start (ticks),
@@ -44,7 +48,8 @@ def decode_batch(config, layout, positions, static, params, keys, units, codes, 
     """
     semantic_top_k, acoustic_top_k, max_units, max_frames, length = static
     model = gpst.bind(config, layout, params)
-    rows = keys.shape[0]
+    rows = items.shape[0]
+    keys = jax.vmap(lambda item: jax.random.fold_in(jax.random.key(seed), item))(items)
     state = _State(
         cache=model.global_net.init_cache(rows, length),
         hidden=jnp.zeros((rows, config.global_net.d_model), config.dtype),
@@ -60,7 +65,7 @@ def decode_batch(config, layout, positions, static, params, keys, units, codes, 
     if max_frames:
         state = _read(model, positions, state, codes, ACOUSTIC)
         frames = _sample_frames(model, positions, state, keys, limits, acoustic_top_k, max_frames)
-    return outputs | frames
+    return jax.tree.map(lambda x: sharding.constrain(x, (None,) * x.ndim), outputs | frames)
 
 
 def _nothing(name: str, shape: tuple[int, ...]) -> dict[str, jax.Array]:

@@ -19,7 +19,7 @@ from gpst_jax.metrics import MetricsWriter
 from gpst_jax.modes import ModeBuilder
 from gpst_jax.sampling import Decoder, SamplingConfig
 
-Preview = Callable[[int, Any, MetricsWriter], None]
+Preview = Callable[[int, Any, MetricsWriter | None], None]
 
 
 def make_preview(
@@ -35,7 +35,8 @@ def make_preview(
         split: where they are taken from: the first ones within the crop length.
 
     Returns:
-        A function of (step, parameters, writer).
+        A function of (step, parameters, writer). All processes of a run call it, under the run's
+        mesh; one has the writer.
     """
     if split not in spec.splits:
         return None
@@ -53,13 +54,15 @@ def make_preview(
     silence = (np.array(spec.silence.units), np.array(spec.silence.codes))
     builder = ModeBuilder(layout, silence, data.deduplicate)
 
-    def preview(step: int, params: Any, writer: MetricsWriter) -> None:
+    def preview(step: int, params: Any, writer: MetricsWriter | None) -> None:
         decoder = Decoder(config.model_as(GPSTConfig), layout, params, data.positions)
         requests = [
             builder.semantic_to_acoustic(record.units, item=index)
             for index, record in enumerate(records)
         ]
         results = decoder.decode(requests, acoustic=SamplingConfig(temperature=0.7))
+        if writer is None:
+            return
         for index, result in enumerate(results):
             if result.codes.shape[1]:
                 wav = codec.decode(result.codes)

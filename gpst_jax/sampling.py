@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from data_pipeline.tokens import EOS, NUM_SPECIALS, PAD, TokenLayout, part_times
@@ -92,7 +91,7 @@ class Decoder:
     Args:
         config: the model.
         layout: token layout of its dataset.
-        params: its parameters.
+        params: its parameters; arrays sharded for a mesh are decoded under it (`jax.set_mesh`).
         positions: "time" or "running", as in training.
     """
 
@@ -153,8 +152,7 @@ class Decoder:
         return [results[i] for i in range(len(requests))]
 
     def _decode_batch(self, requests, shape, seed, semantic, acoustic) -> dict[str, np.ndarray]:
-        items = jnp.array([request.item for request in requests])
-        keys = jax.vmap(lambda item: jax.random.fold_in(jax.random.key(seed), item))(items)
+        items = np.array([request.item for request in requests], np.int32)
         units, codes = self._prefixes(requests, shape)
         starts = np.array([self.next_times(request) for request in requests], np.int32)
 
@@ -174,7 +172,8 @@ class Decoder:
             self.positions,
             static,
             self.params,
-            keys,
+            np.uint32(seed % 2**32),
+            items,
             units,
             codes,
             limits,

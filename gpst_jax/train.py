@@ -101,7 +101,7 @@ def train(
         devices: None uses all.
         initial: gives the parameters that a new run begins with, from their shapes and shardings;
             None draws them. See `warm_start`.
-        preview: called every `train.preview_every` steps; needs all parameters in one process.
+        preview: called every `train.preview_every` steps, by all processes.
         profile_steps: steps that a profile is recorded of.
         skip_batches: numbers of batches, from 1, that are never read. Batch k is what step k reads
             as long as nothing is skipped; the message of a DivergenceError names them.

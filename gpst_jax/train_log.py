@@ -129,8 +129,7 @@ class TrainLog:
     def preview(self, step: int, preview: Preview, params: Any) -> None:
         """Writes samples of the model, which counts as no training time either."""
         start = time.perf_counter()
-        if self._writer:
-            preview(step, params, self._writer)
+        preview(step, params, self._writer)
         self.throughput.exclude(time.perf_counter() - start)
 
     def _write(self, step: int, line: dict[str, float]) -> None:

@@ -31,7 +31,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def begin(start, number, dataset, config, workdir, steps=STEPS):
+def begin(start, number, dataset, config, workdir, *settings, steps=STEPS):
     """Starts the program in `number` processes with four devices together."""
     address = f"--coordinator=localhost:{free_port()}"
     programs = []
@@ -42,7 +42,7 @@ def begin(start, number, dataset, config, workdir, steps=STEPS):
                 "experiments.pretrain",
                 *(f"--config={config}", f"--workdir={workdir}", f"--set=data.path={dataset}"),
                 *(f"--set=train.steps={steps}", "--set=train.checkpoint_every_steps=5"),
-                *("--set=data.rows=4", f"--heartbeat_seconds={HEARTBEAT}"),
+                *("--set=data.rows=4", f"--heartbeat_seconds={HEARTBEAT}", *settings),
                 *(flags if number > 1 else []),
                 XLA_FLAGS=f"--xla_force_host_platform_device_count={DEVICES // number}",
                 NPROC="16",  # threads of the collectives: with the cores' number they can starve
@@ -115,6 +115,27 @@ def test_sigterm_to_one_saves_in_all(start, dataset, config, tmp_path):
     assert [program.wait(TIMEOUT) for program in programs] == [75, 75]
     last = max(losses(tmp_path / "run"))
     assert checkpoint.load_params(tmp_path / "run").step == last
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * TIMEOUT)
+def test_two_processes_preview_what_one_does(start, dataset, config, tmp_path):
+    settings = ("--set=train.preview_every=4", "--set=mesh.fsdp=4")
+    entropy = {}
+    for number in (1, 2):
+        workdir = tmp_path / str(number)
+        finish(begin(start, number, dataset, config, workdir, *settings, steps=4))
+        entropy[number] = [
+            value
+            for line in metrics.read_metrics(workdir / metrics.METRICS_FILE)
+            for name, value in line.items()
+            if name.startswith("preview/code_entropy")
+        ]
+        events = b"".join(path.read_bytes() for path in (workdir / "tensorboard").iterdir())
+        assert b"preview/0" in events
+    assert len(entropy[1]) == 2  # codebooks
+    assert min(entropy[1]) > 0
+    np.testing.assert_allclose(entropy[2], entropy[1], atol=0.1)
 
 
 @pytest.mark.timeout(120)

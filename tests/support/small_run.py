@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stored_model import save_codec
 
 from data_pipeline import records
 from data_pipeline.records import Record, ShardWriter
@@ -70,6 +71,7 @@ def dataset(tmp_path_factory) -> Path:
         digest = index.save(index_path(directory, split))
         splits[split] = SplitSpec(count, 1, float(length.sum()) / 50 / 3600, digest, "0")
     records.write_metadata(directory, CODEBOOKS, lengths, sizes)
+    save_codec(directory / "tokenizers" / "codec", CODEBOOKS, frame_rate=50.0)
     DatasetSpec(
         version=SPEC_VERSION,
         sample_rate=16000,

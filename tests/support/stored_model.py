@@ -27,6 +27,18 @@ from gpst_jax.config import DataConfig, GPSTConfig, RunConfig, TrainConfig, Tran
 UNITS, CODES = 12, 8
 
 
+def save_codec(directory: Path, codebooks: int, frame_rate: float) -> str:
+    """Writes a codec that was fitted on nothing; returns its SHA-256."""
+    rng = np.random.default_rng(0)
+    codec = MelRVQConfig(frame_rate=frame_rate, num_codebooks=codebooks, codebook_size=CODES)
+    vectors = {
+        "mean": np.zeros(codec.num_mels, np.float32),
+        "codebooks": rng.normal(size=(codebooks, CODES, codec.num_mels)).astype(np.float32),
+        "smoothers": np.zeros((codebooks, 3 * codec.num_mels, codec.num_mels), np.float32),
+    }
+    return save_tokenizer(directory, MelRVQ.kind, codec, vectors)
+
+
 def make_dataset(directory: Path, codebooks: int) -> DatasetSpec:
     """Writes tokenizers, which were fitted on nothing, and the contract; there are no shards."""
     rng = np.random.default_rng(0)
@@ -37,16 +49,10 @@ def make_dataset(directory: Path, codebooks: int) -> DatasetSpec:
         "deviation": np.ones(features, np.float32),
         "centroids": rng.normal(size=(UNITS, features)).astype(np.float32),
     }
-    codec = MelRVQConfig(frame_rate=100.0, num_codebooks=codebooks, codebook_size=CODES)
-    vectors = {
-        "mean": np.zeros(codec.num_mels, np.float32),
-        "codebooks": rng.normal(size=(codebooks, CODES, codec.num_mels)).astype(np.float32),
-        "smoothers": np.zeros((codebooks, 2 * codec.num_mels, codec.num_mels), np.float32),
-    }
     where = directory / "tokenizers"
     sha256 = {
         "semantic": save_tokenizer(where / "semantic", MFCCKMeans.kind, units, clusters),
-        "codec": save_tokenizer(where / "codec", MelRVQ.kind, codec, vectors),
+        "codec": save_codec(where / "codec", codebooks, frame_rate=100.0),
     }
     spec = DatasetSpec(
         version=SPEC_VERSION,
