@@ -256,9 +256,7 @@ def _origin(computation: dict[str, Instruction], name: str) -> Instruction:
     return found
 
 
-def _element(
-    computation: dict[str, Instruction], holder: Instruction, index: int
-) -> Instruction:
+def _element(computation: dict[str, Instruction], holder: Instruction, index: int) -> Instruction:
     """What made one element of a tuple."""
     if holder.opcode != "tuple":
         raise HloError(f"{holder.name}: not a tuple made in place")

@@ -56,7 +56,7 @@ def matmul_flops(module: Module) -> float:
 
 
 def kernel_flops(module: Module) -> float:
-    """FLOPs of the splash attention kernels of one device, the masked half left out.
+    """FLOPs of the splash attention kernels of one device, what a causal mask hides left out.
 
     Forward has 2 products of (L, L, D/H) per head, the fused backward kernel 5.
     """
@@ -69,14 +69,14 @@ def kernel_flops(module: Module) -> float:
             raise HloError(f"unknown kernel {instruction.name}: its FLOPs are not counted")
         # (rows, heads, L, D / H), or without the axis of rows where a device has a single one; the
         # first of the operands with most axes that are no integers.
-        floats = [
-            shape
-            for shape in _operand_shapes(instruction, computation)
-            if shape.dtype in ("bf16", "f32")
-        ]
+        shapes = _operand_shapes(instruction, computation)
+        floats = [shape for shape in shapes if shape.dtype in ("bf16", "f32")]
         query = max(floats, key=lambda shape: len(shape.dims))
         *batch, length, width = query.dims
-        total += times * products * math.prod(batch) * length**2 * width
+        # Beside the segments of queries and keys only a causal mask needs the queries' places.
+        causal = sum(shape.dtype == "s32" for shape in shapes) > 2
+        visible = length**2 / 2 if causal else length**2
+        total += times * products * 2 * math.prod(batch) * visible * width
     return total
 
 

@@ -24,6 +24,7 @@ def get_config() -> RunConfig:
         model=dataclasses.replace(
             config.model_as(FlowConfig),
             net=TransformerConfig(d_model=1792, num_layers=12, num_heads=14, d_ff=7168),
+            remat="dots",
         ),
         data=dataclasses.replace(config.data, rows=1024),
         mesh=MeshConfig(replica=-1, fsdp=16),

@@ -8,10 +8,10 @@ Tokens: the paper's are 10,000 units of `xlsr2_1b_v2`, which cannot be loaded he
 at most 10 s (`tokenize_corpus --chunk_seconds=10`). Optimisation as published: Adam with inverse
 square root decay over 1M updates of 64 crops of 10 s.
 
-Hardware: one v5e:4x4 slice (16 chips, 4 rows each): 5.19 of 15.75 GiB per chip, MFU at most 57 %;
-with 8 rows each v5p:2x2x4: 13.18 of 95.74 GiB, 57 %, and v6e:4x4: 13.26 of 31.25 GiB, 18 %, for
-three quarters of the HBM traffic are activations of the local transformer, 512 wide (compile-only,
-docs/pods.md). Quality: not measured.
+Hardware: one v5e:4x4 slice (16 chips, 4 times one row each): 1.53 of 15.75 GiB per chip, MFU at most
+99 %; v5p:2x2x4: 1.94 of 95.74 GiB, 64 %; v6e:4x4: 1.74 of 31.25 GiB, 40 %; these two are bound by
+HBM, for activations of the local transformer, 512 wide (compile-only, docs/pods.md). On N chips
+data.rows is a multiple of 4 N. Quality: not measured.
 """
 
 from data_pipeline.tokens import TokenLayout
@@ -63,8 +63,10 @@ def get_config() -> RunConfig:
             warmup_steps=10_000,
             weight_decay=0.01,
         ),
+        # One row on a chip at a time: then most activations stay in the chip's own memory.
         train=TrainConfig(
             steps=1_000_000,
+            accumulate=4,
             log_every=100,
             eval_every=5000,
             checkpoint_every_steps=5000,

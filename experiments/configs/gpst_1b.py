@@ -5,9 +5,9 @@
 
 Tokens: 10,000 units at 50 Hz and EnCodec 24 kHz with 8 codebooks; crops and joins of 20 s.
 
-Hardware: v5p:4x8x8 (256 chips, 4 rows each): 26.73 of 95.74 GiB per chip, MFU at most 96 %; the
-same on 16 chips, two slices or 2,048 chips; v5e:16x16 (1 row each): 7.25 of 15.75 GiB, 87 %, and
-v6e:8x8 (2 rows each): 14.04 of 31.25 GiB, 52 % (compile-only, docs/pods.md). Quality: not measured.
+Hardware: v5p:4x8x8 (256 chips, 4 rows each): 26.72 of 95.74 GiB per chip, MFU at most 95 %; the
+same on 16 chips, two slices or 2,048 chips; with 1 row each v5e:16x16: 7.25 of 15.75 GiB, 87 %, and
+v6e:8x8: 7.23 of 31.25 GiB, 61 % (compile-only, docs/pods.md). Quality: not measured.
 """
 
 from data_pipeline.tokens import TokenLayout

@@ -1,11 +1,12 @@
-"""A GPST of 3.0 billion parameters: larger nets than `gpst_1b`, local-drop 0.5, full remat.
+"""A GPST of 3.0 billion parameters: larger nets than `gpst_1b`, local-drop 0.5.
 
     python -m experiments.pretrain --config=experiments/configs/gpst_3b.py \
         --workdir=RUN --set=data.path=DATASET
 
 Everything else is that of `gpst_1b.py`. Hardware: one slice of v5p:4x4x8 (128 chips, 4 rows each):
-8.34 of 95.74 GiB per chip, MFU at most 73 %; v6e:16x16 (2 rows each) 55 %, v5e:16x16 (1 row each)
-29 % (compile-only, docs/pods.md). Quality: not measured.
+32.95 of 95.74 GiB per chip, MFU at most 91 %; v5e:16x16 (1 row each): 8.31 of 15.75 GiB, 73 %;
+v6e:16x16 (4 rows each, --set=model.remat=full): 8.46 of 31.25 GiB, 71 % (compile-only,
+docs/pods.md). Quality: not measured.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ def get_config() -> RunConfig:
             global_net=TransformerConfig(d_model=3072, num_layers=24, num_heads=24, d_ff=8192),
             local_net=TransformerConfig(d_model=1024, num_layers=12, num_heads=8, d_ff=2816),
             local_drop=0.5,
-            remat="full",
+            remat="dots",
         ),
         data=dataclasses.replace(config.data, rows=512),
         optimizer=dataclasses.replace(config.optimizer, learning_rate=6e-4),

@@ -1,12 +1,12 @@
-"""A GPST of 7.0 billion parameters: larger nets than `gpst_1b`, local-drop 0.5, full remat.
+"""A GPST of 7.0 billion parameters: larger nets than `gpst_1b`, local-drop 0.5.
 
     python -m experiments.pretrain --config=experiments/configs/gpst_7b.py \
         --workdir=RUN --set=data.path=DATASET
 
 Everything else is that of `gpst_1b.py`. Hardware: one slice of v5p:8x8x8 (512 chips, 2 rows each):
-10.94 of 95.74 GiB per chip, MFU at most 69 %; with 1 row each v5e:16x16: 9.10 of 15.75 GiB, 61 %,
-and two slices of v6e:16x16: 9.02 of 31.25 GiB, 53 %, bound by ICI (compile-only, docs/pods.md).
-Quality: not measured.
+29.92 of 95.74 GiB per chip, MFU at most 84 %; with --set=model.remat=full v5e:16x16 (1 row each):
+9.10 of 15.75 GiB, 61 %, and two slices of v6e:16x16 (2 rows each): 11.07 of 31.25 GiB, 69 %
+(compile-only, docs/pods.md). Quality: not measured.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ def get_config() -> RunConfig:
             global_net=TransformerConfig(d_model=4096, num_layers=32, num_heads=32, d_ff=11008),
             local_net=TransformerConfig(d_model=1536, num_layers=12, num_heads=12, d_ff=4096),
             local_drop=0.5,
-            remat="full",
+            remat="dots",
         ),
         data=dataclasses.replace(config.data, rows=1024),
         optimizer=dataclasses.replace(config.optimizer, learning_rate=3e-4),

@@ -4,10 +4,13 @@ import dataclasses
 import importlib.util
 import math
 
+import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from data_pipeline.tokens import TokenLayout
-from gpst_jax import aot, sharding
+from gpst_jax import aot, hlo, hlo_cost, sharding, splash
 from gpst_jax.config import (
     ConfigError,
     DataConfig,
@@ -82,6 +85,28 @@ def test_memory_and_roofline_are_consistent(compiled):
     assert 0 < report.mfu_ceiling < 1
     assert "ENTRY" in text
     assert not any(isinstance(v, float) and math.isnan(v) for v in aot.to_json(report).values())
+
+
+@needs_compiler
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_kernels_count_what_the_mask_shows(causal):
+    mesh = sharding.make_mesh(MeshConfig(1, 1, 1), aot.topology_devices("v5e:2x2")[:1])
+    rows, length, heads, width = 3, 256, 4, 64
+    wide = jax.ShapeDtypeStruct((rows, length, heads, width), jnp.bfloat16)
+    segments = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+
+    def gradients(query, key, value, segments):
+        def total(*arrays):
+            return splash.attend(*arrays, segments, causal=causal).astype(jnp.float32).sum()
+
+        return jax.grad(total, argnums=(0, 1, 2))(query, key, value)
+
+    with jax.set_mesh(mesh):
+        jitted = jax.jit(gradients, in_shardings=NamedSharding(mesh, PartitionSpec()))
+        text = jitted.lower(wide, wide, wide, segments).compile().as_text()
+    seen = length * length / (2 if causal else 1)
+    # Two products forward and five backward.
+    assert hlo_cost.kernel_flops(hlo.parse(text)) == 7 * 2 * rows * heads * seen * width
 
 
 @needs_compiler

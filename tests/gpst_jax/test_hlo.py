@@ -53,9 +53,11 @@ ENTRY %main (x: f32[8,8]) -> f32[8,8] {{
 """
 
 
-@pytest.mark.parametrize(("start", "step", "turns"), [(0, 1, 16), (1, 1, 15), (1, 2, 8), (16, 1, 0)])
+@pytest.mark.parametrize(
+    ("start", "step", "turns"), [(0, 1, 16), (1, 1, 15), (1, 2, 8), (16, 1, 0)]
+)
 def test_a_loop_runs_from_its_first_value_in_its_steps(start, step, turns):
-    # Towards several slices the TPU compiler peels the first turn off a loop, which then starts at 1.
+    # For several slices the TPU compiler peels the first turn off a loop, which then starts at 1.
     module = hlo.parse(_LOOP.format(start=start, step=step, direction="LT"))
     assert hlo_cost.matmul_flops(module) == turns * 2 * 8**3
 
@@ -103,15 +105,16 @@ ENTRY %main (i: s32[{rows}2,128], q: bf16[{rows}4,256,64], l: f32[{rows}4,256]) 
   %i = s32[{rows}2,128]{{1,0}} parameter(0)
   %l = f32[{rows}4,256]{{1,0}} parameter(2)
   %q = bf16[{rows}4,256,64]{{2,1,0}} parameter(1)
-  ROOT %splash_fwd.1 = bf16[{rows}4,256,64]{{2,1,0}} custom-call(%i, %l, %q), custom_call_target="tpu_custom_call"
+  ROOT %splash_fwd.1 = bf16[{rows}4,256,64]{{2,1,0}} custom-call(%i, %i{places}, %l, %q), custom_call_target="tpu_custom_call"
 }}
 """  # noqa: E501
 
 
 @pytest.mark.parametrize(("rows", "count"), [("3,", 3), ("", 1)])
-def test_kernels_count_by_their_query(rows, count):
-    module = hlo.parse(_KERNEL.format(rows=rows))
-    assert hlo_cost.kernel_flops(module) == 2 * count * 4 * 256**2 * 64
+@pytest.mark.parametrize(("places", "share"), [(", %i", 0.5), ("", 1)])
+def test_kernels_count_by_their_query_and_mask(rows, count, places, share):
+    module = hlo.parse(_KERNEL.format(rows=rows, places=places))
+    assert hlo_cost.kernel_flops(module) == 2 * 2 * count * 4 * 256**2 * share * 64
 
 
 def test_collectives_and_what_a_device_sends():
