@@ -8,9 +8,9 @@ Tokens: the paper's are 10,000 units of `xlsr2_1b_v2`, which cannot be loaded he
 at most 10 s (`tokenize_corpus --chunk_seconds=10`). Optimisation as published: Adam with inverse
 square root decay over 1M updates of 64 crops of 10 s.
 
-Hardware: one v5e:4x4 slice (16 chips, 4 times one row each): 1.53 of 15.75 GiB per chip, MFU at most
-99 %; v5p:2x2x4: 1.94 of 95.74 GiB, 64 %; v6e:4x4: 1.74 of 31.25 GiB, 40 %; these two are bound by
-HBM, for activations of the local transformer, 512 wide (compile-only, docs/pods.md). On N chips
+Hardware: one v5e:4x4 slice (16 chips, 4 times one row each): 1.53 of 15.75 GiB per chip, MFU at
+most 99 %; v5p:2x2x4: 1.94 of 95.74 GiB, 64 %; v6e:4x4: 1.74 of 31.25 GiB, 40 %; these two are bound
+by HBM, for activations of the local transformer, 512 wide (compile-only, docs/pods.md). On N chips
 data.rows is a multiple of 4 N. Quality: not measured.
 """
 
