@@ -145,8 +145,8 @@ class Module:
         body = self.computations[loop.called("body")]
         result = next(instruction for instruction in body.values() if instruction.root)
         following = _element(body, result, index)
-        steps = [_constant(body, name) for name in following.operands]
-        steps = [step for step in steps if step is not None]
+        found = (_constant(body, name) for name in following.operands)
+        steps = [step for step in found if step is not None]
         start = _constant(caller, first.name)
         if start is None or following.opcode != "add" or len(steps) != 1:
             raise HloError(f"loop {loop.name}: its counter has no known start and step")
