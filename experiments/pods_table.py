@@ -112,7 +112,7 @@ What `--suggest` finds, here for `gpst_190m` on v5e:4x4 (25 minutes on two cores
 compilations):
 
     python -m experiments.compile --config=experiments/configs/gpst_190m.py --topology=v5e:4x4 \\
-        --suggest
+        --set=train.accumulate=1 --suggest
 
 | remat | rows per chip | HBM per chip, GiB | MFU ceiling |
 |---|---|---|---|

@@ -118,6 +118,9 @@ class Module:
             loop: the `while`.
             caller: the computation that it stands in, where its counter gets its first value: a
                 loop whose first turn the compiler peeled off starts at 1.
+
+        Raises:
+            HloError: it is no counter that grows by a constant up to a constant.
         """
         known = re.search(r'known_trip_count[^\d]*"?(\d+)', loop.attributes)
         if known:

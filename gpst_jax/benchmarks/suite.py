@@ -34,10 +34,7 @@ _MALLOC = (
     *("hugetlb=1", "arena_max=1", "mmap_max=0"),
     *("trim_threshold=100000000000", "top_pad=2000000000"),
 )
-_ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
-    "GLIBC_TUNABLES": ":".join(f"glibc.malloc.{setting}" for setting in _MALLOC),
-}
+_TUNABLES = ":".join(f"glibc.malloc.{setting}" for setting in _MALLOC)
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers", "numpy")
 
 
@@ -64,7 +61,8 @@ class Worker:
 
     def __init__(self, case: str, workload: Workload, environment: Mapping[str, str] | None = None):
         self.measurement = Measurement(case, workload.rows)
-        environment = _ENVIRONMENT | os.environ | dict(environment or {})
+        environment = os.environ | {"HF_HUB_OFFLINE": "1"} | dict(environment or {})
+        environment.setdefault("GLIBC_TUNABLES", _TUNABLES)
         if workload.threads:
             environment["OMP_NUM_THREADS"] = str(workload.threads)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
