@@ -24,20 +24,33 @@ from typing import Any
 
 from absl import flags
 
-from data_pipeline import cli, templates, worker_pool
-from data_pipeline.cli import UserError
-from data_pipeline.dialogues import read_dialogues
-from data_pipeline.finish_dataset import CODEC_PATH, FAILURES_FILE, SEMANTIC_PATH
-from data_pipeline.finish_sequences import finish_sequences
-from data_pipeline.output_claim import claimed, remove_leftovers
-from data_pipeline.sealed import SPEC_FILE, file_sha256
-from data_pipeline.sequence_records import shard_name
-from data_pipeline.sequence_shard import Dialogue, SequenceReport, SequenceTask, write_shard
-from data_pipeline.sequence_spec import SequenceSpec, TextTokenizerSpec
-from data_pipeline.spec import DatasetSpec
-from data_pipeline.templates import DIALOGUE, SYSTEM, TASKS, TRAIN_ON
-from data_pipeline.text_tokenizers import load_text_tokenizer, store_text_tokenizer
-from data_pipeline.vocabulary import SPECIALS
+from data_pipeline.datasets.dataset_json import SPEC_FILE
+from data_pipeline.datasets.sequence_dataset import (
+    DIALOGUE,
+    TASKS,
+    TRAIN_ON,
+    SequenceSpec,
+    TextTokenizerSpec,
+)
+from data_pipeline.datasets.sequence_records import shard_name
+from data_pipeline.datasets.token_dataset import (
+    CODEC_PATH,
+    FAILURES_FILE,
+    SEMANTIC_PATH,
+    DatasetSpec,
+)
+from data_pipeline.runtime import cli
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import file_sha256, write_json
+from data_pipeline.runtime.output_lock import claimed, remove_leftovers
+from data_pipeline.runtime.process_pool import run_all
+from data_pipeline.sequences import templates
+from data_pipeline.sequences.dialogues import read_dialogues
+from data_pipeline.sequences.finish import finish_sequences
+from data_pipeline.sequences.shard import Dialogue, SequenceReport, SequenceTask, write_shard
+from data_pipeline.sequences.templates import SYSTEM
+from data_pipeline.tokenizers.text import load_text_tokenizer, store_text_tokenizer
+from data_pipeline.tokens.vocabulary import SPECIALS
 
 TEXT_PATH = "tokenizers/text"
 _REPORTS = ".reports"
@@ -140,9 +153,7 @@ def build_sequences(config: SequencesConfig) -> dict[str, Any]:
         shards = [task for split in tasks.values() for task in split]
         planned = sum(task.num_planned for task in shards)
         pending = [task for task in shards if not task.is_done()]
-        worker_pool.run_all(
-            "build sequences", write_shard, pending, _planned_of, config.num_workers
-        )
+        run_all("build sequences", write_shard, pending, _planned_of, config.num_workers)
         spec = finish_sequences(
             output,
             {
@@ -300,7 +311,7 @@ def main(argv: list[str]) -> int:
     values["tasks"] = tuple(values["tasks"])
     result = build_sequences(SequencesConfig(**values))
     if cli.JSON_OUT.value:
-        cli.write_json(cli.JSON_OUT.value, result)
+        write_json(cli.JSON_OUT.value, result)
     for name, split in result["splits"].items():
         print(
             f"{name}: {split['num_records']} sequences, {split['num_shards']} shards, "

@@ -17,10 +17,12 @@ from typing import Any
 from absl import flags
 from array_record.python.array_record_module import ArrayRecordReader
 
-from data_pipeline import cli
-from data_pipeline.dataset_kinds import read_spec
-from data_pipeline.mixture import read_mixture
-from data_pipeline.sealed import SPEC_FILE, SplitSpec, file_sha256, index_path
+from data_pipeline.datasets.dataset_json import SPEC_FILE, SplitSpec, index_path
+from data_pipeline.datasets.kinds import read_spec
+from data_pipeline.loading.mixture import read_mixture
+from data_pipeline.runtime import cli
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import file_sha256, write_json
 
 _REMEDY = "restore it from a copy or write the dataset again"
 
@@ -47,20 +49,20 @@ def _check_one(directory: Path, digests: bool) -> dict[str, Any]:
     for name, split in spec.splits.items():
         index = index_path(directory, name)
         if not index.is_file():
-            raise cli.UserError(f"{index} is missing: {_REMEDY}")
+            raise UserError(f"{index} is missing: {_REMEDY}")
         if file_sha256(index) != split.index_sha256:
-            raise cli.UserError(f"{index} is not the file that {SPEC_FILE} names: {_REMEDY}")
+            raise UserError(f"{index} is not the file that {SPEC_FILE} names: {_REMEDY}")
         shards = _shards(directory, name, split)
         found = sum(_count_records(shard) for shard in shards)
         if found != split.num_records:
-            raise cli.UserError(
+            raise UserError(
                 f"{directory}: the shards of split {name} hold {found} records, {SPEC_FILE} "
                 f"counts {split.num_records}: {_REMEDY}"
             )
         if digests:
             text = "\n".join(file_sha256(shard) for shard in shards)
             if hashlib.sha256(text.encode()).hexdigest() != split.shards_sha256:
-                raise cli.UserError(
+                raise UserError(
                     f"{directory}: the shards of split {name} changed since {SPEC_FILE} was "
                     f"written: {_REMEDY}"
                 )
@@ -83,7 +85,7 @@ def _shards(directory: Path, name: str, split: SplitSpec) -> list[Path]:
     numbers = [int(shard.name.removesuffix(ending).rsplit("-", 1)[1]) for shard in shards]
     missing = sorted(set(range(split.num_shards)) - set(numbers))
     if missing:
-        raise cli.UserError(
+        raise UserError(
             f"{directory}: shard {missing[0]} of {split.num_shards} of split {name} is missing, "
             f"{len(missing)} in all: {_REMEDY}"
         )
@@ -102,14 +104,14 @@ def _count_records(shard: Path) -> int:
             reader.close()
     except (OSError, ValueError, RuntimeError, IndexError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise cli.UserError(f"{shard} cannot be read ({reason}): {_REMEDY}") from error
+        raise UserError(f"{shard} cannot be read ({reason}): {_REMEDY}") from error
     return int(count)
 
 
 def main(argv: list[str]) -> int:
     """Runs the program; returns its exit code."""
     if len(argv) != 2:
-        raise cli.UserError("name one dataset: python -m data_pipeline.check_dataset DIR")
+        raise UserError("name one dataset: python -m data_pipeline.check_dataset DIR")
     found = check_dataset(argv[1], flags.FLAGS.hash)
     for dataset in found:
         print(
@@ -118,7 +120,7 @@ def main(argv: list[str]) -> int:
             f"{dataset['fingerprint'][:12]}"
         )
     if cli.JSON_OUT.value:
-        cli.write_json(cli.JSON_OUT.value, {"datasets": found})
+        write_json(cli.JSON_OUT.value, {"datasets": found})
     return 0
 
 

@@ -15,8 +15,9 @@ from typing import Any
 
 from absl import flags
 
-from data_pipeline import cli
-from data_pipeline.cli import UserError
+from data_pipeline.runtime import cli
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import write_json
 from data_pipeline.tokenizers import torch_runtime
 
 _PICKLES = (".bin", ".pt", ".pth")
@@ -107,7 +108,7 @@ def main(argv: list[str]) -> int:
     result = convert_weights(flags.FLAGS.model, flags.FLAGS.output)
     print(json.dumps(result))
     if cli.JSON_OUT.value:
-        cli.write_json(cli.JSON_OUT.value, result)
+        write_json(cli.JSON_OUT.value, result)
     return 0
 
 

@@ -18,10 +18,12 @@ from typing import Any
 import sentencepiece
 from absl import flags
 
-from data_pipeline import cli, templates
-from data_pipeline.cli import UserError
-from data_pipeline.records import RecordReader
-from data_pipeline.text_tokenizers import MODEL_FILE, load_text_tokenizer
+from data_pipeline.datasets.token_records import RecordReader
+from data_pipeline.runtime import cli
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import write_json
+from data_pipeline.sequences import templates
+from data_pipeline.tokenizers.text import MODEL_FILE, load_text_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +139,7 @@ def main(argv: list[str]) -> int:
     result = fit_text_tokenizer(FitConfig(**values))
     print(f"{result['id']} of {result['texts']} transcripts: {result['output']}")
     if cli.JSON_OUT.value:
-        cli.write_json(cli.JSON_OUT.value, result)
+        write_json(cli.JSON_OUT.value, result)
     return 0
 
 

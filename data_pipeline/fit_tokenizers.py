@@ -8,230 +8,17 @@ split is looked at, and of it a seeded sample of bounded length, so that memory 
 with the corpus. The same recordings, flags and machine give the same tokenizers.
 """
 
-import functools
-import hashlib
-import itertools
-import multiprocessing
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
-import numpy as np
 from absl import flags
-from threadpoolctl import threadpool_limits
 
-from data_pipeline import cli
-from data_pipeline.audio import AudioError
-from data_pipeline.cli import UserError
-from data_pipeline.progress import progress
-from data_pipeline.sources import FolderSource, Utterance, assign_splits, read_audio
-from data_pipeline.tokenizers import mel_rvq, mfcc_kmeans, storage, unified_rvq
-from data_pipeline.tokenizers.mel_rvq import MelRVQ, MelRVQConfig
-from data_pipeline.tokenizers.mfcc_kmeans import MFCCKMeans, MFCCKMeansConfig
-from data_pipeline.tokenizers.unified_rvq import UnifiedRVQ, UnifiedRVQConfig
-
-MAX_SECONDS = 1800.0  # of audio that is looked at
-
-_SEMANTIC_ITERATIONS = 20
-_CODEC_ITERATIONS = 12
-_FRAMES_PER_CLUSTER = 4  # fewer, and clusters are single frames
-_BATCH_FILES = 32
-
-
-def fit_tokenizers(
-    utterances: Sequence[Utterance],
-    output: str | os.PathLike[str],
-    semantic: MFCCKMeansConfig | None = None,
-    codec: MelRVQConfig | None = None,
-    *,
-    max_seconds: float = MAX_SECONDS,
-    min_seconds: float = 0.1,
-    seed: int = 0,
-    num_workers: int | None = None,
-    unified: bool = False,
-) -> dict:
-    """Fits both tokenizers and writes them to `output`/semantic and `output`/codec.
-
-    Args:
-        utterances: of any split; only `train` (or no split) is used. Recordings that cannot be read
-            are passed over: listing them is the tokenising job's business.
-        output: directory, made if missing.
-        semantic: configuration of the units; None is the default.
-        codec: configuration of the codec; None is the default.
-        max_seconds: of audio to look at.
-        min_seconds: shorter recordings are passed over.
-        seed: of the sample and of k-means.
-        num_workers: processes that read audio; None is one per core, 0 works in this one.
-        unified: write one codec to `output`/unified instead, whose first codebook holds the units.
-
-    Returns:
-        The sha256 of both (or of the one), the number of utterances and seconds of audio, wall
-        seconds.
-
-    Raises:
-        UserError: too little audio for the number of clusters, or `output` cannot be written.
-    """
-    start = time.monotonic()
-    semantic, codec = semantic or MFCCKMeansConfig(), codec or MelRVQConfig()
-    chosen = _shuffle([u for u in utterances if u.split in ("train", "")], seed)
-    if not chosen:
-        raise UserError("no training recordings to fit tokenizers on")
-    output = Path(output)
-    units, frames, seconds = _extract(
-        chosen, semantic, codec, max_seconds, min_seconds, num_workers
-    )
-    if not units:
-        raise UserError(
-            f"none of the {len(chosen)} training recordings can be read, the first is "
-            f"{chosen[0].path}"
-        )
-    _check_amount("vocab_size", semantic.vocab_size, sum(map(len, units)), seconds)
-    _check_amount("codebook_size", codec.codebook_size, sum(map(len, frames)), seconds)
-    # One thread: sums in another order would give other bits, and so other tokenizers.
-    with threadpool_limits(1):
-        if unified:
-            digests = _fit_unified(output, UnifiedRVQConfig(semantic, codec), units, frames, seed)
-        else:
-            digests = _fit_apart(output, semantic, codec, units, frames, seed)
-    return {
-        "output": str(output),
-        **digests,
-        "utterances": len(units),
-        "audio_seconds": round(seconds, 1),
-        "seconds": round(time.monotonic() - start, 2),
-    }
-
-
-def _fit_unified(
-    output: Path,
-    config: UnifiedRVQConfig,
-    units: list[np.ndarray],
-    frames: list[np.ndarray],
-    seed: int,
-) -> dict[str, str]:
-    rounds = (config.codec.num_codebooks) * _CODEC_ITERATIONS
-    with progress("fit unified codec", rounds) as advance:
-        weights = unified_rvq.fit(config, units, frames, seed, advance, _CODEC_ITERATIONS)
-    directory = output / "unified"
-    digest = storage.save_tokenizer(directory, UnifiedRVQ.kind, config, weights)
-    return {"unified_sha256": digest}
-
-
-def _fit_apart(
-    output: Path,
-    semantic: MFCCKMeansConfig,
-    codec: MelRVQConfig,
-    units: list[np.ndarray],
-    frames: list[np.ndarray],
-    seed: int,
-) -> dict[str, str]:
-    with progress("fit semantic units", _SEMANTIC_ITERATIONS) as advance:
-        unit_weights = mfcc_kmeans.fit(semantic, units, seed, advance, _SEMANTIC_ITERATIONS)
-    with progress("fit acoustic codec", codec.num_codebooks * _CODEC_ITERATIONS) as advance:
-        codec_weights = mel_rvq.fit(codec, frames, seed, advance, _CODEC_ITERATIONS)
-    return {
-        "semantic_sha256": storage.save_tokenizer(
-            output / "semantic", MFCCKMeans.kind, semantic, unit_weights
-        ),
-        "codec_sha256": storage.save_tokenizer(output / "codec", MelRVQ.kind, codec, codec_weights),
-    }
-
-
-def _shuffle(utterances: Sequence[Utterance], seed: int) -> list[Utterance]:
-    """An order that depends on ids and seed only."""
-
-    def rank(utterance: Utterance) -> bytes:
-        return hashlib.blake2b(f"{seed}\0{utterance.id}".encode(), digest_size=8).digest()
-
-    return sorted(utterances, key=rank)
-
-
-def _extract(
-    utterances: Sequence[Utterance],
-    semantic: MFCCKMeansConfig,
-    codec: MelRVQConfig,
-    max_seconds: float,
-    min_seconds: float,
-    num_workers: int | None,
-) -> tuple[list[np.ndarray], list[np.ndarray], float]:
-    """Features of both streams of the first utterances that make up `max_seconds`."""
-    work = functools.partial(_read, semantic=semantic, codec=codec, min_seconds=min_seconds)
-    batches = [utterances[i : i + _BATCH_FILES] for i in range(0, len(utterances), _BATCH_FILES)]
-    if num_workers is None:
-        num_workers = os.cpu_count() or 1
-    units: list[np.ndarray] = []
-    frames: list[np.ndarray] = []
-    seconds = 0.0
-    with progress("read recordings, seconds of audio", round(max_seconds)) as advance:
-        for found in _map(work, batches, min(num_workers, len(batches))):
-            before = seconds
-            for own_seconds, own_units, own_frames in found:
-                if seconds < max_seconds:
-                    units.append(own_units)
-                    frames.append(own_frames)
-                    seconds += own_seconds
-            advance(round(seconds) - round(before))
-            if seconds >= max_seconds:
-                break
-    return units, frames, seconds
-
-
-def _map(work: Callable, items: Sequence, num_workers: int) -> Iterator:
-    """Yields the results in order, from processes unless `num_workers` is 0."""
-    if num_workers == 0:
-        yield from map(work, items)
-        return
-    with ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn")) as pool:
-        try:
-            # A short queue: neither results nor work that nobody asks for piles up.
-            waiting = [pool.submit(work, item) for item in items[: 2 * num_workers]]
-            for following in itertools.chain(items[2 * num_workers :], [None] * len(waiting)):
-                yield waiting.pop(0).result()
-                if following is not None:
-                    waiting.append(pool.submit(work, following))
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _read(
-    utterances: Sequence[Utterance],
-    semantic: MFCCKMeansConfig,
-    codec: MelRVQConfig,
-    min_seconds: float,
-) -> list[tuple[float, np.ndarray, np.ndarray]]:
-    """Seconds and features of both streams of each readable recording; runs in a worker."""
-    found = []
-    with threadpool_limits(1):
-        for utterance in utterances:
-            try:
-                wav = read_audio(utterance, semantic.sample_rate, min_seconds)
-                other = (
-                    wav
-                    if codec.sample_rate == semantic.sample_rate
-                    else read_audio(utterance, codec.sample_rate, min_seconds)
-                )
-            except AudioError:
-                continue  # listed with its reason when the corpus is tokenised
-            found.append(
-                (
-                    len(wav) / semantic.sample_rate,
-                    mfcc_kmeans.raw_features(semantic, wav),
-                    mel_rvq.raw_features(codec, other),
-                )
-            )
-    return found
-
-
-def _check_amount(field: str, clusters: int, frames: int, seconds: float) -> None:
-    needed = _FRAMES_PER_CLUSTER * clusters
-    if frames < needed:
-        raise UserError(
-            f"{seconds:.1f} s of training audio ({frames} frames) are too little for {field} "
-            f"{clusters}, which needs {needed} frames: add recordings, or set {field} to at most "
-            f"{max(2, frames // _FRAMES_PER_CLUSTER)}"
-        )
+from data_pipeline.fitting.offline import MAX_SECONDS, fit_tokenizers
+from data_pipeline.runtime import cli
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import write_json
+from data_pipeline.sources import FolderSource, assign_splits
+from data_pipeline.tokenizers.codecs.mel_rvq import MelRVQConfig
+from data_pipeline.tokenizers.semantic.mfcc_kmeans import MFCCKMeansConfig
 
 
 def _define_flags() -> None:
@@ -296,7 +83,7 @@ def main(argv: list[str]) -> int:
         f"{result['seconds']} s: {result['output']}"
     )
     if cli.JSON_OUT.value:
-        cli.write_json(cli.JSON_OUT.value, result)
+        write_json(cli.JSON_OUT.value, result)
     return 0
 
 

@@ -25,16 +25,17 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from data_pipeline import cli
-from data_pipeline.cli import UserError
-from data_pipeline.finish_dataset import CODEC_PATH, SEMANTIC_PATH, finish, layout_of
-from data_pipeline.output_claim import claimed
-from data_pipeline.progress import progress
-from data_pipeline.records import Record, ShardWriter, shard_name
+from data_pipeline.datasets.token_dataset import CODEC_PATH, SEMANTIC_PATH, SPEC_FILE, DatasetSpec
+from data_pipeline.datasets.token_records import Record, ShardWriter, shard_name
+from data_pipeline.runtime import cli
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import file_sha256, write_json
+from data_pipeline.runtime.output_lock import claimed
+from data_pipeline.runtime.progress import progress
 from data_pipeline.sources import SPLITS, Failure
 from data_pipeline.sources.folder import SpeakerNames
-from data_pipeline.spec import SPEC_FILE, DatasetSpec, file_sha256
-from data_pipeline.tokenize_shard import ShardReport, align
+from data_pipeline.tokenization.finish import finish, layout_of
+from data_pipeline.tokenization.shard import ShardReport, align
 from data_pipeline.tokenizers import load_codec, load_semantic, store_tokenizer
 from data_pipeline.tokens import deduplicate
 
@@ -226,7 +227,7 @@ class _Streams:
             sha256=file_sha256(temporary),
         )
         temporary.replace(shard)
-        cli.write_json(report, dataclasses.asdict(done))
+        write_json(report, dataclasses.asdict(done))
 
     def _tokens(self, key: bytes, depth: int, layout: Any) -> tuple[np.ndarray, np.ndarray]:
         """Units (S,) and the first codebooks' codes (Q, T); ValueError says what is wrong."""
@@ -289,7 +290,7 @@ def main(argv: list[str]) -> int:
     result = import_gpst(ImportConfig(**values))
     print(json.dumps(result["statistics"]))
     if cli.JSON_OUT.value:
-        cli.write_json(cli.JSON_OUT.value, result)
+        write_json(cli.JSON_OUT.value, result)
     return 1 if result["statistics"].get("failed") or not result["fingerprint"] else 0
 
 

@@ -15,16 +15,13 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from data_pipeline import cli
-from data_pipeline.cli import UserError
-from data_pipeline.progress import progress
-from data_pipeline.shard_statistics import (
-    FAULTS,
-    DatasetStatistics,
-    SplitStatistics,
-    collect,
-)
-from data_pipeline.spec import UNKNOWN_SPEAKER, DatasetSpec
+from data_pipeline.datasets.token_dataset import UNKNOWN_SPEAKER, DatasetSpec
+from data_pipeline.inspection.page import check_installed, write_page
+from data_pipeline.inspection.statistics import FAULTS, DatasetStatistics, SplitStatistics, collect
+from data_pipeline.runtime import cli
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import write_json
+from data_pipeline.runtime.progress import progress
 
 _SHOWN_SPEAKERS = 12
 
@@ -178,16 +175,14 @@ def main(argv: list[str]) -> int:
         raise UserError("name one dataset: python -m data_pipeline.inspect_shards DIR")
     page = flags.FLAGS.html_out
     if page:
-        from data_pipeline import inspection_page
-
-        inspection_page.check_installed()
+        check_installed()
     statistics = inspect_shards(argv[1])
     print_summary(statistics, Console())
     figures = to_json(statistics)
     if cli.JSON_OUT.value:
-        cli.write_json(cli.JSON_OUT.value, figures)
+        write_json(cli.JSON_OUT.value, figures)
     if page:
-        inspection_page.write_page(page, argv[1], statistics, figures, flags.FLAGS.examples)
+        write_page(page, argv[1], statistics, figures, flags.FLAGS.examples)
     return 0 if statistics.whole else 1
 
 

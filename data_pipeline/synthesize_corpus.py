@@ -29,12 +29,13 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from data_pipeline import cli
-from data_pipeline.audio import resample, write_audio
-from data_pipeline.cli import UserError
-from data_pipeline.espeak import Espeak
-from data_pipeline.progress import progress
-from data_pipeline.questions import DIGITS, KINDS, Question, draw_question, is_open
+from data_pipeline.audio.io import resample, write_audio
+from data_pipeline.runtime import cli
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import write_json, write_text
+from data_pipeline.runtime.progress import progress
+from data_pipeline.synthetic.espeak import Espeak
+from data_pipeline.synthetic.questions import DIGITS, KINDS, Question, draw_question, is_open
 
 SAMPLE_RATE = 16_000
 
@@ -222,9 +223,9 @@ def synthesize_corpus(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    cli.write_text(output / "manifest.csv", _manifest(items))
+    write_text(output / "manifest.csv", _manifest(items))
     if config.questions_per_voice:
-        cli.write_text(output / "dialogues.jsonl", _dialogues(plan_dialogues(config)))
+        write_text(output / "dialogues.jsonl", _dialogues(plan_dialogues(config)))
     return {
         "output": str(output),
         "utterances": {
@@ -244,7 +245,7 @@ def _claim(output: Path, config: CorpusConfig) -> None:
     try:
         theirs = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        cli.write_json(path, mine)
+        write_json(path, mine)
         return
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): name another --output") from error
@@ -352,7 +353,7 @@ def main(argv: list[str]) -> int:
         f"{counts['unseen']} unseen) in {result['output']}, {result['seconds']} s"
     )
     if cli.JSON_OUT.value:
-        cli.write_json(cli.JSON_OUT.value, result)
+        write_json(cli.JSON_OUT.value, result)
     return 0
 
 

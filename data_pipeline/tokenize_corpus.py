@@ -19,23 +19,33 @@ from typing import Any
 
 from absl import flags
 
-from data_pipeline import beam_runner, chunking, cli, worker_pool
-from data_pipeline.batch_check import batch_mismatches
-from data_pipeline.cli import UserError
-from data_pipeline.corpus_config import (
+from data_pipeline.audio import chunking
+from data_pipeline.datasets.token_dataset import (
+    CODEC_PATH,
+    FAILURES_FILE,
+    SEMANTIC_PATH,
+    SPEC_FILE,
+    DatasetSpec,
+)
+from data_pipeline.datasets.token_records import shard_name
+from data_pipeline.runtime import cli
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import write_json
+from data_pipeline.runtime.output_lock import claimed, remove_leftovers
+from data_pipeline.sources import Utterance, assign_splits
+from data_pipeline.tokenization import beam_runner
+from data_pipeline.tokenization.batch_check import batch_mismatches
+from data_pipeline.tokenization.config import (
     LOCAL,
     CorpusConfig,
     corpus_root,
     describe,
     open_corpus,
 )
-from data_pipeline.finish_dataset import CODEC_PATH, FAILURES_FILE, SEMANTIC_PATH, finish
-from data_pipeline.output_claim import claimed, remove_leftovers
-from data_pipeline.provide_tokenizers import provide_tokenizers
-from data_pipeline.records import shard_name
-from data_pipeline.sources import Utterance, assign_splits
-from data_pipeline.spec import SPEC_FILE, DatasetSpec
-from data_pipeline.tokenize_shard import ShardReport, ShardTask
+from data_pipeline.tokenization.finish import finish
+from data_pipeline.tokenization.local_runner import run_tasks
+from data_pipeline.tokenization.provide_tokenizers import provide_tokenizers
+from data_pipeline.tokenization.shard import ShardReport, ShardTask
 from data_pipeline.tokenizers import load_codec, load_semantic
 
 _REPORTS = ".reports"
@@ -86,7 +96,7 @@ def tokenize_corpus(config: CorpusConfig) -> dict[str, Any]:
         pending = [task for task in shards if not _is_done(task)]
         resumed = len(shards) - len(pending)
         if config.runner == LOCAL:
-            worker_pool.run_tasks(pending, config.num_workers)
+            run_tasks(pending, config.num_workers)
         else:
             beam_runner.run_tasks(
                 pending,
@@ -269,7 +279,7 @@ def main(argv: list[str]) -> int:
             raise UserError(f"unexpected argument {argument!r}: flags are written --name=value")
     result = tokenize_corpus(_config_from_flags(argv[1:]))
     if cli.JSON_OUT.value:
-        cli.write_json(cli.JSON_OUT.value, result)
+        write_json(cli.JSON_OUT.value, result)
     counts, failed = result["statistics"], result["statistics"]["failed"]
     for name, split in result["splits"].items():
         print(

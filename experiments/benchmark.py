@@ -8,7 +8,7 @@ The suite `data` measures tokenising, loading beside what one host of a pod cons
 the plan of 20 million records, all of them synthetic.
 
 In the suite `train` every case runs in a fresh process, with the same dimensions, tokens and
-threads: our step (gpst_jax/train_step.py), Hugging Face's CSM in torch, eager and compiled, a
+threads: our step (gpst_jax/training/step.py), Hugging Face's CSM in torch, eager and compiled, a
 flattened decoder over all codes, and our step with local-drop, recomputation, or unrolled layers.
 On an accelerator all activations are bfloat16, on a CPU float32. Protocol and results of both:
 docs/benchmarks.md.
@@ -23,9 +23,11 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from data_pipeline import cli
-from data_pipeline.progress import progress
-from experiments.run_config import load_config, load_layout
+from data_pipeline.runtime import cli
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import write_json
+from data_pipeline.runtime.progress import progress
+from experiments.common import load_config, load_layout
 from gpst_jax.benchmarks import data_suite, suite, workload
 from gpst_jax.config import ConfigError
 
@@ -79,10 +81,10 @@ def chosen_cases() -> list[str]:
     """
     unknown = sorted({*_CASES.value, *_SKIP.value} - set(suite.CASES))
     if unknown:
-        raise cli.UserError(f"--cases: {unknown[0]!r} is none of {', '.join(suite.CASES)}")
+        raise UserError(f"--cases: {unknown[0]!r} is none of {', '.join(suite.CASES)}")
     cases = [c for c in suite.CASES if c in _CASES.value and c not in _SKIP.value]
     if not cases:
-        raise cli.UserError("--skip: no case is left; leave fewer out")
+        raise UserError("--skip: no case is left; leave fewer out")
     return cases
 
 
@@ -95,9 +97,9 @@ def row_numbers(default: int) -> list[int]:
     try:
         numbers = [int(text) for text in _ROWS.value] or [default]
     except ValueError as error:
-        raise cli.UserError(f"--rows: {error}; give numbers such as 4,8") from error
+        raise UserError(f"--rows: {error}; give numbers such as 4,8") from error
     if min(numbers) < 1:
-        raise cli.UserError(f"--rows: {min(numbers)} is not positive")
+        raise UserError(f"--rows: {min(numbers)} is not positive")
     return numbers
 
 
@@ -193,30 +195,30 @@ def _run_data() -> int:
         config = load_config(name)
         layout = load_layout(name, config)
     except ConfigError as error:
-        raise cli.UserError(str(error)) from error
+        raise UserError(str(error)) from error
     with progress("benchmark", data_suite.units_of_progress()) as done:
         result = data_suite.measure(config, layout, _SCALE.value, done)
     print("\n".join(data_suite.lines(result)))
     if cli.JSON_OUT.value:
-        cli.write_json(cli.JSON_OUT.value, result)
+        write_json(cli.JSON_OUT.value, result)
     return 0
 
 
 def main(argv: list[str]) -> int:
     """Measures, prints and writes; returns the exit code."""
     if len(argv) > 1:
-        raise cli.UserError(f"unexpected argument {argv[1]!r}; everything is given by flags")
+        raise UserError(f"unexpected argument {argv[1]!r}; everything is given by flags")
     if _SUITE.value == "data":
         return _run_data()
     cases = chosen_cases()
     try:
         base = load_workload(_SIZE.value, _THREADS.value)
     except ConfigError as error:
-        raise cli.UserError(str(error)) from error
+        raise UserError(str(error)) from error
     result = run(base, cases)
     show(result)
     if cli.JSON_OUT.value:
-        cli.write_json(cli.JSON_OUT.value, result)
+        write_json(cli.JSON_OUT.value, result)
     failed = [case["name"] for case in result["cases"] if case["error"]]
     return 1 if "ours" in failed else 0
 

@@ -12,7 +12,9 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from data_pipeline import cli
+from data_pipeline.runtime import cli
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import write_json
 from gpst_jax.parity import flow, gpst, soundstorm
 from gpst_jax.parity.golden import TOLERANCE, Golden
 
@@ -39,7 +41,7 @@ def compare(path: str) -> tuple[str, dict[str, float]]:
     for kind, (recognises, check) in _KINDS.items():
         if recognises(golden):
             return kind, check(golden)
-    raise cli.UserError(
+    raise UserError(
         f"{path}: none of the known kinds of golden files ({', '.join(_KINDS)}): its weights have "
         "other names"
     )
@@ -48,7 +50,7 @@ def compare(path: str) -> tuple[str, dict[str, float]]:
 def main(argv: list[str]) -> int:
     """Compares, prints, and returns 1 when a difference exceeds the tolerance."""
     if len(argv) > 1:
-        raise cli.UserError(f"unexpected argument {argv[1]!r}; the file is given by --golden")
+        raise UserError(f"unexpected argument {argv[1]!r}; the file is given by --golden")
     kind, differences = compare(_GOLDEN.value)
     tolerance = _TOLERANCE.value
     table = Table("tensor", "largest difference", "", title=f"{_GOLDEN.value} ({kind})")
@@ -71,7 +73,7 @@ def main(argv: list[str]) -> int:
                 name: value if math.isfinite(value) else None for name, value in differences.items()
             },
         }
-        cli.write_json(cli.JSON_OUT.value, report)
+        write_json(cli.JSON_OUT.value, report)
     return 0 if passed else 1
 
 

@@ -7,8 +7,8 @@
 
 The program is the very one that `pretrain` runs there; it needs `pip install gpst_jax[aot]`.
 Memory, FLOPs and collectives are read from it; times are a roofline from the chip table in
-gpst_jax/chips.py, not measurements. `--suggest` compiles for several sizes of the batch and each
-remat policy, some minutes each. Exit codes: 0 it fits; 1 it does not; 2 bad input.
+gpst_jax/parallel/chips.py, not measurements. `--suggest` compiles for several sizes of the batch
+and each remat policy, some minutes each. Exit codes: 0 it fits; 1 it does not; 2 bad input.
 """
 
 import dataclasses
@@ -21,9 +21,11 @@ from absl import flags
 # libtpu is only asked to compile; without this JAX would look for a TPU here first.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from data_pipeline import cli
-from experiments.run_config import load_config, load_objective
-from gpst_jax import aot
+from data_pipeline.runtime import cli
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import write_json, write_text
+from experiments.common import load_config, load_objective
+from gpst_jax.compilation import aot
 from gpst_jax.config import ConfigError, FlowConfig, RunConfig, SoundStormConfig
 
 _CONFIG = flags.DEFINE_string(
@@ -53,7 +55,7 @@ def main(argv: list[str]) -> int:
     del argv
     topology, num_slices = _TOPOLOGY.value, _NUM_SLICES.value
     if _SUGGEST.value and _ROWS_PER_CHIP.value:
-        raise cli.UserError("--rows_per_chip: --suggest searches it; give one of the two")
+        raise UserError("--rows_per_chip: --suggest searches it; give one of the two")
     try:
         config = load_config(_CONFIG.value).override(_SET.value)
         if _SUGGEST.value:
@@ -65,15 +67,15 @@ def main(argv: list[str]) -> int:
                 config = with_rows(config, chips, _ROWS_PER_CHIP.value)
             report, text = compile_run(config)
     except (ConfigError, ValueError) as error:
-        raise cli.UserError(str(error)) from error
+        raise UserError(str(error)) from error
     print(describe(config, report))
     if _SUGGEST.value:
         print(f"take               {' '.join(settings(config))}")
     if _HLO_OUT.value:
-        cli.write_text(Path(_HLO_OUT.value), text)
+        write_text(Path(_HLO_OUT.value), text)
     if cli.JSON_OUT.value:
         run = {"config": config.name, "settings": settings(config)}
-        cli.write_json(cli.JSON_OUT.value, run | aot.to_json(report))
+        write_json(cli.JSON_OUT.value, run | aot.to_json(report))
     return 0 if report.fits else 1
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 
 from absl import flags
 
-from data_pipeline import cli
+from data_pipeline.runtime import cli
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import write_json
 from experiments.demo_steps import PARTIAL, Timings, read_json
-from gpst_jax.evaluation import report
+from gpst_jax.evaluation.report.page import render_report
 
 _SOURCE = flags.DEFINE_enum(
     "source", "espeak", ["espeak", "folder"], "Synthetic speech, or recordings of your own."
@@ -64,13 +66,11 @@ def main(argv: list[str]) -> int:
     )
 
     merged = merge_results(read_json(results), read_json(train_json), timings.rounded())
-    cli.write_json(workdir / "report.json", merged)
+    write_json(workdir / "report.json", merged)
     if cli.JSON_OUT.value:
-        cli.write_json(cli.JSON_OUT.value, merged)
+        write_json(cli.JSON_OUT.value, merged)
     page = workdir / "report.html"
-    report.render_report(
-        merged, samples, run / "metrics.jsonl", page, "GPST demo: speech in, speech out"
-    )
+    render_report(merged, samples, run / "metrics.jsonl", page, "GPST demo: speech in, speech out")
     timings.finish(workdir)
     return 0
 
@@ -103,7 +103,7 @@ def _recordings(corpus: Path) -> tuple[Path, Path | None]:
     if _SOURCE.value == "espeak":
         return corpus, corpus / "manifest.csv"
     if not _AUDIO_DIR.value:
-        raise cli.UserError("--audio_dir is missing: --source=folder needs a directory of audio")
+        raise UserError("--audio_dir is missing: --source=folder needs a directory of audio")
     return Path(_AUDIO_DIR.value), Path(_TRANSCRIPTS.value) if _TRANSCRIPTS.value else None
 
 

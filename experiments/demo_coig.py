@@ -14,9 +14,10 @@ from typing import Any
 
 from absl import flags
 
-from data_pipeline import cli
+from data_pipeline.runtime import cli
+from data_pipeline.runtime.files import write_json
 from experiments.demo_steps import PARTIAL, Timings, read_json
-from gpst_jax.evaluation import report
+from gpst_jax.evaluation.report.page import render_report
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", "runs/demo-coig", "Directory for everything that is made."
@@ -70,7 +71,7 @@ def main(argv: list[str]) -> int:
     # There are nine times as many instructions; an answer needs every link of the chain.
     mixture = sequences / "mixture.json"
     shares = [{"path": name, "weight": 1} for name in ("instructions", "dialogues")]
-    cli.write_json(mixture, {"datasets": shares})
+    write_json(mixture, {"datasets": shares})
 
     for name, config, data in (
         ("language model", _LM_CONFIG.value, mixture),
@@ -98,10 +99,10 @@ def main(argv: list[str]) -> int:
         for name in ("language model", "flow")
     }
     merged = read_json(results) | {"timings_s": timings.rounded(), "train": stages}
-    cli.write_json(workdir / "report.json", merged)
+    write_json(workdir / "report.json", merged)
     if cli.JSON_OUT.value:
-        cli.write_json(cli.JSON_OUT.value, merged)
-    report.render_report(
+        write_json(cli.JSON_OUT.value, merged)
+    render_report(
         merged,
         samples,
         None,

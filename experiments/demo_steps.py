@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from data_pipeline import cli
+from data_pipeline.runtime.files import write_json
 
 PARTIAL = 1  # exit code of the data programs when they had to leave something out
 
@@ -37,7 +37,7 @@ class Timings:
         finally:
             spent = time.monotonic() - started
             self.seconds[step] = self.seconds.get(step, 0.0) + spent
-            cli.write_json(self._path, self.seconds)
+            write_json(self._path, self.seconds)
         if code not in accept:
             print(f"[{step}] ended with exit code {code}: see above; start again to go on.")
             sys.exit(code)

@@ -12,10 +12,13 @@ from typing import Any
 
 from absl import flags
 
-from data_pipeline import cli
-from gpst_jax.evaluation import recipes, statistics, suite
-from gpst_jax.evaluation.report import render_report
-from gpst_jax.evaluation.tables import print_results
+from data_pipeline.runtime import cli
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import write_json, write_text
+from gpst_jax.evaluation import recipes, suite
+from gpst_jax.evaluation.metrics import statistics
+from gpst_jax.evaluation.report.page import render_report
+from gpst_jax.evaluation.report.tables import print_results
 
 _DEFAULTS = suite.EvaluationConfig()
 
@@ -63,15 +66,15 @@ def _write_items(path: str, items: dict[str, list[dict[str, Any]]]) -> None:
         for name, group in items.items()
         for item in group
     ]
-    cli.write_text(path, "\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def main(argv: list[str]) -> int:
     """Evaluates, prints the table, writes what the flags name."""
     if len(argv) > 1:
-        raise cli.UserError(f"unexpected argument {argv[1]!r}; options start with --")
+        raise UserError(f"unexpected argument {argv[1]!r}; options start with --")
     if _METRICS.value and not Path(_METRICS.value).is_file():
-        raise cli.UserError(f"--metrics={_METRICS.value}: no such file")
+        raise UserError(f"--metrics={_METRICS.value}: no such file")
     results, items = suite.evaluate(
         _SAMPLES.value,
         suite.EvaluationConfig(
@@ -87,7 +90,7 @@ def main(argv: list[str]) -> int:
         cache_dir=_CACHE_DIR.value,
     )
     if cli.JSON_OUT.value:
-        cli.write_json(cli.JSON_OUT.value, results)
+        write_json(cli.JSON_OUT.value, results)
     if _ITEMS_OUT.value:
         _write_items(_ITEMS_OUT.value, items)
     if _REPORT.value:

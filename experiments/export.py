@@ -19,13 +19,15 @@ from typing import Any
 
 from absl import flags
 
-from data_pipeline import cli
+from data_pipeline.runtime import cli
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import write_json
+from gpst_jax.checkpoints.record import CheckpointError
+from gpst_jax.checkpoints.storage import StorageError
 from gpst_jax.config import ConfigError
-from gpst_jax.export import hub, loading, model_card, peft, shards
-from gpst_jax.export.directory import FORMATS, export
-from gpst_jax.export.sources import Source
-from gpst_jax.run_record import CheckpointError
-from gpst_jax.storage import StorageError
+from gpst_jax.weights import loading, model_card, peft, shards, upload
+from gpst_jax.weights.directory import FORMATS, export
+from gpst_jax.weights.sources import Source
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Directory of the model: a run, or an exported one.", required=True
@@ -57,9 +59,9 @@ _PUBLIC = flags.DEFINE_bool("public", False, "With --upload: anyone may read it.
 def main(argv: list[str]) -> int:
     """Runs the program; returns its exit code."""
     if len(argv) > 1:
-        raise cli.UserError(f"unexpected argument {argv[1]!r}; options start with --")
+        raise UserError(f"unexpected argument {argv[1]!r}; options start with --")
     if _UPLOAD.value:
-        hub.check(_UPLOAD.value)  # before any work
+        upload.check(_UPLOAD.value)  # before any work
     try:
         source: Source = loading.open_source(
             _CHECKPOINT.value, _read_steps(), average=_AVERAGE.value
@@ -77,17 +79,17 @@ def main(argv: list[str]) -> int:
             licence=_LICENCE.value,
         )
     except (CheckpointError, ConfigError, StorageError) as error:
-        raise cli.UserError(str(error)) from error
+        raise UserError(str(error)) from error
     print(
         f"{result['parameters']:,} parameters of {source.description.config.name}, step "
         f"{source.description.step} ({source.description.weights}), in {result['output']}: "
         f"{result['files']} files, {result['bytes'] / 1e6:,.1f} MB"
     )
     if _UPLOAD.value:
-        result["url"] = hub.upload(_OUTPUT.value, _UPLOAD.value, public=_PUBLIC.value)
+        result["url"] = upload.upload(_OUTPUT.value, _UPLOAD.value, public=_PUBLIC.value)
         print(f"uploaded to {result['url']}")
     if cli.JSON_OUT.value:
-        cli.write_json(cli.JSON_OUT.value, result)
+        write_json(cli.JSON_OUT.value, result)
     return 0
 
 
@@ -95,7 +97,7 @@ def _read_steps() -> list[int]:
     try:
         return [int(step) for step in _STEPS.value]
     except ValueError as error:
-        raise cli.UserError(f"--steps={','.join(_STEPS.value)}: give numbers of steps") from error
+        raise UserError(f"--steps={','.join(_STEPS.value)}: give numbers of steps") from error
 
 
 def _read_results() -> dict[str, Any] | None:
@@ -104,9 +106,9 @@ def _read_results() -> dict[str, Any] | None:
     try:
         results = json.loads(Path(_RESULTS.value).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise cli.UserError(f"--results={_RESULTS.value}: {error}") from error
+        raise UserError(f"--results={_RESULTS.value}: {error}") from error
     if not isinstance(results, dict) or "recipes" not in results:
-        raise cli.UserError(
+        raise UserError(
             f"--results={_RESULTS.value}: not the results of experiments.evaluate (--json_out)"
         )
     return results

@@ -22,25 +22,29 @@ from typing import Any
 import jax
 from absl import flags
 
-from data_pipeline import cli
-from data_pipeline.corpus_config import CorpusConfig
-from data_pipeline.mixture import load_spec
-from data_pipeline.records import RecordError
-from data_pipeline.spec import DatasetSpec
+from data_pipeline.datasets.token_dataset import DatasetSpec
+from data_pipeline.datasets.token_records import RecordError
+from data_pipeline.loading.mixture import load_spec
+from data_pipeline.runtime import cli, exit_codes
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import write_json
+from data_pipeline.tokenization.config import CorpusConfig
 from data_pipeline.tokenize_corpus import tokenize_corpus
-from experiments import exits
-from experiments.run_loaders import RunLoaders
-from gpst_jax import finetuning, warm_start
+from experiments.common import RunLoaders
+from gpst_jax.checkpoints.record import CheckpointError
+from gpst_jax.checkpoints.storage import StorageError
 from gpst_jax.config import ConfigError
-from gpst_jax.export import loading
-from gpst_jax.export.sources import Source
-from gpst_jax.lora import STACKS, LoraConfig, LoraObjective
+from gpst_jax.models.lora import STACKS, LoraConfig
 from gpst_jax.objectives import Objective, make_objective
-from gpst_jax.run_record import CheckpointError
-from gpst_jax.storage import StorageError
-from gpst_jax.train import train
-from gpst_jax.train_log import DivergenceError
-from gpst_jax.vocabulary_change import VOCABULARY_ARRAYS, VocabularyChange
+from gpst_jax.objectives.lora import LoraObjective
+from gpst_jax.training.log import DivergenceError
+from gpst_jax.training.loop import train
+from gpst_jax.warm_start import finetuning
+from gpst_jax.warm_start.arrays import from_source
+from gpst_jax.warm_start.finetuning import with_adapters
+from gpst_jax.warm_start.vocabulary import VOCABULARY_ARRAYS, VocabularyChange
+from gpst_jax.weights import loading
+from gpst_jax.weights.sources import Source
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Model to begin with: a run, or an exported directory.", required=True
@@ -81,22 +85,22 @@ _SET = flags.DEFINE_multi_string("set", [], "Override of one field, as section.f
 def main(argv: list[str]) -> int:
     """Runs the program; returns its exit code."""
     if len(argv) > 1:
-        raise cli.UserError(f"unexpected argument {argv[1]!r}; options start with --")
+        raise UserError(f"unexpected argument {argv[1]!r}; options start with --")
     try:
         result = finetune(Path(_WORKDIR.value))
     except DivergenceError as error:
         print(f"error: training diverged: {error}", file=sys.stderr)
-        return exits.DIVERGED
+        return exit_codes.DIVERGED
     except (StorageError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return exits.STORAGE
+        return exit_codes.STORAGE
     except (ConfigError, CheckpointError) as error:
-        raise cli.UserError(str(error)) from error
+        raise UserError(str(error)) from error
     if cli.JSON_OUT.value:
-        cli.write_json(cli.JSON_OUT.value, result)
+        write_json(cli.JSON_OUT.value, result)
     if result["interrupted"]:
         print(f"interrupted, state saved: step {result['steps']}; run again to continue")
-        return exits.INTERRUPTED
+        return exit_codes.INTERRUPTED
     print(f"Model: {result['model']}")
     return 0
 
@@ -131,11 +135,11 @@ def finetune(workdir: Path) -> dict[str, Any]:
             "lora": finetuning.as_json(lora),
         },
     )
-    initial = warm_start.from_source(source, replace)
+    initial = from_source(source, replace)
     run = workdir / "train"
     if lora is not None:
         objective = LoraObjective(objective, lora)
-        initial = warm_start.with_adapters(initial, lora, config.train.seed)
+        initial = with_adapters(initial, lora, config.train.seed)
     shapes = jax.eval_shape(objective.init, jax.random.key(0))
     learns = finetuning.count_trainable(objective, shapes)
     print(
@@ -174,12 +178,12 @@ def _tokenise(source: Source, output: Path) -> Path:
     """Tokens of the recordings, by the model's own tokenizers."""
     spec = source.description.spec()
     if not isinstance(spec, DatasetSpec):
-        raise cli.UserError(
+        raise UserError(
             "this model reads sequences of text and units: make them with tokenize_corpus and "
             "build_sequences, and name them by --dataset"
         )
     if source.files is None:
-        raise cli.UserError(
+        raise UserError(
             f"--checkpoint={_CHECKPOINT.value}: its dataset {source.description.config.data.path!r}"
             " is gone, and the tokenizers with it; name a directory that experiments.export wrote"
         )

@@ -17,9 +17,11 @@ from typing import Any
 
 from absl import flags
 
-from data_pipeline import cli
+from data_pipeline.runtime import cli
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import write_json, write_text
 from experiments.demo_steps import Timings, read_json, read_scores, word_errors
-from gpst_jax.evaluation import statistics
+from gpst_jax.evaluation.metrics import statistics
 
 ARMS = {
     "implicit": ("model.chain=implicit", "model.prior_std=1.0"),
@@ -57,9 +59,9 @@ def main(argv: list[str]) -> int:
     workdir, arms = Path(_WORKDIR.value), _ARMS.value
     unknown = sorted(set(arms) - set(ARMS))
     if unknown:
-        raise cli.UserError(f"--arms: unknown {unknown[0]!r}; choose from {', '.join(ARMS)}")
+        raise UserError(f"--arms: unknown {unknown[0]!r}; choose from {', '.join(ARMS)}")
     if not arms or not _EVALUATIONS.value:
-        raise cli.UserError("--arms, --evaluations: name at least one of each")
+        raise UserError("--arms, --evaluations: name at least one of each")
     timings = Timings(workdir / "timings.json")
     rows: list[dict[str, Any]] = []
     base: dict[int, list[dict[str, Any]]] = {}  # items of the first arm, by evaluations
@@ -77,9 +79,9 @@ def main(argv: list[str]) -> int:
     codec = results["ceilings"]["codec"]
     study = {"rows": rows, "codec": _figures(codec), "items": _ITEMS.value}
     study |= {"settings": results["settings"], "timings_s": timings.rounded()}
-    cli.write_json(workdir / "study.json", study)
+    write_json(workdir / "study.json", study)
     table = _table(rows)
-    cli.write_text(workdir / "study.md", table)
+    write_text(workdir / "study.md", table)
     print(f"\n{table}\nNumbers: {workdir / 'study.json'}")
     return 0
 
@@ -127,7 +129,7 @@ def _figures(row: dict[str, Any]) -> dict[str, Any]:
 def _differences(items: list[dict[str, Any]], base: list[dict[str, Any]]) -> dict[str, Any]:
     """Word error rate less that of the base on the same items."""
     if [item["id"] for item in items] != [item["id"] for item in base]:
-        raise cli.UserError("the arms were measured on different items; use a new --workdir")
+        raise UserError("the arms were measured on different items; use a new --workdir")
     estimate = statistics.paired_ratio_difference(*word_errors(items), *word_errors(base))
     return {"wer_difference": {"value": estimate.value, "ci95": estimate.ci95}}
 

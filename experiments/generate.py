@@ -14,19 +14,23 @@ from typing import Any
 
 from absl import flags
 
-from data_pipeline import cli
-from data_pipeline.mixture import dataset_with
-from data_pipeline.spec import DatasetSpec
-from gpst_jax import coig_generation, generation, items
-from gpst_jax.checkpoint import Loaded, load_params
+from data_pipeline.datasets.token_dataset import DatasetSpec
+from data_pipeline.loading.mixture import dataset_with
+from data_pipeline.runtime import cli
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import write_json
+from gpst_jax.checkpoints.manager import Loaded, load_params
+from gpst_jax.checkpoints.record import CheckpointError
 from gpst_jax.config import ConfigError, FlowConfig, GPSTConfig
-from gpst_jax.flow_sampling import FlowSettings
-from gpst_jax.run_record import CheckpointError
-from gpst_jax.sampling import SamplingConfig
-from gpst_jax.solvers import SOLVERS
+from gpst_jax.generation.config import SamplingConfig
+from gpst_jax.generation.flow_sampler import FlowSettings
+from gpst_jax.generation.ode_solvers import SOLVERS
+from gpst_jax.samples import items
+from gpst_jax.samples.coig import CoIGConfig, CoIGGenerator
+from gpst_jax.samples.gpst import GenerationConfig, Generator
 
-_GPST = generation.GenerationConfig()
-_COIG = coig_generation.CoIGConfig()
+_GPST = GenerationConfig()
+_COIG = CoIGConfig()
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run, of GPST or of flow matching.", required=True
 )
@@ -96,7 +100,7 @@ def main(argv: list[str]) -> int:
                 items.check_audio(dataset_dir, split, _AUDIO_DIR.value)
         counts = _generator(model, dataset_dir, spec).run()
     except (CheckpointError, ConfigError) as error:
-        raise cli.UserError(str(error)) from error
+        raise UserError(str(error)) from error
     result = {
         "step": model.step,
         "samples": counts,
@@ -104,7 +108,7 @@ def main(argv: list[str]) -> int:
     }
     print(f"{sum(counts.values())} samples in {_OUTPUT.value}")
     if cli.JSON_OUT.value:
-        cli.write_json(cli.JSON_OUT.value, result)
+        write_json(cli.JSON_OUT.value, result)
     return 0
 
 
@@ -112,9 +116,9 @@ def _generator(model: Loaded, dataset_dir: str, spec: DatasetSpec) -> Any:
     """The generator of the checkpoint's family."""
     where = (dataset_dir, spec, _AUDIO_DIR.value, _OUTPUT.value)
     if isinstance(model.config.model, GPSTConfig):
-        return generation.Generator(model, *where, _gpst_config())
+        return Generator(model, *where, _gpst_config())
     if not isinstance(model.config.model, FlowConfig):
-        raise cli.UserError(
+        raise UserError(
             f"--workdir={_WORKDIR.value}: a model of family {model.config.model.family!r} does not "
             "speak by itself: name a run of GPST or of flow matching (and the language model with "
             "--lm_workdir)"
@@ -123,13 +127,13 @@ def _generator(model: Loaded, dataset_dir: str, spec: DatasetSpec) -> Any:
     if _LM_WORKDIR.value:
         loaded = load_params(_LM_WORKDIR.value)
         language = (loaded, dataset_with(loaded.config.data.path, "train"))
-    return coig_generation.CoIGGenerator(
+    return CoIGGenerator(
         model, language, *where, _DIALOGUE.value, _coig_config(language is not None)
     )
 
 
-def _gpst_config() -> generation.GenerationConfig:
-    return generation.GenerationConfig(
+def _gpst_config() -> GenerationConfig:
+    return GenerationConfig(
         modes=tuple(_MODES.value or _GPST.modes),
         unconditional_seconds=_LENGTH.value,
         semantic=_units(_GPST.semantic),
@@ -138,11 +142,11 @@ def _gpst_config() -> generation.GenerationConfig:
     )
 
 
-def _coig_config(with_language: bool) -> coig_generation.CoIGConfig:
+def _coig_config(with_language: bool) -> CoIGConfig:
     possible = list(_COIG.tasks) if with_language else ["voice_conversion"]
     if not _DIALOGUE.value and "dialogue" in possible:
         possible.remove("dialogue")
-    return coig_generation.CoIGConfig(
+    return CoIGConfig(
         tasks=tuple(_MODES.value or possible),
         units=_units(_COIG.units),
         flow=FlowSettings(

@@ -18,10 +18,12 @@ import jax
 import numpy as np
 from absl import flags
 
-from data_pipeline import cli
-from gpst_jax.checkpoint import Checkpoints, load_params
-from gpst_jax.run_record import CheckpointError
-from gpst_jax.sharding import path_string
+from data_pipeline.runtime import cli
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import write_json
+from gpst_jax.checkpoints.manager import Checkpoints, load_params
+from gpst_jax.checkpoints.record import CheckpointError
+from gpst_jax.parallel.sharding import path_string
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a training run.", required=True)
 _STEP = flags.DEFINE_integer("step", None, "Which checkpoint; default: the newest.")
@@ -33,7 +35,7 @@ def main(argv: list[str]) -> int:
     try:
         result = inspect(_WORKDIR.value, _STEP.value)
     except CheckpointError as error:
-        raise cli.UserError(str(error)) from error
+        raise UserError(str(error)) from error
     for step, size in result["bytes"].items():
         mark = "*" if int(step) == result["step"] else " "
         print(f"{mark} step {step:>9}  {size / 2**20:12,.1f} MiB")
@@ -42,7 +44,7 @@ def main(argv: list[str]) -> int:
         print(f"{name}: {result[name]}")
     print(f"parameters: {result['parameters']:,}\nparams_sha256: {result['params_sha256']}")
     if cli.JSON_OUT.value:
-        cli.write_json(cli.JSON_OUT.value, result)
+        write_json(cli.JSON_OUT.value, result)
     return 0
 
 

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from data_pipeline import cli
-from data_pipeline.progress import progress
+from data_pipeline.runtime import cli
+from data_pipeline.runtime.files import write_text
+from data_pipeline.runtime.progress import progress
 
 _OUTPUT = flags.DEFINE_string("output", "docs", "Directory of pods.md and pods/.")
 _ONLY = flags.DEFINE_string("only", "", "Regular expression of the cases to compile; all.")
@@ -83,10 +84,10 @@ compiled by the TPU compiler for the slice named, on a machine without a TPU, an
 collectives were read from the compiled program. No step was timed. The roofline step time is the
 largest of four times, each of which assumes that the other three overlap with it fully: matrix
 products over the chip's peak, HBM traffic over its bandwidth, and the bytes of collectives over the
-links between chips (ICI) and between slices (DCN); the rates stand in `gpst_jax/chips.py`. The MFU
-ceiling is the FLOPs of the formula in the objective's `flops` over that time and the peak. A real
-run stays below it. HBM traffic is an upper estimate: it counts every operand that the compiler did
-not place in on-chip memory.
+links between chips (ICI) and between slices (DCN); the rates are in `gpst_jax/parallel/chips.py`.
+The MFU ceiling is the FLOPs of the formula in the objective's `flops` over that time and the peak.
+A real run stays below it. HBM traffic is an upper estimate: it counts every operand that the
+compiler did not place in on-chip memory.
 
 Made by `python -m experiments.pods_table`; one case, with its collectives:
 
@@ -99,7 +100,7 @@ _MUON = """
 What crosses between slices: the sum of gradients, and of Muon nothing. The optimiser's update of
 `gpst_1b` compiled by itself for 2 x v5p:4x8x8, for each chip and step, with the compiler free to
 place Muon's iteration, and with each layer's matrices whole on one device of a replica, as the step
-has it (`gpst_jax/optimizer.py`):
+has it (`gpst_jax/training/optimizer.py`):
 
 | | over DCN, MB | over ICI, MB | temporaries, GiB | HBM, ms | matrix products, ms |
 |---|---|---|---|---|---|
@@ -143,7 +144,7 @@ def main(argv: list[str]) -> int:
             if not path.exists() and not compile_case(case, path):
                 failures.append(case.name)
             advance(1)
-    cli.write_text(directory.parent / "pods.md", page(directory))
+    write_text(directory.parent / "pods.md", page(directory))
     for name in failures:
         print(f"error: {name} did not compile or does not fit", file=sys.stderr)
     return 1 if failures else 0

@@ -22,11 +22,13 @@ from absl import flags
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-from data_pipeline import cli
+from data_pipeline.runtime import cli
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import write_json
+from experiments.common import load_config
 from experiments.pretrain import make_workdir
-from experiments.run_config import load_config
+from gpst_jax.compilation.estimate import estimate_run, format_estimate
 from gpst_jax.config import ConfigError
-from gpst_jax.run_estimate import estimate_run, format_estimate
 
 _COMPILED = flags.DEFINE_string("compiled", None, "Report of experiments.compile.", required=True)
 _PRICE = flags.DEFINE_float("price_per_chip_hour", None, "In any currency.", lower_bound=0.0)
@@ -44,11 +46,11 @@ def main(argv: list[str]) -> int:
     try:
         config = load_config(values.config).override(values.set)
     except ConfigError as error:
-        raise cli.UserError(str(error)) from error
+        raise UserError(str(error)) from error
     try:
         report = json.loads(Path(_COMPILED.value).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise cli.UserError(f"--compiled={_COMPILED.value}: {error}") from error
+        raise UserError(f"--compiled={_COMPILED.value}: {error}") from error
     rate = write_probe(values.workdir, _PROBE_MIB.value)
     estimate = estimate_run(
         config,
@@ -61,9 +63,7 @@ def main(argv: list[str]) -> int:
     print(f"workdir          {values.workdir}: written and read back at {rate / 2**20:,.0f} MiB/s")
     print(format_estimate(estimate))
     if cli.JSON_OUT.value:
-        cli.write_json(
-            cli.JSON_OUT.value, dataclasses.asdict(estimate) | {"bytes_per_s": round(rate)}
-        )
+        write_json(cli.JSON_OUT.value, dataclasses.asdict(estimate) | {"bytes_per_s": round(rate)})
     return 0
 
 
@@ -89,7 +89,7 @@ def write_probe(workdir: str, mib: int) -> float:
         with final.open("rb") as file:
             same = all(file.read(2**20) == block for _ in range(mib)) and not file.read(1)
     except OSError as error:
-        raise cli.UserError(
+        raise UserError(
             f"--workdir={workdir}: a file of {mib} MiB cannot be written: {error.strerror}; make "
             "room or give write access"
         ) from error
@@ -97,7 +97,7 @@ def write_probe(workdir: str, mib: int) -> float:
         path.unlink(missing_ok=True)
         final.unlink(missing_ok=True)
     if not same:
-        raise cli.UserError(f"--workdir={workdir}: what was written does not come back")
+        raise UserError(f"--workdir={workdir}: what was written does not come back")
     return mib * 2**20 / seconds
 
 

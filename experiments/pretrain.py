@@ -20,24 +20,24 @@ from typing import Any
 import jax
 from absl import flags
 
-from data_pipeline import cli
-from data_pipeline.dataset_kinds import Spec
-from data_pipeline.mixture import dataset_with, load_spec
-from data_pipeline.records import RecordError
-from data_pipeline.spec import DatasetSpec
-from experiments import exits
-from experiments.run_config import load_config
-from experiments.run_loaders import RunLoaders
-from gpst_jax import processes
+from data_pipeline.datasets.kinds import Spec
+from data_pipeline.datasets.token_dataset import DatasetSpec
+from data_pipeline.datasets.token_records import RecordError
+from data_pipeline.loading.mixture import dataset_with, load_spec
+from data_pipeline.runtime import cli, exit_codes
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import write_json
+from experiments.common import RunLoaders, load_config
+from gpst_jax.checkpoints.record import CheckpointError
+from gpst_jax.checkpoints.storage import StorageError
 from gpst_jax.config import ConfigError, RunConfig, parse_range
-from gpst_jax.init_from import initial_params
-from gpst_jax.metrics import format_duration
 from gpst_jax.objectives import make_objective
-from gpst_jax.preview import make_preview
-from gpst_jax.run_record import CheckpointError
-from gpst_jax.storage import StorageError
-from gpst_jax.train import TrainResult, train
-from gpst_jax.train_log import DivergenceError
+from gpst_jax.parallel import multihost
+from gpst_jax.training.log import DivergenceError
+from gpst_jax.training.loop import TrainResult, train
+from gpst_jax.training.metrics import format_duration
+from gpst_jax.training.preview import make_preview
+from gpst_jax.warm_start.from_weights import initial_params
 
 _CONFIG = flags.DEFINE_string(
     "config", None, "Python file or module whose get_config() returns the run.", required=True
@@ -77,7 +77,7 @@ _HEARTBEAT_SECONDS = flags.DEFINE_integer(
 def main(argv: list[str]) -> int:
     """Runs the program; returns its exit code."""
     del argv
-    processes.print_stacks_on_death()
+    multihost.print_stacks_on_death()
     if _HLO_DIR.value:  # read when JAX first looks for devices
         dump = f"--xla_dump_to={_HLO_DIR.value} --xla_dump_hlo_as_text"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {dump}"
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
         jax.config.update("jax_compilation_cache_dir", _COMPILATION_CACHE.value)
     try:
         if _DISTRIBUTED.value or _COORDINATOR.value:
-            processes.connect(
+            multihost.connect(
                 _COORDINATOR.value,
                 _NUM_PROCESSES.value,
                 _PROCESS_ID.value,
@@ -95,24 +95,24 @@ def main(argv: list[str]) -> int:
         config = load_config(_CONFIG.value).override(_SET.value)
         result = pretrain(config, _WORKDIR.value)
     except DivergenceError as error:
-        return _failed(exits.DIVERGED, f"training diverged: {error}")
+        return _failed(exit_codes.DIVERGED, f"training diverged: {error}")
     except (StorageError, RecordError) as error:
-        return _failed(exits.STORAGE, str(error))
-    except (ConfigError, CheckpointError, cli.UserError) as error:
+        return _failed(exit_codes.STORAGE, str(error))
+    except (ConfigError, CheckpointError, UserError) as error:
         if jax.process_count() == 1:
-            raise cli.UserError(str(error)) from error
+            raise UserError(str(error)) from error
         return _failed(cli.USER_ERROR_EXIT_CODE, str(error))
     if jax.process_index() == 0:
         print(summarize(result))
         if cli.JSON_OUT.value:
-            cli.write_json(cli.JSON_OUT.value, result_json(result))
-    return exits.INTERRUPTED if result.interrupted else 0
+            write_json(cli.JSON_OUT.value, result_json(result))
+    return exit_codes.INTERRUPTED if result.interrupted else 0
 
 
 def _failed(code: int, message: str) -> int:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    if code == exits.STORAGE or jax.process_count() > 1:
-        processes.leave_at_once(code)
+    if code == exit_codes.STORAGE or jax.process_count() > 1:
+        multihost.leave_at_once(code)
     return code
 
 
@@ -151,28 +151,28 @@ def pretrain(config: RunConfig, workdir: str) -> TrainResult:
 def make_workdir(workdir: str) -> None:
     """Makes the directory; raises UserError where nothing can be written to it."""
     if "://" in workdir:
-        raise cli.UserError(
+        raise UserError(
             f"--workdir={workdir}: buckets are not written directly; mount the bucket on every "
             "host (gcsfuse, or a file system such as Filestore) and give the mounted path"
         )
     try:
         os.makedirs(workdir, exist_ok=True)
     except OSError as error:
-        raise cli.UserError(f"--workdir={workdir}: {error.strerror}") from error
+        raise UserError(f"--workdir={workdir}: {error.strerror}") from error
     if not os.access(workdir, os.W_OK | os.X_OK):
-        raise cli.UserError(f"--workdir={workdir}: not writable")
+        raise UserError(f"--workdir={workdir}: not writable")
 
 
 def describe(config: RunConfig, spec: Spec, objective: Any) -> str:
     """What a run prints before it begins."""
     shapes = jax.tree.leaves(jax.eval_shape(objective.init, jax.random.key(0)))
     parameters = sum(leaf.size for leaf in shapes)
-    devices, processes = jax.devices(), jax.process_count()
+    devices, multihost = jax.devices(), jax.process_count()
     return "\n".join(
         [
             config.to_json(),
             f"dataset: {config.data.path}: {spec.describe()}",
-            f"devices: {len(devices)} x {devices[0].device_kind} in {processes} process(es)",
+            f"devices: {len(devices)} x {devices[0].device_kind} in {multihost} process(es)",
             f"parameters: {parameters:,}",
             f"FLOPs per step: {sum(objective.flops().values()):.3e}",
         ]

@@ -15,8 +15,10 @@ from absl import flags
 # Nothing is computed: the chips stay with the run.
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-from data_pipeline import cli
-from gpst_jax.run_status import format_status, read_status
+from data_pipeline.runtime import cli
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import write_json
+from gpst_jax.training.status import format_status, read_status
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a training run.", required=True)
 
@@ -25,14 +27,14 @@ def main(argv: list[str]) -> int:
     """Runs the program; returns its exit code."""
     del argv
     if not Path(_WORKDIR.value).is_dir():
-        raise cli.UserError(f"--workdir={_WORKDIR.value}: no such directory")
+        raise UserError(f"--workdir={_WORKDIR.value}: no such directory")
     try:
         status = read_status(_WORKDIR.value)
     except ValueError as error:
-        raise cli.UserError(str(error)) from error
+        raise UserError(str(error)) from error
     print(format_status(status))
     if cli.JSON_OUT.value:
-        cli.write_json(cli.JSON_OUT.value, dataclasses.asdict(status))
+        write_json(cli.JSON_OUT.value, dataclasses.asdict(status))
     return 0
 
 

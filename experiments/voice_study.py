@@ -18,10 +18,12 @@ from typing import Any
 import soundfile
 from absl import flags
 
-from data_pipeline import cli
+from data_pipeline.runtime import cli
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import write_json
 from experiments.demo_steps import Timings, read_scores, word_errors
-from gpst_jax.evaluation import statistics
-from gpst_jax.evaluation.statistics import Estimate
+from gpst_jax.evaluation.metrics import statistics
+from gpst_jax.evaluation.metrics.statistics import Estimate
 
 _DEMO = flags.DEFINE_string("demo", "runs/demo", "Directory of a finished `make demo`.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory for everything made.", required=True)
@@ -63,7 +65,7 @@ def main(argv: list[str]) -> int:
     results: dict[str, Any] = {name: _figures(items) for name, items in scores.items()}
     results["difference"] = _differences(scores["fine-tuned"], scores["prompt alone"])
     results |= {"voice": _VOICE.value, "seconds": round(seconds, 1), "steps": _STEPS.value}
-    cli.write_json(workdir / "study.json", results | {"timings_s": timings.rounded()})
+    write_json(workdir / "study.json", results | {"timings_s": timings.rounded()})
     print(json.dumps(results, indent=2))
     return 0
 
@@ -77,7 +79,7 @@ def _divide(recordings: Path) -> float:
     with (recordings / "manifest.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["speaker"] == _VOICE.value]
     if not rows:
-        raise cli.UserError(f"--voice={_VOICE.value}: the corpus has no such voice")
+        raise UserError(f"--voice={_VOICE.value}: the corpus has no such voice")
     tuning: list[dict[str, str]] = []
     seconds = 0.0
     while seconds < _SECONDS.value and len(tuning) < len(rows):
@@ -92,7 +94,7 @@ def _divide(recordings: Path) -> float:
         for row, name in zip(rest, names, strict=False)
     ]
     if len(heldout) < 2:
-        raise cli.UserError(f"--seconds={_SECONDS.value}: nothing is held out; use less")
+        raise UserError(f"--seconds={_SECONDS.value}: nothing is held out; use less")
     for file_name, chosen in (("voice.csv", tuning), ("heldout.csv", heldout)):
         with (recordings / file_name).open("w", newline="") as file:
             writer = csv.DictWriter(file, list(chosen[0]))
@@ -129,7 +131,7 @@ def _figures(items: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _differences(items: list[dict[str, Any]], base: list[dict[str, Any]]) -> dict[str, Any]:
     if [item["id"] for item in items] != [item["id"] for item in base]:
-        raise cli.UserError("the models were measured on different items; use a new --workdir")
+        raise UserError("the models were measured on different items; use a new --workdir")
     similarity = statistics.paired_mean_difference(_similarity(items), _similarity(base))
     errors = statistics.paired_ratio_difference(*word_errors(items), *word_errors(base))
     return {"wer": _json(errors), "similarity": _json(similarity)}

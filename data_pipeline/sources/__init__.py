@@ -4,13 +4,7 @@ A source is named on the command line as a directory of recordings or as `KIND:W
 `open_source` knows the kinds. Every source has `list()`; `read_audio` reads what it listed.
 """
 
-from data_pipeline.sources.base import (
-    SPLITS,
-    UNKNOWN_SPEAKER,
-    Failure,
-    Source,
-    Utterance,
-)
+from data_pipeline.sources.base import SPLITS, UNKNOWN_SPEAKER, Failure, Source, Utterance
 from data_pipeline.sources.folder import FolderSource
 from data_pipeline.sources.kaldi import KaldiSource
 from data_pipeline.sources.manifest import ManifestSource

@@ -7,6 +7,7 @@ silence: it is returned as a `Failure` that ends in the failure manifest.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
+from urllib.parse import urlencode
 
 SPLITS = ("train", "valid", "unseen")
 UNKNOWN_SPEAKER = "unknown"
@@ -86,3 +87,8 @@ def _refuse_unnameable(
             reason = "the path is not valid UTF-8: rename the file"
             failures.append(Failure(name, printable, "list", reason))
     return good, failures
+
+
+def encode_member(**where: object) -> str:
+    """Writes `Utterance.member`."""
+    return urlencode({name: str(value) for name, value in where.items()})

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipeline.audio import AUDIO_SUFFIXES
-from data_pipeline.cli import UserError
+from data_pipeline.audio.io import AUDIO_SUFFIXES
+from data_pipeline.runtime.errors import UserError
 from data_pipeline.sources.base import SPLITS, UNKNOWN_SPEAKER, Failure, Utterance, checked
 
 _CSV_COLUMNS = ("path", "speaker", "text", "language", "split")

@@ -7,10 +7,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipeline.audio import AUDIO_SUFFIXES
-from data_pipeline.cli import UserError
-from data_pipeline.sources import reading
-from data_pipeline.sources.base import UNKNOWN_SPEAKER, Failure, Utterance, checked
+from data_pipeline.audio.io import AUDIO_SUFFIXES
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.sources.base import UNKNOWN_SPEAKER, Failure, Utterance, checked, encode_member
 from data_pipeline.sources.folder import resolve
 
 
@@ -68,7 +67,7 @@ class KaldiSource:
                     speaker=tables["utt2spk"].get(name) or UNKNOWN_SPEAKER,
                     language=tables["utt2lang"].get(name) or self.language,
                     text=tables["text"].get(name) or None,
-                    member="" if span[1] < 0 else reading.member(start=span[0], end=span[1]),
+                    member="" if span[1] < 0 else encode_member(start=span[0], end=span[1]),
                 )
             )
         for name in recordings:

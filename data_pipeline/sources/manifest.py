@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.audio import AUDIO_SUFFIXES
-from data_pipeline.cli import UserError
-from data_pipeline.sources import reading
-from data_pipeline.sources.base import SPLITS, Failure, Utterance, checked
+from data_pipeline.audio.io import AUDIO_SUFFIXES
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.sources.base import SPLITS, Failure, Utterance, checked, encode_member
 from data_pipeline.sources.folder import SpeakerNames, identifier, resolve
 
 _NAMES: Mapping[str, tuple[str, ...]] = {
@@ -126,7 +125,7 @@ class _Row:
                 raise ValueError(f"a segment from {start} to {end} s")
             # An offset of 0 is how whole files are listed where the column is always there.
             if start > 0 or cells["end"]:
-                member = reading.member(start=start, end=end)
+                member = encode_member(start=start, end=end)
                 suffix = f"@{start:.3f}"
         return cls(
             path=path,

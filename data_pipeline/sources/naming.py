@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
-from data_pipeline.cli import UserError
+from data_pipeline.runtime.errors import UserError
 from data_pipeline.sources.base import Source
 from data_pipeline.sources.folder import FolderSource
 from data_pipeline.sources.kaldi import KaldiSource

@@ -9,18 +9,12 @@
 """
 
 import functools
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl
 
 import numpy as np
 
-from data_pipeline import audio
-from data_pipeline.audio import AudioError
+from data_pipeline.audio.io import AudioError, decode_audio, load_audio, usable
 from data_pipeline.sources.base import Utterance
-
-
-def member(**where: object) -> str:
-    """Writes `Utterance.member`."""
-    return urlencode({name: str(value) for name, value in where.items()})
 
 
 def read_audio(utterance: Utterance, sample_rate: int, min_seconds: float = 0.1) -> np.ndarray:
@@ -38,10 +32,10 @@ def read_audio(utterance: Utterance, sample_rate: int, min_seconds: float = 0.1)
         AudioError: see `audio.load_audio`.
     """
     if not utterance.member:
-        return audio.load_audio(utterance.path, sample_rate, min_seconds)
+        return load_audio(utterance.path, sample_rate, min_seconds)
     where = dict(parse_qsl(utterance.member))
     wav, rate = _read(utterance.path, where)
-    return audio.usable(wav, rate, sample_rate, min_seconds, utterance.path)
+    return usable(wav, rate, sample_rate, min_seconds, utterance.path)
 
 
 def _read(path: str, where: dict[str, str]) -> tuple[np.ndarray, int]:
@@ -55,7 +49,7 @@ def _read(path: str, where: dict[str, str]) -> tuple[np.ndarray, int]:
             raise AudioError(f"cannot be read: {error.strerror}", path) from error
         if len(data) < int(where["size"]):
             raise AudioError(f"truncated within {where.get('name', 'a member')}", path)
-        return audio.decode_audio(data, path)
+        return decode_audio(data, path)
     if "row" in where:
         from data_pipeline.sources.tfds_audio import read_row
 
@@ -76,6 +70,6 @@ def _read(path: str, where: dict[str, str]) -> tuple[np.ndarray, int]:
 def _whole(path: str) -> tuple[np.ndarray, int]:
     try:
         with open(path, "rb") as file:
-            return audio.decode_audio(file.read(), path)
+            return decode_audio(file.read(), path)
     except OSError as error:
         raise AudioError(f"cannot be read: {error.strerror}", path) from error

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
-from data_pipeline.cli import UserError
+from data_pipeline.runtime.errors import UserError
 from data_pipeline.sources.base import UNKNOWN_SPEAKER, Utterance
 
 # Below this many utterances a speaker gives up none for validation on its own account.

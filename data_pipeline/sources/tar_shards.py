@@ -12,10 +12,9 @@ import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_pipeline.audio import AUDIO_SUFFIXES
-from data_pipeline.cli import UserError
-from data_pipeline.sources import reading
-from data_pipeline.sources.base import UNKNOWN_SPEAKER, Failure, Utterance, checked
+from data_pipeline.audio.io import AUDIO_SUFFIXES
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.sources.base import UNKNOWN_SPEAKER, Failure, Utterance, checked, encode_member
 
 _TEXT_SUFFIXES = (".txt", ".json")
 _MOST_TEXT = 1 << 20  # bytes of a transcript or description
@@ -136,7 +135,7 @@ def _add(
             speaker=sample.find("speaker", "speaker_id") or UNKNOWN_SPEAKER,
             language=sample.find("language", "lang") or language,
             text=sample.text or sample.find("text", "transcript") or None,
-            member=reading.member(offset=offset, size=size, name=name),
+            member=encode_member(offset=offset, size=size, name=name),
         )
     )
 

@@ -15,11 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline import audio
-from data_pipeline.audio import AudioError
-from data_pipeline.cli import UserError
-from data_pipeline.sources import reading
-from data_pipeline.sources.base import SPLITS, UNKNOWN_SPEAKER, Failure, Utterance, checked
+from data_pipeline.audio.io import AudioError, decode_audio
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.sources.base import (
+    SPLITS,
+    UNKNOWN_SPEAKER,
+    Failure,
+    Utterance,
+    checked,
+    encode_member,
+)
 
 _IDS = ("id", "utt_id", "audio_id", "audio/id", "path")
 _SPEAKERS = ("speaker_id", "speaker", "client_id")
@@ -68,7 +73,7 @@ class TFDSSource:
                         text=_text(example, _TEXTS) or None,
                         # Splits such as train_clean100 are not ours: those are drawn anew.
                         split=split if split in SPLITS else "",
-                        member=reading.member(row=row, feature=feature, rate=rate),
+                        member=encode_member(row=row, feature=feature, rate=rate),
                     )
                 )
         if not utterances and not failures:
@@ -91,7 +96,7 @@ def read_row(path: str, row: int, feature: str, rate: int) -> tuple[np.ndarray, 
     value = example.features.feature[feature]
     kind = value.WhichOneof("kind")
     if kind == "bytes_list" and len(value.bytes_list.value) == 1:  # lazy_decode: a whole file
-        return audio.decode_audio(value.bytes_list.value[0], path)
+        return decode_audio(value.bytes_list.value[0], path)
     if kind == "int64_list":
         samples = np.array(value.int64_list.value, np.float64) / _FULL_SCALE
         if samples.size and np.abs(samples).max() > 1.0:

@@ -10,17 +10,17 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from data_pipeline.cli import UserError
+from data_pipeline.runtime.errors import UserError
 from data_pipeline.tokenizers import storage
 from data_pipeline.tokenizers.base import AcousticCodec, BatchTokenizer, SemanticTokenizer
-from data_pipeline.tokenizers.first_codebook import FirstCodebook
-from data_pipeline.tokenizers.mel_rvq import MelRVQ
-from data_pipeline.tokenizers.mfcc_kmeans import MFCCKMeans
-from data_pipeline.tokenizers.neural_codec import NETWORKS, NeuralCodec
+from data_pipeline.tokenizers.codecs.mel_rvq import MelRVQ
+from data_pipeline.tokenizers.codecs.neural_codec import NETWORKS, NeuralCodec
+from data_pipeline.tokenizers.codecs.unified_rvq import UnifiedRVQ
 from data_pipeline.tokenizers.pretrained import ModelSpec
-from data_pipeline.tokenizers.speech_encoder import KINDS
-from data_pipeline.tokenizers.speech_units import SpeechUnits
-from data_pipeline.tokenizers.unified_rvq import UnifiedRVQ
+from data_pipeline.tokenizers.semantic.first_codebook import FirstCodebook
+from data_pipeline.tokenizers.semantic.mfcc_kmeans import MFCCKMeans
+from data_pipeline.tokenizers.semantic.speech_encoder import KINDS
+from data_pipeline.tokenizers.semantic.speech_units import SpeechUnits
 
 __all__ = [
     "AcousticCodec",

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.audio import resample
+from data_pipeline.audio.io import resample
 from data_pipeline.tokenizers.base import (
     AcousticCodec,
     BatchTokenizer,

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qsl
 
-from data_pipeline import cli
-from data_pipeline.cli import UserError
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import write_json
 
 LOCATION_FILE = "model.json"
 
@@ -55,7 +55,7 @@ class Location:
         """Writes `model.json`; a directory is stored with its absolute path."""
         model = os.path.abspath(self.model) if os.path.isdir(self.model) else self.model
         value = dataclasses.asdict(dataclasses.replace(self, model=model))
-        cli.write_json(Path(directory, LOCATION_FILE), value)
+        write_json(Path(directory, LOCATION_FILE), value)
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Self:

@@ -16,8 +16,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from data_pipeline import cli
-from data_pipeline.cli import UserError
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import write_json
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -78,7 +78,7 @@ def save_tokenizer(
         temporary.replace(directory / WEIGHTS_FILE)
     except OSError as error:
         raise UserError(f"cannot write {directory / WEIGHTS_FILE}: {error.strerror}") from error
-    cli.write_json(directory / CONFIG_FILE, {"kind": kind, "config": settings, "sha256": digest})
+    write_json(directory / CONFIG_FILE, {"kind": kind, "config": settings, "sha256": digest})
     return digest
 
 

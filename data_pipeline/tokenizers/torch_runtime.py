@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.cli import UserError
+from data_pipeline.runtime.errors import UserError
 
 DTYPES = ("float32", "bfloat16")
 

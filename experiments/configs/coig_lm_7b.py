@@ -11,7 +11,7 @@ Hardware: one slice of v5p:4x4x8 (128 chips, 4 rows each): 35.30 of 95.74 GiB pe
 99 % (compile-only, docs/pods.md); with less memory, --set=model.remat=full. Quality: not measured.
 """
 
-from data_pipeline.vocabulary import Vocabulary
+from data_pipeline.tokens.vocabulary import Vocabulary
 from gpst_jax.config import (
     DataConfig,
     MeshConfig,

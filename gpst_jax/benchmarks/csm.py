@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.cli import UserError
+from data_pipeline.runtime.errors import UserError
 from gpst_jax.benchmarks.workload import Workload
 from gpst_jax.config import GPSTConfig
 

@@ -5,12 +5,13 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from data_pipeline import beam_runner, benchmarks
-from data_pipeline.packing import PackingConfig
+from data_pipeline.packing.token_plan import PackingConfig
+from data_pipeline.tokenization import beam_runner
 from data_pipeline.tokens import TokenLayout
-from gpst_jax import chips
+from gpst_jax.benchmarks import data_cases
 from gpst_jax.config import RunConfig
 from gpst_jax.objectives import GPSTObjective
+from gpst_jax.parallel import chips
 
 HOST_CHIPS, HOST_KIND, HOST_MFU = 8, "TPU v5 lite", 0.4
 _SHORT = TokenLayout(100, 2, 64, unit_rate=50.0, frame_rate=50.0)  # records of a few bytes
@@ -45,19 +46,19 @@ def measure(
     runners = [("local", 1), ("local", cores)]
     if importlib.util.find_spec("apache_beam"):
         runners += [(beam_runner.DIRECT, 1), (beam_runner.DIRECT, cores)]
-    result["tokenising"] = benchmarks.run_apart(benchmarks.tokenising, 240 * scale, tuple(runners))
+    result["tokenising"] = data_cases.run_apart(data_cases.tokenising, 240 * scale, tuple(runners))
     done(1)
     result["loading"] = []
     for workers in sorted({0, 1, cores}):
-        found = benchmarks.run_apart(
-            benchmarks.loading, layout, packing, 64, workers, max(20 * scale, 1)
+        found = data_cases.run_apart(
+            data_cases.loading, layout, packing, 64, workers, max(20 * scale, 1)
         )
         result["loading"].append(found | {"of_demand": found["rows_per_s"] / wanted["rows_per_s"]})
         done(1)
-    result["reading"] = benchmarks.run_apart(benchmarks.reading, int(1_000_000 * scale), _SHORT)
+    result["reading"] = data_cases.run_apart(data_cases.reading, int(1_000_000 * scale), _SHORT)
     done(1)
-    result["planning"] = benchmarks.run_apart(
-        benchmarks.planning, int(20_000_000 * scale), packing, layout
+    result["planning"] = data_cases.run_apart(
+        data_cases.planning, int(20_000_000 * scale), packing, layout
     )
     done(1)
     return result

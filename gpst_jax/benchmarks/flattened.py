@@ -13,13 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from data_pipeline.spec import DatasetSpec
+from data_pipeline.datasets.token_dataset import DatasetSpec
 from data_pipeline.tokens import EOS
-from gpst_jax import attention, gpst, losses
 from gpst_jax.benchmarks.workload import Workload
 from gpst_jax.config import GPSTConfig, TransformerConfig
-from gpst_jax.layers import Context, Style
-from gpst_jax.objectives import Batch, Metrics, Params
+from gpst_jax.models import gpst
+from gpst_jax.models.rope import rotary
+from gpst_jax.models.transformer import Context, Head, Style
+from gpst_jax.objectives import Batch, Metrics, Params, losses
 
 
 class Flattened(nnx.Module):
@@ -43,8 +44,8 @@ class Flattened(nnx.Module):
             rngs=rngs,
         )
         heads = (layout.num_codebooks, width, layout.acoustic_classes)
-        self.semantic_head = gpst.Head((width, layout.semantic_vocab), width, rngs=rngs)
-        self.acoustic_head = gpst.Head(heads, width, rngs=rngs)
+        self.semantic_head = Head((width, layout.semantic_vocab), width, rngs=rngs)
+        self.acoustic_head = Head(heads, width, rngs=rngs)
 
     def hidden(self, tokens: jax.Array) -> jax.Array:
         """(B, L) ids to (B, L, D)."""
@@ -53,7 +54,7 @@ class Flattened(nnx.Module):
         if self.global_net.positions is not None:
             x = x + self.global_net.positions.embedding[...][None]
         if self.style.modern:
-            angles = attention.rotary(at, self.config.head_dim)
+            angles = rotary(at, self.config.head_dim)
             angles = jnp.broadcast_to(angles, (len(tokens), *angles.shape[1:]))
         return self.global_net(x.astype(self.style.dtype), Context(angles=angles))
 
@@ -81,7 +82,7 @@ def flat_net(workload: Workload, parameters: int) -> TransformerConfig:
 
 
 class FlattenedObjective:
-    """The flattened decoder behind the protocol of the train step (gpst_jax/objectives.py)."""
+    """The flattened decoder behind the protocol of the train step (gpst_jax/objectives/base.py)."""
 
     def __init__(self, workload: Workload, net: TransformerConfig):
         self.workload, self.layout, self.net = workload, workload.layout, net

@@ -17,9 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gpst_jax import hlo, hlo_cost
 from gpst_jax.benchmarks.flattened import FlattenedObjective, flat_length, flat_net
 from gpst_jax.benchmarks.workload import Workload
+from gpst_jax.compilation import hlo, hlo_cost
 from gpst_jax.config import GPSTConfig, TransformerConfig
 from gpst_jax.objectives import GPSTObjective
 

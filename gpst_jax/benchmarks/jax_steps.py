@@ -6,16 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gpst_jax import sharding
 from gpst_jax.benchmarks.flattened import FlattenedObjective, flat_net
 from gpst_jax.benchmarks.workload import Workload
-from gpst_jax.chips import peak_flops
 from gpst_jax.objectives import GPSTObjective, Objective
-from gpst_jax.train_step import init_state, make_train_step
+from gpst_jax.parallel import sharding
+from gpst_jax.parallel.chips import peak_flops
+from gpst_jax.training.step import init_state, make_train_step
 
 
 class JaxStep:
-    """One training step on one device: `gpst_jax.train_step`, as `pretrain` runs it.
+    """One training step on one device: `gpst_jax.training.step`, as `pretrain` runs it.
 
     Args:
         workload: dimensions and optimiser.

@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any
 
-from data_pipeline.cli import UserError
+from data_pipeline.runtime.errors import UserError
 from gpst_jax.benchmarks.workload import Workload
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from gpst_jax.evaluation import speaker, statistics, wer
-from gpst_jax.evaluation.samples import UNSEEN, Sample
+from gpst_jax.evaluation.metrics import speaker, statistics, wer
+from gpst_jax.samples.manifest import UNSEEN, Sample
 
 # A condition, and the one whose loss it must not add to.
 COMPARED = (

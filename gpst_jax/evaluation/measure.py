@@ -19,10 +19,10 @@ import numpy as np
 from rich import progress
 from rich.console import Console
 
-from data_pipeline.audio import AudioError, load_audio
-from data_pipeline.cli import UserError
+from data_pipeline.audio.io import AudioError, load_audio
+from data_pipeline.runtime.errors import UserError
 from gpst_jax.evaluation.recipes import Measurement
-from gpst_jax.evaluation.samples import content_hash
+from gpst_jax.samples.manifest import content_hash
 
 # Below this a process pool costs more than it saves: each worker loads its model for seconds.
 _MIN_FILES_PER_PROCESS = 8

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.cli import UserError
-from gpst_jax.evaluation import hub, mos, speaker, wer
-from gpst_jax.evaluation.extras import require, versions
+from data_pipeline.runtime.errors import UserError
+from gpst_jax.evaluation.metrics import hf_models, mos, speaker, wer
+from gpst_jax.evaluation.metrics.optional_packages import require, versions
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,9 @@ _RECIPES = (
             version=1,
             sample_rate=16000,
             modules=(*_TORCH, _JIWER),
-            load=hub.load_hubert_ctc,
+            load=hf_models.load_hubert_ctc,
             extra="codecs,eval",
-            directory_variable=hub.HUBERT_CTC_VARIABLE,
+            directory_variable=hf_models.HUBERT_CTC_VARIABLE,
         ),
         text_kinds=("digits", "free"),
         normalise=wer.normalise_librispeech,
@@ -161,9 +161,9 @@ _RECIPES = (
             version=1,
             sample_rate=16000,
             modules=_TORCH,
-            load=hub.load_wavlm_xvector,
+            load=hf_models.load_wavlm_xvector,
             extra="codecs,eval",
-            directory_variable=hub.WAVLM_SV_VARIABLE,
+            directory_variable=hf_models.WAVLM_SV_VARIABLE,
         ),
     ),
     Recipe(

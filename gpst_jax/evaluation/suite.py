@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.cli import UserError
-from gpst_jax.evaluation import comparisons, dialogue, mos, recipes, speaker, statistics, wer
+from data_pipeline.runtime.errors import UserError
+from gpst_jax.evaluation import comparisons, recipes
 from gpst_jax.evaluation.measure import Outcome, measure_files
-from gpst_jax.evaluation.samples import (
+from gpst_jax.evaluation.metrics import dialogue, mos, speaker, statistics, wer
+from gpst_jax.samples.manifest import (
     UNSEEN,
     Sample,
     first_of_seeded_order,

@@ -5,17 +5,17 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from data_pipeline.tokens import TokenLayout
-from gpst_jax.config_fields import from_dict
-from gpst_jax.model_config import FlowConfig, GPSTConfig, SemanticLMConfig
+from gpst_jax.config.fields import from_dict
+from gpst_jax.config.models import FlowConfig, GPSTConfig, SemanticLMConfig
 
 
 class SemanticLMSpeechConfig(PreTrainedConfig):
     """The semantic language model of the `modern` block; Llama's block is transformers' own.
 
     Attributes:
-        model: the fields of `gpst_jax.model_config.SemanticLMConfig`.
+        model: the fields of `gpst_jax.config.models.SemanticLMConfig`.
         vocab_size: ids of text, markers and units.
-        vocabulary: the fields of `data_pipeline.vocabulary.Vocabulary`.
+        vocabulary: the fields of `data_pipeline.tokens.vocabulary.Vocabulary`.
         gpst_jax: what the exporter noted of the run.
     """
 
@@ -34,7 +34,7 @@ class FlowSpeechConfig(PreTrainedConfig):
     """Flow matching with the sizes of its dataset.
 
     Attributes:
-        model: the fields of `gpst_jax.model_config.FlowConfig`.
+        model: the fields of `gpst_jax.config.models.FlowConfig`.
         layout: the fields of `data_pipeline.tokens.TokenLayout`.
         latent_size: width of the codec's vectors.
         positions: of the run; no meaning here.
@@ -63,7 +63,7 @@ class GPSTSpeechConfig(PreTrainedConfig):
     """GPST with the sizes of its dataset.
 
     Attributes:
-        model: the fields of `gpst_jax.model_config.GPSTConfig`.
+        model: the fields of `gpst_jax.config.models.GPSTConfig`.
         layout: the fields of `data_pipeline.tokens.TokenLayout`.
         positions: `time` or `running`.
         deduplicate: whether the model reads collapsed units.

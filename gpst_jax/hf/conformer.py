@@ -1,4 +1,4 @@
-"""Conformer and DiT blocks over frames in torch (see gpst_jax/conformer.py and dit.py)."""
+"""Conformer and DiT blocks over frames in torch (see gpst_jax/models/conformer.py and dit.py)."""
 
 from typing import NamedTuple
 
@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from gpst_jax.config.models import TransformerConfig
 from gpst_jax.hf.layers import Mlp, RMSNorm, make_norm, rotary, rotate
-from gpst_jax.model_config import TransformerConfig
 
 _ROTARY_BASE = 10_000.0
 _MIN_VARIANCE = 1e-6

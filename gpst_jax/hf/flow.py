@@ -1,4 +1,4 @@
-"""Flow matching in torch (see gpst_jax/flow_matching.py): velocities, and latents by solving."""
+"""Flow matching in torch (see gpst_jax/models/flow_matching.py): velocities and ODE solving."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -12,8 +12,8 @@ from gpst_jax.hf.configuration import FlowSpeechConfig
 from gpst_jax.hf.conformer import frame_context, make_backbone
 
 if TYPE_CHECKING:
-    from gpst_jax.flow_sampling import FlowSettings
-    from gpst_jax.frame_requests import FrameRequest
+    from gpst_jax.generation.flow_sampler import FlowSettings
+    from gpst_jax.generation.frame_batches import FrameRequest
 
 
 class FlowForSpeech(PreTrainedModel):
@@ -90,12 +90,12 @@ class FlowForSpeech(PreTrainedModel):
         """Latents (T, D) float32 of each request, in the codec's space, without the prompt.
 
         Args:
-            requests: as for `gpst_jax.flow_sampling.FlowSampler`.
+            requests: as for `gpst_jax.generation.flow_sampler.FlowSampler`.
             settings: how the flow is solved.
             seed: with each request's `item`, fixes the noise; the numbers are not those of JAX.
             noise: of each request, (Tp + T, D), in place of drawing it.
         """
-        from gpst_jax.flow_sampling import FlowSettings
+        from gpst_jax.generation.flow_sampler import FlowSettings
 
         settings = settings or FlowSettings()
         given = [None] * len(requests) if noise is None else noise
@@ -111,7 +111,7 @@ class FlowForSpeech(PreTrainedModel):
         seed: int,
         noise: np.ndarray | None,
     ) -> np.ndarray:
-        from gpst_jax import solvers
+        from gpst_jax.generation import ode_solvers
 
         codes, units, prompt = self._rows(request)
         e = self.semantics(units)
@@ -134,7 +134,7 @@ class FlowForSpeech(PreTrainedModel):
             untold = self(x, torch.zeros_like(e), torch.zeros_like(context), time)
             return told + settings.guidance * (told - untold)
 
-        method, size = solvers.tableau(settings.solver), 1.0 / settings.steps
+        method, size = ode_solvers.tableau(settings.solver), 1.0 / settings.steps
         for step in range(settings.steps):
             slopes: list[torch.Tensor] = []
             for weights, shift in zip(method.a, method.c, strict=True):

@@ -1,7 +1,7 @@
-"""Decoding in torch, by the same requests and with the same results as `gpst_jax.sampling`.
+"""Decoding in torch: the same requests and results as `gpst_jax.generation.gpst_sampler`.
 
-`gpst_jax.modes.ModeBuilder` makes the requests of the inference modes. Greedy decoding gives what
-JAX gives; drawn samples follow the same distributions with other random numbers.
+`gpst_jax.generation.gpst_modes.ModeBuilder` makes the requests of the inference modes. Greedy
+decoding equals JAX; random samples follow the same distributions with other random numbers.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,8 @@ from data_pipeline.tokens import ACOUSTIC, EOS, NUM_SPECIALS, PAD, SEMANTIC
 from gpst_jax.hf.layers import Context, KeysValues, causal
 
 if TYPE_CHECKING:
-    from gpst_jax.sampling import Request, Result, SamplingConfig
+    from gpst_jax.generation.config import SamplingConfig
+    from gpst_jax.generation.gpst_sampler import Request, Result
 
 
 class _Run:
@@ -71,18 +72,18 @@ class SpeechGeneration:
         """Decodes units and frames.
 
         Args:
-            requests: what is given and what is asked for, as for `gpst_jax.sampling.Decoder`.
+            requests: given and wanted tokens, as for `generation.gpst_sampler.Decoder`.
             semantic: how units are sampled; None draws from the model.
             acoustic: how codes are sampled.
             seed: with each request's `item`, fixes what is drawn.
 
         Returns:
-            One `gpst_jax.sampling.Result` per request, in order.
+            One `gpst_jax.generation.gpst_sampler.Result` per request, in order.
 
         Raises:
             ValueError: units or codes out of range.
         """
-        from gpst_jax.sampling import SamplingConfig
+        from gpst_jax.generation.config import SamplingConfig
 
         semantic, acoustic = semantic or SamplingConfig(), acoustic or SamplingConfig()
         return [self._decode(request, semantic, acoustic, seed) for request in requests]
@@ -94,7 +95,7 @@ class SpeechGeneration:
         acoustic: "SamplingConfig",
         seed: int,
     ) -> "Result":
-        from gpst_jax.sampling import Decoder, Result
+        from gpst_jax.generation.gpst_sampler import Decoder, Result
 
         layout = self.layout
         times = Decoder(self.model_config, layout, {}, self.config.positions)

@@ -1,4 +1,4 @@
-"""GPST in torch: the same arrays, the same logits, the same loss (see gpst_jax/gpst.py)."""
+"""GPST in torch: the same arrays, the same logits, the same loss (see gpst_jax/models/gpst.py)."""
 
 import math
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from data_pipeline.tokens import EOS, PAD
+from gpst_jax.config.models import TransformerConfig
 from gpst_jax.hf.configuration import GPSTSpeechConfig
 from gpst_jax.hf.generation import SpeechGeneration
 from gpst_jax.hf.layers import Context, KeysValues, Stack, causal, rotary
-from gpst_jax.model_config import TransformerConfig
 
 
 @dataclass
@@ -106,7 +106,7 @@ class GPSTForSpeech(SpeechGeneration, PreTrainedModel):
         frame_segments: torch.Tensor | None = None,
         semantic_targets: torch.Tensor | None = None,
     ) -> GPSTOutput:
-        """Teacher-forced pass over the arrays of `data_pipeline.loader`, whose names these are.
+        """Teacher-forced pass over the arrays of `data_pipeline.loading.loader`, by name.
 
         Args:
             tokens: (B, L, Q) global ids.

@@ -1,4 +1,4 @@
-"""Transformer blocks in torch, equal to those of `gpst_jax.layers` weight by weight."""
+"""Transformer blocks in torch, equal to those of `gpst_jax.models.transformer` weight by weight."""
 
 from typing import NamedTuple
 
@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from gpst_jax.model_config import TransformerConfig
+from gpst_jax.config.models import TransformerConfig
 
-ROTARY_BASE = 300.0  # as gpst_jax.attention.rotary
+ROTARY_BASE = 300.0  # as gpst_jax.models.rope.rotary
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]  # (B, H, C, D/H) each
 

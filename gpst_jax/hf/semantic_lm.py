@@ -1,4 +1,4 @@
-"""The semantic language model in torch, of the `modern` block (see gpst_jax/semantic_lm.py).
+"""The semantic language model in torch, of the `modern` block (see gpst_jax/models/semantic_lm.py).
 
 A model of Llama's block is exported as transformers' own `LlamaForCausalLM` instead.
 """
@@ -14,14 +14,14 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from gpst_jax.config_fields import ConfigError
+from gpst_jax.config.fields import ConfigError
 from gpst_jax.hf.configuration import SemanticLMSpeechConfig
 from gpst_jax.hf.layers import Context, KeysValues, Stack, causal, rotary
 
 if TYPE_CHECKING:
-    from gpst_jax.grammar import Grammar
-    from gpst_jax.lm_sampling import LMRequest, LMResult
-    from gpst_jax.sampling import SamplingConfig
+    from gpst_jax.generation.config import SamplingConfig
+    from gpst_jax.generation.lm_grammar import Grammar
+    from gpst_jax.generation.lm_sampler import LMRequest, LMResult
 
 
 class SemanticLM(PreTrainedModel):
@@ -107,7 +107,7 @@ class SemanticLM(PreTrainedModel):
         units: "SamplingConfig | None" = None,
         seed: int = 0,
     ) -> "list[LMResult]":
-        """Continues prompts within a grammar, as `gpst_jax.lm_sampling.LMDecoder` does.
+        """Continues prompts within a grammar, as `gpst_jax.generation.lm_sampler.LMDecoder` does.
 
         Args:
             requests: the prompts.
@@ -116,7 +116,7 @@ class SemanticLM(PreTrainedModel):
             units: the same in phases of units.
             seed: with each request's `item`, fixes what is drawn.
         """
-        from gpst_jax.lm_sampling import PUBLISHED
+        from gpst_jax.generation.lm_sampler import PUBLISHED
 
         text, units = text or PUBLISHED, units or PUBLISHED
         return [self._continue(request, grammar, text, units, seed) for request in requests]
@@ -129,8 +129,8 @@ class SemanticLM(PreTrainedModel):
         units: "SamplingConfig",
         seed: int,
     ) -> "LMResult":
-        from gpst_jax.grammar import UNITS
-        from gpst_jax.lm_sampling import LMResult
+        from gpst_jax.generation.lm_grammar import UNITS
+        from gpst_jax.generation.lm_sampler import LMResult
 
         allowed, following = grammar.tables(self.config.vocab_size)
         device = self.embed.weight.device

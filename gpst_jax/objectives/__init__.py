@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.sequence_spec import SequenceSpec
+from data_pipeline.datasets.sequence_dataset import SequenceSpec
 from data_pipeline.tokenizers import load_codec
 from gpst_jax.config import (
     ConfigError,

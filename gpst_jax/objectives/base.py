@@ -5,13 +5,13 @@ micro-batches add up to the loss of the batch, whatever number of predictions ea
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 
-from data_pipeline.spec import DatasetSpec
+from data_pipeline.datasets.token_dataset import DatasetSpec
+from gpst_jax.models import Params
 
-Params = Any  # nested dict of arrays
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count)
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipeline.tokens import TokenLayout
-from gpst_jax import flow_matching
 from gpst_jax.config import FlowConfig, RunConfig
-from gpst_jax.conformer import split_depth
+from gpst_jax.models import flow_matching
+from gpst_jax.models.conformer import split_depth
 from gpst_jax.objectives.base import Batch, Metrics, Params
 from gpst_jax.objectives.frames import FrameObjective, conformer_weights, spread
 

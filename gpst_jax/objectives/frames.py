@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipeline.records import RecordReader
-from data_pipeline.spec import DatasetSpec
+from data_pipeline.datasets.token_dataset import DatasetSpec
+from data_pipeline.datasets.token_records import RecordReader
 from data_pipeline.tokens import TokenLayout
 from gpst_jax.config import ConfigError, RunConfig, TransformerConfig
 from gpst_jax.objectives.base import Batch

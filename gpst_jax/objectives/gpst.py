@@ -6,10 +6,11 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from data_pipeline.spec import DatasetSpec
+from data_pipeline.datasets.token_dataset import DatasetSpec
 from data_pipeline.tokens import ACOUSTIC, TokenLayout
-from gpst_jax import gpst, losses
 from gpst_jax.config import ConfigError, GPSTConfig, RunConfig, TransformerConfig
+from gpst_jax.models import gpst
+from gpst_jax.objectives import losses
 from gpst_jax.objectives.base import Batch, Metrics, Params
 
 
@@ -51,7 +52,7 @@ class GPSTObjective:
         return gpst.bind(self.model_config, self.layout, params)
 
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of the global batch; see data_pipeline/loader.py for the meaning of the names."""
+        """Shapes of the global batch; data_pipeline/loading/loader.py says what the names mean."""
         data, depth = self.config.data, self.layout.num_codebooks
         row, budget = (data.rows, data.row_length), (data.rows, data.frame_budget)
         shapes = {

@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from data_pipeline.vocabulary import Vocabulary
-from gpst_jax import losses, semantic_lm
+from data_pipeline.tokens.vocabulary import Vocabulary
 from gpst_jax.config import ConfigError, RunConfig, SemanticLMConfig
+from gpst_jax.models import semantic_lm
+from gpst_jax.objectives import losses
 from gpst_jax.objectives.base import Batch, Metrics, Params
 
 

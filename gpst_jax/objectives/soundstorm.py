@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipeline.tokens import TokenLayout
-from gpst_jax import losses, soundstorm
 from gpst_jax.config import RunConfig, SoundStormConfig
+from gpst_jax.models import soundstorm
+from gpst_jax.objectives import losses
 from gpst_jax.objectives.base import Batch, Metrics, Params
 from gpst_jax.objectives.frames import FrameObjective, conformer_weights, spread
 

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipeline.tokens import TokenLayout
-from gpst_jax import flow_matching, solvers
 from gpst_jax.config import FlowConfig, TransformerConfig
-from gpst_jax.conformer import split_depth
-from gpst_jax.flow_matching import FlowMatcher
+from gpst_jax.generation import ode_solvers
+from gpst_jax.models import flow_matching
+from gpst_jax.models.conformer import split_depth
+from gpst_jax.models.flow_matching import FlowMatcher
 from gpst_jax.parity import conformer
 from gpst_jax.parity.golden import Golden
 
@@ -124,7 +125,7 @@ def _generation(model: FlowMatcher, golden: Golden) -> dict[str, Any]:
             )
             return found
 
-        full = jax.jit(lambda x: solvers.integrate(field, x, steps))(start)
+        full = jax.jit(lambda x: ode_solvers.integrate(field, x, steps))(start)
         jax.effects_barrier()
         return start, calls, full
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.cli import UserError
+from data_pipeline.runtime.errors import UserError
 
 TOLERANCE = 1e-5
 
@@ -40,8 +40,8 @@ class Golden:
         """The entry of a name; raises UserError where it is missing."""
         if name not in self.entries:
             raise UserError(
-                f"{self.path}: golden entry {name} is missing; tests/gpst_jax/make_golden.py and "
-                "tests/support/numpy_flow.py write the layout"
+                f"{self.path}: golden entry {name} is missing; its layout is written by "
+                "tests/gpst_jax/parity/make_golden.py and tests/support/numpy_flow.py"
             )
         return self.entries[name]
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from data_pipeline import tokens
 from data_pipeline.tokens import TokenLayout
-from gpst_jax import gpst, losses
 from gpst_jax.config import GPSTConfig, TransformerConfig
-from gpst_jax.gpst import GPST
+from gpst_jax.models import gpst
+from gpst_jax.models.gpst import GPST
+from gpst_jax.objectives import losses
 from gpst_jax.parity.golden import Golden
 
 _GLOBAL, _LOCAL = "decoder.global_decoder", "decoder.local_decoder"

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipeline.tokens import TokenLayout
-from gpst_jax import losses, soundstorm
 from gpst_jax.config import SoundStormConfig, TransformerConfig
+from gpst_jax.models import soundstorm
+from gpst_jax.models.soundstorm import SoundStorm
+from gpst_jax.objectives import losses
 from gpst_jax.parity import conformer
 from gpst_jax.parity.golden import Golden
-from gpst_jax.soundstorm import SoundStorm
 
 
 def recognises(golden: Golden) -> bool:

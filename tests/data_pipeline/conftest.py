@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from fake_corpus import calls, config  # noqa: F401
 
-from data_pipeline import records
-from data_pipeline.records import Record, ShardWriter
-from data_pipeline.spec import (
+from data_pipeline.datasets import token_records
+from data_pipeline.datasets.token_dataset import (
     SPEC_VERSION,
     CodecSpec,
     DatasetSpec,
@@ -18,9 +17,10 @@ from data_pipeline.spec import (
     SilenceSpec,
     SplitSpec,
     StreamSpec,
-    file_sha256,
     index_path,
 )
+from data_pipeline.datasets.token_records import Record, ShardWriter
+from data_pipeline.runtime.files import file_sha256
 from data_pipeline.tokens import deduplicate
 
 NUM_UNITS, CODEBOOKS, CODEBOOK_SIZE = 20, 3, 16
@@ -62,7 +62,7 @@ def write(
         lengths[split], sizes[split] = [len(part) for part in parts], 0
         digests = []
         for shard, part in enumerate(parts):
-            path = directory / records.shard_name(split, shard, shards)
+            path = directory / token_records.shard_name(split, shard, shards)
             with ShardWriter(path, CODEBOOKS) as writer:
                 for number in part:
                     writer.write(members[number])
@@ -89,7 +89,7 @@ def write(
             index_sha256=index.save(index_path(directory, split)),
             shards_sha256=hashlib.sha256("\n".join(digests).encode()).hexdigest(),
         )
-    records.write_metadata(directory, CODEBOOKS, lengths, sizes)
+    token_records.write_metadata(directory, CODEBOOKS, lengths, sizes)
     spec = DatasetSpec(
         version=SPEC_VERSION,
         sample_rate=16000,

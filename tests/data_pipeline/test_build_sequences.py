@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 
 from data_pipeline import build_sequences as program
-from data_pipeline import fit_text_tokenizer, templates
+from data_pipeline import fit_text_tokenizer
 from data_pipeline.build_sequences import SequencesConfig, build_sequences
-from data_pipeline.cli import UserError
-from data_pipeline.records import RecordReader
-from data_pipeline.sequence_records import SequenceReader
-from data_pipeline.sequence_spec import SequenceIndex, SequenceSpec
-from data_pipeline.spec import DatasetSpec
-from data_pipeline.templates import DIALOGUE, Template
-from data_pipeline.text_tokenizers import MODEL_FILE, load_text_tokenizer
+from data_pipeline.datasets.sequence_dataset import DIALOGUE, SequenceIndex, SequenceSpec
+from data_pipeline.datasets.sequence_records import SequenceReader
+from data_pipeline.datasets.token_dataset import DatasetSpec
+from data_pipeline.datasets.token_records import RecordReader
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.sequences import templates
+from data_pipeline.sequences.templates import Template
+from data_pipeline.tokenizers.text import MODEL_FILE, load_text_tokenizer
 
 ROOT = Path(program.__file__).parents[1]
 TASKS = ("pretrain", "asr", "tts", "dialogue")

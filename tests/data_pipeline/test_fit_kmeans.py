@@ -5,13 +5,13 @@ import pytest
 import soundfile
 
 from data_pipeline import fit_kmeans as module
-from data_pipeline.cli import UserError
 from data_pipeline.convert_weights import convert_weights
-from data_pipeline.fit_kmeans import KMeansConfig, fit_kmeans
+from data_pipeline.fitting.kmeans import KMeansConfig, fit_kmeans
+from data_pipeline.runtime.errors import UserError
 from data_pipeline.sources import FolderSource
 from data_pipeline.tokenizers import load_semantic
-from data_pipeline.tokenizers.centroids import read_centroids, write_centroids
-from data_pipeline.tokenizers.streaming_kmeans import StreamingKMeans
+from data_pipeline.tokenizers.semantic.centroids import read_centroids, write_centroids
+from data_pipeline.tokenizers.semantic.streaming_kmeans import StreamingKMeans
 
 RATE = 16_000
 

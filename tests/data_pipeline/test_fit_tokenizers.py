@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_pipeline.cli import UserError
-from data_pipeline.fit_tokenizers import fit_tokenizers
+from data_pipeline.fitting.offline import fit_tokenizers
+from data_pipeline.runtime.errors import UserError
 from data_pipeline.sources import FolderSource, Utterance
 from data_pipeline.tokenizers import load_codec, load_semantic
-from data_pipeline.tokenizers.mel_rvq import MelRVQConfig
-from data_pipeline.tokenizers.mfcc_kmeans import MFCCKMeansConfig
+from data_pipeline.tokenizers.codecs.mel_rvq import MelRVQConfig
+from data_pipeline.tokenizers.semantic.mfcc_kmeans import MFCCKMeansConfig
 
 SEMANTIC = MFCCKMeansConfig(vocab_size=12)
 CODEC = MelRVQConfig(num_codebooks=2, codebook_size=16)

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from data_pipeline.cli import UserError
+from data_pipeline.datasets.token_records import RecordReader
 from data_pipeline.import_gpst import ImportConfig, import_gpst
-from data_pipeline.records import RecordReader
+from data_pipeline.runtime.errors import UserError
 from data_pipeline.tokenizers import storage
-from data_pipeline.tokenizers.mel_rvq import MelRVQ, MelRVQConfig
-from data_pipeline.tokenizers.mfcc_kmeans import MFCCKMeans, MFCCKMeansConfig
+from data_pipeline.tokenizers.codecs.mel_rvq import MelRVQ, MelRVQConfig
+from data_pipeline.tokenizers.semantic.mfcc_kmeans import MFCCKMeans, MFCCKMeansConfig
 
 lmdb = pytest.importorskip("lmdb")
 

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_pipeline import records
-from data_pipeline.fit_tokenizers import fit_tokenizers
+from data_pipeline.datasets import token_records
+from data_pipeline.datasets.token_records import Record
+from data_pipeline.fitting.offline import fit_tokenizers
 from data_pipeline.inspect_shards import effective_number, inspect_shards, to_json
-from data_pipeline.records import Record
-from data_pipeline.shard_statistics import Usage
+from data_pipeline.inspection.statistics import Usage
 from data_pipeline.sources import FolderSource
 from data_pipeline.tokenize_corpus import CorpusConfig, tokenize_corpus
-from data_pipeline.tokenizers.mel_rvq import MelRVQConfig
-from data_pipeline.tokenizers.mfcc_kmeans import MFCCKMeansConfig
+from data_pipeline.tokenizers.codecs.mel_rvq import MelRVQConfig
+from data_pipeline.tokenizers.semantic.mfcc_kmeans import MFCCKMeansConfig
 
-ROOT = Path(records.__file__).parents[1]
+ROOT = Path(token_records.__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def _inspect(dataset: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 
 def test_a_damaged_shard_is_named_and_the_rest_is_read(corpus, write_dataset, tmp_path) -> None:
     write_dataset(tmp_path / "data", {"train": corpus})
-    shard = tmp_path / "data" / records.shard_name("train", 1, 3)
+    shard = tmp_path / "data" / token_records.shard_name("train", 1, 3)
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 0xFF
     shard.write_bytes(bytes(data))
@@ -92,7 +92,7 @@ def test_a_damaged_shard_is_named_and_the_rest_is_read(corpus, write_dataset, tm
 
 def test_a_missing_shard_is_named(corpus, write_dataset, tmp_path) -> None:
     write_dataset(tmp_path, {"train": corpus})
-    name = records.shard_name("train", 2, 3)
+    name = token_records.shard_name("train", 2, 3)
     (tmp_path / name).unlink()
     faults = inspect_shards(str(tmp_path)).faults
     assert name in faults["shards"].named[0]
@@ -121,7 +121,7 @@ def test_records_that_disagree_with_the_index_are_named(corpus, write_dataset, t
     write_dataset(tmp_path / "one", {"train": corpus})
     write_dataset(tmp_path / "two", {"train": corpus[::-1]})
     for shard in range(3):
-        name = records.shard_name("train", shard, 3)
+        name = token_records.shard_name("train", shard, 3)
         (tmp_path / "one" / name).write_bytes((tmp_path / "two" / name).read_bytes())
     faults = inspect_shards(str(tmp_path / "one")).faults
     assert faults["index"].count > 20
@@ -138,7 +138,7 @@ def test_what_is_no_dataset_is_one_line(tmp_path) -> None:
 
 def test_the_page_is_one_file_with_plots_and_players(tmp_path) -> None:
     pytest.importorskip("matplotlib")
-    from data_pipeline import inspection_page
+    from data_pipeline.inspection import page as inspection_page
 
     rng = np.random.default_rng(0)
     for number in range(6):

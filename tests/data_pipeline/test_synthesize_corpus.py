@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_pipeline.cli import UserError
+from data_pipeline.runtime.errors import UserError
 from data_pipeline.sources import FolderSource
 from data_pipeline.synthesize_corpus import (
     DIGITS,

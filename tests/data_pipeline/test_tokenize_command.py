@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_pipeline import provide_tokenizers, tokenize_corpus
-from data_pipeline.cli import UserError
-from data_pipeline.fit_tokenizers import fit_tokenizers
-from data_pipeline.loader import Loader
-from data_pipeline.packing import PackingConfig
-from data_pipeline.spec import DatasetSpec
-from data_pipeline.tokenizers.mel_rvq import MelRVQConfig
-from data_pipeline.tokenizers.mfcc_kmeans import MFCCKMeansConfig
+from data_pipeline import tokenize_corpus
+from data_pipeline.datasets.token_dataset import DatasetSpec
+from data_pipeline.fitting.offline import fit_tokenizers
+from data_pipeline.loading.loader import Loader
+from data_pipeline.packing.token_plan import PackingConfig
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.tokenization import provide_tokenizers
+from data_pipeline.tokenizers.codecs.mel_rvq import MelRVQConfig
+from data_pipeline.tokenizers.semantic.mfcc_kmeans import MFCCKMeansConfig
 
 RATE = 22050  # not the tokenizers' own
 

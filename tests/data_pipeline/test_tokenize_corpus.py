@@ -12,10 +12,12 @@ import pytest
 import soundfile
 from fake_corpus import RATE, FakeCodec, FakeSemantic, failures_of, files_of, signal
 
-from data_pipeline import corpus_config, finish_dataset, tokenize_corpus, tokenize_shard
-from data_pipeline.cli import UserError
-from data_pipeline.records import RecordReader
-from data_pipeline.spec import DatasetSpec, LengthIndex
+from data_pipeline import tokenize_corpus
+from data_pipeline.datasets.token_dataset import DatasetSpec, LengthIndex
+from data_pipeline.datasets.token_records import RecordReader
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.tokenization import config as corpus_config
+from data_pipeline.tokenization import finish, shard
 from data_pipeline.tokens import deduplicate
 
 
@@ -115,7 +117,7 @@ def test_stopping_while_the_dataset_is_finished_loses_nothing(config, calls, mon
 
     for name in ("_split", "encode_silence"):
         with monkeypatch.context() as patch:
-            patch.setattr(finish_dataset, name, stop)
+            patch.setattr(finish, name, stop)
             with pytest.raises(KeyboardInterrupt):
                 tokenize_corpus.tokenize_corpus(config)
     calls.clear()
@@ -151,7 +153,7 @@ def test_batches_give_the_same_bytes_and_name_what_is_refused(config, monkeypatc
 
     monkeypatch.setattr(FakeCodec, "encode", refuses)
     tokenize_corpus.tokenize_corpus(config)
-    for module in (corpus_config, tokenize_corpus, tokenize_shard):
+    for module in (corpus_config, tokenize_corpus, shard):
         monkeypatch.setattr(module, "load_codec", lambda path: BatchCodec(path, 75.0, []))
     BatchCodec.batches.clear()
     batched = dataclasses.replace(config, output=config.output + "-batched")
@@ -166,7 +168,7 @@ def test_batches_give_the_same_bytes_and_name_what_is_refused(config, monkeypatc
 
 @pytest.mark.parametrize("faulty", [False, True])
 def test_tokens_that_batches_change_are_counted(config, monkeypatch, faulty: bool) -> None:
-    for module in (corpus_config, tokenize_corpus, tokenize_shard):
+    for module in (corpus_config, tokenize_corpus, shard):
         monkeypatch.setattr(module, "load_codec", lambda path: BatchCodec(path, 75.0, []))
     monkeypatch.setattr(BatchCodec, "faulty", faulty)
     for path in Path(config.audio_dir).rglob("*02.wav"):

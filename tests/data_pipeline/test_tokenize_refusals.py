@@ -9,8 +9,8 @@ import soundfile
 from fake_corpus import BAD_FILES, RATE, FakeCodec, failures_of, files_of, signal
 
 from data_pipeline import tokenize_corpus
-from data_pipeline.cli import UserError
-from data_pipeline.records import RecordReader
+from data_pipeline.datasets.token_records import RecordReader
+from data_pipeline.runtime.errors import UserError
 
 
 def test_bad_files_are_listed_and_the_rest_is_processed(config, calls) -> None:

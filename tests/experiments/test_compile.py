@@ -5,11 +5,11 @@ import math
 
 import pytest
 
-from data_pipeline.cli import UserError
+from data_pipeline.runtime.errors import UserError
 from experiments import compile as compile_program
+from experiments.common import load_objective
 from experiments.configs import coig_lm_demo, gpst_demo
-from experiments.run_config import load_objective
-from gpst_jax import aot
+from gpst_jax.compilation import aot
 from gpst_jax.config import ConfigError, RunConfig
 
 CHIPS = 16

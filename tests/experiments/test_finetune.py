@@ -7,9 +7,9 @@ import pytest
 import soundfile
 from stored_model import make_config, make_dataset, random_params, save_run
 
-from gpst_jax import checkpoint
-from gpst_jax.export import loading
-from gpst_jax.export.peft import AdaptedSource, flat
+from gpst_jax.checkpoints import manager
+from gpst_jax.weights import loading
+from gpst_jax.weights.peft import AdaptedSource, flat
 
 RATE = 16000
 
@@ -61,7 +61,7 @@ def test_adapters_on_recordings(run, model, recordings, tmp_path):
     result = run(*arguments)
     assert result["steps"] == 3
     assert 0 < result["trainable_parameters"] < result["parameters"] / 2
-    merged = checkpoint.load_params(tmp_path / "out" / "merged")
+    merged = manager.load_params(tmp_path / "out" / "merged")
     assert merged.config.name == "tiny_finetuned"
     before = flat(loading.load(loading.open_source(model)).params)
     after = flat(merged.params)
@@ -84,7 +84,7 @@ def test_adapters_on_recordings(run, model, recordings, tmp_path):
 def test_all_parameters_then_export(run, start, model, recordings, tmp_path):
     result = run(f"--source=folder:{recordings}", "--set=data.seed=3")
     assert result["model"] == str(tmp_path / "out" / "train")
-    loaded = checkpoint.load_params(tmp_path / "out" / "train")
+    loaded = manager.load_params(tmp_path / "out" / "train")
     assert (loaded.step, loaded.config.data.seed) == (3, 3)
     assert loaded.config.optimizer.learning_rate == pytest.approx(5e-5)
     program = start(
@@ -102,7 +102,7 @@ def test_other_tokenizers_are_an_error_or_a_choice(run, dataset, tmp_path):
     assert "--vocabulary=extend" in text
     result = run(f"--dataset={dataset}", "--vocabulary=replace", "--method=lora", "--rank=2")
     assert result["steps"] == 3
-    params = checkpoint.load_params(tmp_path / "out" / "merged").params
+    params = manager.load_params(tmp_path / "out" / "merged").params
     assert params["semantic_head"]["kernel"].shape == (16, 16)
 
 

@@ -8,13 +8,14 @@ import pytest
 from toy_run import toy_config
 
 from experiments import inspect_checkpoint
-from gpst_jax import checkpoint, run_record
+from gpst_jax.checkpoints import manager
+from gpst_jax.checkpoints import record as run_record
 
 
 def write(workdir, params, mesh=None):
     config = toy_config()
     record = run_record.describe_run(config, "Toy", {"fingerprint": "f"})
-    saves = checkpoint.Checkpoints(workdir, keep_latest=2)
+    saves = manager.Checkpoints(workdir, keep_latest=2)
     if mesh is not None:
         where = jax.NamedSharding(mesh, jax.P("x"))
         params = jax.tree.map(lambda leaf: jax.device_put(leaf, where), params)
@@ -41,7 +42,7 @@ def test_digest_is_of_the_parameters_alone(tmp_path):
 
 def test_damage_is_named(tmp_path):
     write(tmp_path, {"a": jnp.ones(8)})
-    for path in (tmp_path / checkpoint.CHECKPOINT_DIRECTORY / "5").rglob("*"):
+    for path in (tmp_path / manager.CHECKPOINT_DIRECTORY / "5").rglob("*"):
         if path.is_file() and path.parent.name == "d":
             path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(run_record.DamagedCheckpointError, match="checkpoints/5"):

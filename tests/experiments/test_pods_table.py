@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from experiments import pods_table
-from experiments.run_config import load_config
+from experiments.common import load_config
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 
-from gpst_jax import checkpoint, metrics
+from gpst_jax.checkpoints import manager
+from gpst_jax.training import metrics
 
 UNITS = 12  # of the dataset fixture
 
@@ -42,7 +43,7 @@ def test_interrupt_and_continue(dataset, environment, config, tmp_path):
     first = json.loads(result.read_text())
     assert first["interrupted"]
     steps = first["steps"]
-    assert checkpoint.Checkpoints(workdir, writable=False).steps == [steps]
+    assert manager.Checkpoints(workdir, writable=False).steps == [steps]
 
     done = subprocess.run(
         [*command, f"--set=train.steps={steps + 2}"],
@@ -57,7 +58,7 @@ def test_interrupt_and_continue(dataset, environment, config, tmp_path):
     )
     assert second["tokens_per_s"] > 0
     assert {"train/loss", "eval/nll_semantic", "eval/nll_acoustic_q1"} <= second["final"].keys()
-    loaded = checkpoint.load_params(workdir)
+    loaded = manager.load_params(workdir)
     assert loaded.step == steps + 2
     assert loaded.dataset == json.loads((dataset / "dataset.json").read_text())
     assert loaded.params["semantic_head"]["kernel"].shape == (16, 4 + UNITS)
@@ -66,7 +67,7 @@ def test_interrupt_and_continue(dataset, environment, config, tmp_path):
 CASES = """
 import json, sys
 from absl.testing import flagsaver
-from data_pipeline.cli import UserError
+from data_pipeline.runtime.errors import UserError
 from experiments import pretrain
 
 pretrain.flags.FLAGS.mark_as_parsed()
@@ -117,7 +118,7 @@ def test_skipped_batches_are_in_the_data_state(start, dataset, config, tmp_path)
     for steps, row in ((2, 8), (3, 10)):  # two rows a step; the flag may stay on the command line
         program = start(*command, f"--set=train.steps={steps}")
         assert program.wait(200) == 0, program.text()
-        saves = checkpoint.Checkpoints(tmp_path / "run", writable=False)
+        saves = manager.Checkpoints(tmp_path / "run", writable=False)
         data = saves.read_record(steps)["data"]
         saves.close()
         assert (data["row"], data["skipped"]) == (row, [[0, 4]])

@@ -15,13 +15,14 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipeline.loader import Loader
-from data_pipeline.packing import PackingConfig
-from data_pipeline.spec import DatasetSpec
-from experiments.run_config import load_config
-from gpst_jax import checkpoint, train
+from data_pipeline.datasets.token_dataset import DatasetSpec
+from data_pipeline.loading.loader import Loader
+from data_pipeline.packing.token_plan import PackingConfig
+from experiments.common import load_config
+from gpst_jax.checkpoints import manager
+from gpst_jax.checkpoints.record import CheckpointError, DamagedCheckpointError
 from gpst_jax.objectives import make_objective
-from gpst_jax.run_record import CheckpointError, DamagedCheckpointError
+from gpst_jax.training import loop
 
 
 def truncate(data, rng):
@@ -61,7 +62,7 @@ def run(workdir, config, dataset):
 
     spec = DatasetSpec.load(dataset)
     record = json.loads((dataset / "dataset.json").read_text())
-    return train.train(
+    return loop.train(
         config,
         make_objective(config, spec, dataset),
         loader,
@@ -72,7 +73,7 @@ def run(workdir, config, dataset):
 
 
 def params(workdir):
-    return jax.device_get(checkpoint.load_params(workdir).params)
+    return jax.device_get(manager.load_params(workdir).params)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def test_every_file_damaged_in_turn(dataset, config, cached, tmp_path):
     whole = tmp_path / "whole"
     run(whole, tiny, dataset)
     good = params(whole)
-    newest = whole / checkpoint.CHECKPOINT_DIRECTORY / "4"
+    newest = whole / manager.CHECKPOINT_DIRECTORY / "4"
     files = sorted(path.relative_to(whole) for path in newest.rglob("*") if path.is_file())
     assert len(files) > 4
     rng = random.Random(0)
@@ -115,7 +116,7 @@ def test_every_file_damaged_in_turn(dataset, config, cached, tmp_path):
             result = run(workdir, tiny, dataset)  # from step 4, or again from step 2
             assert result.steps == 4
             jax.tree.map(np.testing.assert_array_equal, params(workdir), good)
-            aside = (workdir / checkpoint.DAMAGED_DIRECTORY / "4").is_dir()
+            aside = (workdir / manager.DAMAGED_DIRECTORY / "4").is_dir()
             outcomes["noticed" if aside else "harmless"] += 1
     print(f"{len(files)} files: {outcomes}")
 
@@ -128,7 +129,7 @@ def test_damaged_arrays_are_set_aside(damage, dataset, config, cached, tmp_path)
     )
     run(tmp_path, tiny, dataset)
     good = params(tmp_path)
-    newest = tmp_path / checkpoint.CHECKPOINT_DIRECTORY / "2"
+    newest = tmp_path / manager.CHECKPOINT_DIRECTORY / "2"
     files = [path for path in newest.rglob("*") if path.is_file()]
     largest = max(files, key=lambda path: path.stat().st_size)
     data = damage(largest.read_bytes(), random.Random(0))
@@ -136,7 +137,7 @@ def test_damaged_arrays_are_set_aside(damage, dataset, config, cached, tmp_path)
     if data is not None:
         largest.write_bytes(data)
     run(tmp_path, tiny, dataset)
-    assert (tmp_path / checkpoint.DAMAGED_DIRECTORY / "2").is_dir()
+    assert (tmp_path / manager.DAMAGED_DIRECTORY / "2").is_dir()
     jax.tree.map(np.testing.assert_array_equal, params(tmp_path), good)
 
 
@@ -145,7 +146,7 @@ def test_no_whole_checkpoint_is_a_clear_error(dataset, config, cached, tmp_path)
         ["train.steps=2", "train.checkpoint_every_steps=1", "mesh.fsdp=2", "data.rows=8"]
     )
     run(tmp_path, tiny, dataset)
-    for path in (tmp_path / checkpoint.CHECKPOINT_DIRECTORY).rglob("*"):
+    for path in (tmp_path / manager.CHECKPOINT_DIRECTORY).rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
     before = sorted(tmp_path.rglob("*"))
@@ -158,7 +159,7 @@ def test_no_whole_checkpoint_is_a_clear_error(dataset, config, cached, tmp_path)
 
 def test_a_changed_array_is_found_by_its_checksum(tmp_path, monkeypatch):
     """Even where files are sound: the values themselves are compared."""
-    saves = checkpoint.Checkpoints(tmp_path)
+    saves = manager.Checkpoints(tmp_path)
     tree = {"kernel": jax.numpy.arange(12.0).reshape(3, 4)}
     saves.save(1, {"params": tree}, {"data": {}})
     saves.wait()
@@ -166,10 +167,10 @@ def test_a_changed_array_is_found_by_its_checksum(tmp_path, monkeypatch):
     saves.close()
     assert record["arrays"]["params"].keys() == {"kernel"}
     wrong = {"kernel": tree["kernel"].at[1, 2].add(1e-6)}
-    other = checkpoint.Checkpoints(tmp_path / "other")
-    sums = checkpoint.checksums.checksums
+    other = manager.Checkpoints(tmp_path / "other")
+    sums = manager.checksums.checksums
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.checksums, "checksums", lambda unused: sums(tree))
+        patch.setattr(manager.checksums, "checksums", lambda unused: sums(tree))
         other.save(1, {"params": wrong}, {"data": {}})
     other.wait()
     shape = jax.ShapeDtypeStruct((3, 4), jax.numpy.float32, sharding=tree["kernel"].sharding)

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from gpst_jax import metrics
+from gpst_jax.training import metrics
 
 KILLS = int(os.environ.get("GPST_TRAIN_KILLS", "4"))
 KILLS_PER_RUN = 40

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 from small_run import CONFIG
 
-from data_pipeline.spec import DatasetSpec
-from experiments.run_config import load_config
-from gpst_jax import checkpoint, sharding, train_step
+from data_pipeline.datasets.token_dataset import DatasetSpec
+from experiments.common import load_config
+from gpst_jax.checkpoints import manager
 from gpst_jax.config import MeshConfig
 from gpst_jax.objectives import make_objective
+from gpst_jax.parallel import sharding
+from gpst_jax.training import step
 
 PAIRS = [
     ((1, 1, 1), (1, 8, 1)),
@@ -35,7 +37,7 @@ def state_on(sizes, run):
     config, objective = run
     mesh = sharding.make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
     with jax.set_mesh(mesh):
-        abstract = train_step.abstract_state(objective, config, mesh)
+        abstract = step.abstract_state(objective, config, mesh)
     rng = np.random.default_rng(0)
 
     def draw(leaf):
@@ -48,7 +50,7 @@ def state_on(sizes, run):
 def test_restore_on_another_mesh_is_bit_exact(saved, restored, run, tmp_path):
     state, _ = state_on(saved, run)
     expected, abstract = state_on(restored, run)  # the same values, where they shall be
-    saves = checkpoint.Checkpoints(tmp_path)
+    saves = manager.Checkpoints(tmp_path)
     saves.save(1, {"train": state}, {})
     saves.wait()
     found = saves.restore(1, {"train": abstract})["train"]

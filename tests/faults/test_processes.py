@@ -14,7 +14,8 @@ import time
 import numpy as np
 import pytest
 
-from gpst_jax import checkpoint, metrics
+from gpst_jax.checkpoints import manager
+from gpst_jax.training import metrics
 
 KILLS = int(os.environ.get("GPST_PROCESS_KILLS", "1"))
 DEVICES = 4
@@ -91,7 +92,7 @@ def test_one_of_two_dies_and_any_number_goes_on(start, dataset, config, tmp_path
             text = other.text()
             assert "most recent call first" in text or "Traceback" in text, text  # its stacks
         number = (4, 1, 2)[kill % 3]
-        reached = max(STEPS, checkpoint.load_params(workdir).step + 5)
+        reached = max(STEPS, manager.load_params(workdir).step + 5)
         finish(begin(start, number, dataset, config, workdir, steps=reached))
         # The same batches: the losses differ by the order of sums, no more.
         ours, theirs = losses(workdir), losses(uninterrupted)
@@ -114,7 +115,7 @@ def test_sigterm_to_one_saves_in_all(start, dataset, config, tmp_path):
     programs[1].process.send_signal(signal.SIGTERM)
     assert [program.wait(TIMEOUT) for program in programs] == [75, 75]
     last = max(losses(tmp_path / "run"))
-    assert checkpoint.load_params(tmp_path / "run").step == last
+    assert manager.load_params(tmp_path / "run").step == last
 
 
 @pytest.mark.slow

@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from data_pipeline import examples, records
-from data_pipeline.records import RecordError, RecordReader
-from gpst_jax import checkpoint, metrics
+from data_pipeline.datasets import examples, token_records
+from data_pipeline.datasets.token_records import RecordError, RecordReader
+from gpst_jax.checkpoints import manager
+from gpst_jax.training import metrics
 
 STORAGE = 74
 TIMEOUT = 120
@@ -24,7 +25,7 @@ def command(dataset, config, workdir, steps):
 
 
 def steps_of(workdir):
-    saves = checkpoint.Checkpoints(workdir, writable=False)
+    saves = manager.Checkpoints(workdir, writable=False)
     try:
         return saves.steps
     finally:
@@ -54,7 +55,7 @@ def lines(workdir):
 @pytest.mark.parametrize("writing", ["metrics", "checkpoints"])
 def test_full_disk(writing, start, dataset, config, tmp_path):
     workdir = tmp_path / "run"
-    saves = workdir / checkpoint.CHECKPOINT_DIRECTORY
+    saves = workdir / manager.CHECKPOINT_DIRECTORY
     first = start(*command(dataset, config, workdir, 20))
     assert first.wait(TIMEOUT) == 0, first.text()
     assert steps_of(workdir) == [10, 20]
@@ -69,7 +70,7 @@ def test_full_disk(writing, start, dataset, config, tmp_path):
     assert "run the same command again" in line
     last = steps_of(workdir)[-1]
     assert last > 20  # what was saved is still there, and whole
-    assert checkpoint.load_params(workdir).step == last
+    assert manager.load_params(workdir).step == last
     third = start(*command(dataset, config, workdir, last + 5))
     assert third.wait(TIMEOUT) == 0, third.text()
     assert f"restored step {last}" in third.text()
@@ -93,7 +94,7 @@ def test_workdir_vanishes(start, dataset, config, tmp_path):
 def test_unreadable_shard_stops_the_run_after_new_tries(start, dataset, config, tmp_path):
     copy = tmp_path / "dataset"
     shutil.copytree(dataset, copy)
-    shard = copy / records.shard_name("train", 0, 1)
+    shard = copy / token_records.shard_name("train", 0, 1)
     shard.write_bytes(shard.read_bytes()[:-2000])
     program = start(*command(copy, config, tmp_path / "run", 50))
     assert program.wait(TIMEOUT) == STORAGE, program.text()
@@ -104,7 +105,7 @@ def test_unreadable_shard_stops_the_run_after_new_tries(start, dataset, config, 
 def test_a_shard_that_comes_back_is_read(dataset, tmp_path, monkeypatch):
     copy = tmp_path / "dataset"
     shutil.copytree(dataset, copy)
-    shard = copy / records.shard_name("train", 0, 1)
+    shard = copy / token_records.shard_name("train", 0, 1)
     aside = shard.with_suffix(".aside")
     expected = RecordReader(dataset, "train")[3].id
     reader = RecordReader(copy, "train", (0.25, 0.25))

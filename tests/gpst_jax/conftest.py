@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_pipeline import tokens
-from gpst_jax import gpst
+from gpst_jax.models import gpst
 
 
 def _pack_rows(rows, length, frames):

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_pipeline import corpus_config, tokenize_corpus, tokenize_shard
-from data_pipeline.corpus_config import CorpusConfig
+from data_pipeline import tokenize_corpus
+from data_pipeline.tokenization import config as corpus_config
+from data_pipeline.tokenization import shard
+from data_pipeline.tokenization.config import CorpusConfig
 from data_pipeline.tokens import TokenLayout
 
 RATE = 16000
@@ -55,7 +57,7 @@ class FakeCodec(FakeTokenizer):
 def calls(monkeypatch) -> list[float]:
     """Fake tokenizers in place of real ones; seconds of every encoded signal."""
     calls: list[float] = []
-    for module in (corpus_config, tokenize_corpus, tokenize_shard):
+    for module in (corpus_config, tokenize_corpus, shard):
         monkeypatch.setattr(module, "load_semantic", lambda path: FakeSemantic(path, 50.0, calls))
         monkeypatch.setattr(module, "load_codec", lambda path: FakeCodec(path, 75.0, calls))
     return calls

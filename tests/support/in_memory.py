@@ -9,24 +9,24 @@ import jax
 import numpy as np
 from stored_model import make_dataset
 
-from data_pipeline import templates
-from data_pipeline.fit_text_tokenizer import train
-from data_pipeline.sealed import SplitSpec
-from data_pipeline.sequence_spec import (
+from data_pipeline.datasets.dataset_json import SplitSpec
+from data_pipeline.datasets.sequence_dataset import (
     SEQUENCE_SPEC_VERSION,
     SEQUENCES,
     SequenceSpec,
     TextTokenizerSpec,
 )
-from data_pipeline.text_tokenizers import MODEL_FILE, load_text_tokenizer
-from data_pipeline.vocabulary import Vocabulary
+from data_pipeline.fit_text_tokenizer import train
+from data_pipeline.sequences import templates
+from data_pipeline.tokenizers.text import MODEL_FILE, load_text_tokenizer
+from data_pipeline.tokens.vocabulary import Vocabulary
 from gpst_jax.config import RunConfig
-from gpst_jax.export.sources import Description
-from gpst_jax.sharding import path_string
+from gpst_jax.parallel.sharding import path_string
+from gpst_jax.weights.sources import Description
 
 
 class MemorySource:
-    """See `gpst_jax.export.sources.Source`."""
+    """See `gpst_jax.weights.sources.Source`."""
 
     def __init__(self, config: RunConfig, params: Any, spec: Any, files: Path, family: str):
         leaves = jax.tree.leaves_with_path(params)

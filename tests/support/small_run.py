@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from stored_model import save_codec
 
-from data_pipeline import records
-from data_pipeline.records import Record, ShardWriter
-from data_pipeline.spec import (
+from data_pipeline.datasets import token_records
+from data_pipeline.datasets.token_dataset import (
     SPEC_VERSION,
     CodecSpec,
     DatasetSpec,
@@ -26,6 +25,7 @@ from data_pipeline.spec import (
     StreamSpec,
     index_path,
 )
+from data_pipeline.datasets.token_records import Record, ShardWriter
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS, CODEBOOKS, CODES = 12, 2, 8
@@ -54,7 +54,7 @@ def dataset(tmp_path_factory) -> Path:
     splits, lengths, sizes = {}, {}, {}
     for split, count in RECORDS.items():
         made = [_record(number) for number in range(count)]
-        with ShardWriter(directory / records.shard_name(split, 0, 1), CODEBOOKS) as writer:
+        with ShardWriter(directory / token_records.shard_name(split, 0, 1), CODEBOOKS) as writer:
             for record in made:
                 writer.write(record)
         lengths[split], sizes[split] = [count], writer.num_bytes
@@ -70,7 +70,7 @@ def dataset(tmp_path_factory) -> Path:
         )
         digest = index.save(index_path(directory, split))
         splits[split] = SplitSpec(count, 1, float(length.sum()) / 50 / 3600, digest, "0")
-    records.write_metadata(directory, CODEBOOKS, lengths, sizes)
+    token_records.write_metadata(directory, CODEBOOKS, lengths, sizes)
     save_codec(directory / "tokenizers" / "codec", CODEBOOKS, frame_rate=50.0)
     DatasetSpec(
         version=SPEC_VERSION,

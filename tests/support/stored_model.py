@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipeline.spec import (
+from data_pipeline.datasets.token_dataset import (
     SPEC_VERSION,
     CodecSpec,
     DatasetSpec,
@@ -17,12 +17,13 @@ from data_pipeline.spec import (
     SplitSpec,
     StreamSpec,
 )
-from data_pipeline.tokenizers.mel_rvq import MelRVQ, MelRVQConfig
-from data_pipeline.tokenizers.mfcc_kmeans import MFCCKMeans, MFCCKMeansConfig
+from data_pipeline.tokenizers.codecs.mel_rvq import MelRVQ, MelRVQConfig
+from data_pipeline.tokenizers.semantic.mfcc_kmeans import MFCCKMeans, MFCCKMeansConfig
 from data_pipeline.tokenizers.storage import save_tokenizer
-from gpst_jax import gpst, run_record
-from gpst_jax.checkpoint import Checkpoints
+from gpst_jax.checkpoints import record as run_record
+from gpst_jax.checkpoints.manager import Checkpoints
 from gpst_jax.config import DataConfig, GPSTConfig, RunConfig, TrainConfig, TransformerConfig
+from gpst_jax.models import gpst
 
 UNITS, CODES = 12, 8
 

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipeline.tokens import TokenLayout
-from gpst_jax import flow_matching
 from gpst_jax.config import (
     DataConfig,
     FlowConfig,
@@ -16,6 +15,7 @@ from gpst_jax.config import (
     SoundStormConfig,
     TransformerConfig,
 )
+from gpst_jax.models import flow_matching
 from gpst_jax.objectives import FlowObjective, SoundStormObjective
 
 LAYOUT = TokenLayout(num_units=12, num_codebooks=3, codebook_size=16, unit_rate=50, frame_rate=50)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from toy_run import toy_config
 
-from data_pipeline import cli
 from data_pipeline.check_dataset import check_dataset
-from data_pipeline.spec import DatasetSpec
-from gpst_jax import run_estimate
+from data_pipeline.datasets.token_dataset import DatasetSpec
+from data_pipeline.runtime.errors import UserError
+from gpst_jax.compilation import estimate
 from gpst_jax.config import RunConfig
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tpu_scripts" / "preflight.sh"
@@ -42,7 +42,7 @@ def test_a_mixture_is_checked_dataset_by_dataset(dataset, copy, tmp_path):
     mixture.write_text(json.dumps({"datasets": [{"path": str(dataset)}, {"path": str(copy)}]}))
     assert [found["path"] for found in check_dataset(mixture)] == [str(dataset), str(copy)]
     shard(copy).unlink()
-    with pytest.raises(cli.UserError, match="copy: shard 0 of 1 of split train is missing"):
+    with pytest.raises(UserError, match="copy: shard 0 of 1 of split train is missing"):
         check_dataset(mixture)
 
 
@@ -69,14 +69,14 @@ def flip(path):
 )
 def test_damage_is_named(copy, damage, message):
     damage(copy)
-    with pytest.raises(cli.UserError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         check_dataset(copy)
     assert str(copy) in str(caught.value)
 
 
 def test_changed_bytes_show_with_digests(copy):
     spec_file = copy / "dataset.json"
-    with pytest.raises(cli.UserError, match="shards of split train changed"):
+    with pytest.raises(UserError, match="shards of split train changed"):
         check_dataset(copy, digests=True)  # the fixture's digests are not its shards'
     value = json.loads(spec_file.read_text())
     assert value["splits"]["train"]["shards_sha256"] == "0"
@@ -97,20 +97,20 @@ def run(steps=180_000) -> RunConfig:
 
 
 def test_the_arithmetic():
-    found = run_estimate.estimate_run(run(), REPORT)
+    found = estimate.estimate_run(run(), REPORT)
     assert found.hours == pytest.approx(10.0)
     assert found.chip_hours == pytest.approx(2560.0)
     assert found.cost is None
     assert found.checkpoint_bytes == 16 * 2**30  # one replica of 16 chips
     assert found.checkpoint_period_s == pytest.approx(200.0)
-    slower = run_estimate.estimate_run(
+    slower = estimate.estimate_run(
         run(), REPORT, efficiency=0.5, goodput=0.8, price=2.0, bytes_per_s=2**30
     )
     assert slower.hours == pytest.approx(25.0)
     assert slower.cost == pytest.approx(12_800.0)
     assert slower.mfu == pytest.approx(0.48)
     assert slower.checkpoint_s == pytest.approx(16.0)
-    text = run_estimate.format_estimate(slower)
+    text = estimate.format_estimate(slower)
     assert "25.0 h on 256 chips (MFU 48.0%)" in text
     assert "6,400 chip-hours; cost 12,800.00" in text
 

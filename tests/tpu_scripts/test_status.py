@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from gpst_jax import run_status
+from gpst_jax.training import status as run_status
 
 
 def write_lines(workdir, lines):

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline import records
-from data_pipeline.records import Record, ShardWriter
-from data_pipeline.spec import (
+from data_pipeline.datasets import token_records
+from data_pipeline.datasets.token_dataset import (
     SPEC_VERSION,
     CodecSpec,
     DatasetSpec,
@@ -22,6 +21,7 @@ from data_pipeline.spec import (
     StreamSpec,
     index_path,
 )
+from data_pipeline.datasets.token_records import Record, ShardWriter
 
 UNITS, CODEBOOKS, CODES, RATE = 12, 2, 8, 50
 CONFIG = '''"""A run for rehearsals."""
@@ -70,7 +70,7 @@ def write_dataset(directory: Path, count: int = 24) -> None:
     """Writes one shard of `count` records as split `train`."""
     directory.mkdir(parents=True)
     made = [_record(number) for number in range(count)]
-    with ShardWriter(directory / records.shard_name("train", 0, 1), CODEBOOKS) as writer:
+    with ShardWriter(directory / token_records.shard_name("train", 0, 1), CODEBOOKS) as writer:
         for record in made:
             writer.write(record)
     length = np.array([len(record.units) for record in made], np.int32)
@@ -84,7 +84,9 @@ def write_dataset(directory: Path, count: int = 24) -> None:
         languages=("und",),
     )
     digest = index.save(index_path(directory, "train"))
-    records.write_metadata(directory, CODEBOOKS, {"train": [count]}, {"train": writer.num_bytes})
+    token_records.write_metadata(
+        directory, CODEBOOKS, {"train": [count]}, {"train": writer.num_bytes}
+    )
     split = SplitSpec(count, 1, float(length.sum()) / RATE / 3600, digest, "0")
     DatasetSpec(
         version=SPEC_VERSION,

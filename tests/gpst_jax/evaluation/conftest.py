@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from gpst_jax.evaluation import recipes, wer
+from gpst_jax.evaluation import recipes
+from gpst_jax.evaluation.metrics import wer
 from gpst_jax.evaluation.recipes import Measurement, Recipe
 
 SAMPLE_RATE = 16000
@@ -18,7 +19,7 @@ SYMBOL = 1600  # samples of one toy word
 # The synthesiser is one per process and another test may have it, so it gets its own.
 _SPEAK = """
 import json, sys, soundfile, soxr
-from data_pipeline.espeak import Espeak
+from data_pipeline.synthetic.espeak import Espeak
 espeak = Espeak()
 for path, text, voice in json.load(sys.stdin):
     wav = soxr.resample(espeak.synthesize(text, voice), espeak.sample_rate, 16000)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_pipeline.cli import UserError
+from data_pipeline.runtime.errors import UserError
 from gpst_jax.evaluation.measure import measure_files
 from gpst_jax.evaluation.recipes import RECIPES, Measurement, get_recipe
 

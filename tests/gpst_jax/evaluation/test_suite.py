@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from data_pipeline.cli import UserError
+from data_pipeline.runtime.errors import UserError
 from gpst_jax.evaluation.suite import EvaluationConfig, evaluate
 
 WER, SIM, MOS = "wer/toy", "sim-o/toy", "mos/toy"

@@ -1,0 +1,1 @@
+"""Signals: reading and writing files, chunking, voice activity."""

@@ -1,0 +1,263 @@
+"""Fits k-means over the hidden states of a speech encoder, resumable."""
+
+import dataclasses
+import hashlib
+import json
+import time
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from data_pipeline.audio.io import AudioError
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import file_sha256
+from data_pipeline.runtime.progress import progress
+from data_pipeline.sources import Utterance, read_audio
+from data_pipeline.tokenizers import batching, torch_runtime
+from data_pipeline.tokenizers.base import num_frames
+from data_pipeline.tokenizers.pretrained import ModelSpec, model_sha256
+from data_pipeline.tokenizers.semantic import kmeans, speech_encoder
+from data_pipeline.tokenizers.semantic.centroids import MOST, write_centroids
+from data_pipeline.tokenizers.semantic.speech_encoder import SpeechEncoder
+from data_pipeline.tokenizers.semantic.streaming_kmeans import StreamingKMeans
+
+_FRAMES_PER_CLUSTER = 4  # fewer, and clusters are single frames
+
+
+_GROUP = 32  # recordings whose states are computed before clusters are updated
+
+
+_LONGEST_SECONDS = 30.0  # longer recordings are cut, as attention grows with the square
+
+
+_SECONDS_BETWEEN_SAVES = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class KMeansConfig:
+    """What to fit.
+
+    Attributes:
+        model: specification of the model and layer, without kmeans (see `tokenizers.pretrained`).
+        clusters: K.
+        output: .npz or .safetensors file.
+        passes: times that every recording is looked at.
+        max_hours: of audio to look at in a pass.
+        batch_frames: hidden states per update of the clusters.
+        min_seconds: shorter recordings are passed over.
+        seed: of the order and of the clusters.
+    """
+
+    model: str
+    clusters: int
+    output: str
+    passes: int = 1
+    max_hours: float = 100.0
+    batch_frames: int = 10_000
+    min_seconds: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises UserError for what is impossible whatever the recordings are."""
+        if not 2 <= self.clusters <= MOST:
+            raise UserError(f"clusters {self.clusters} is not from 2 to {MOST}")
+        if self.passes < 1 or self.batch_frames < 1 or self.max_hours <= 0:
+            raise UserError("passes, batch_frames and max_hours must be positive")
+        if Path(self.output).suffix not in (".npz", ".safetensors"):
+            raise UserError(f"output {self.output}: its suffix must be .npz or .safetensors")
+
+
+def fit_kmeans(config: KMeansConfig, utterances: Sequence[Utterance]) -> dict[str, Any]:
+    """Fits clusters, or goes on fitting them, and writes them to the output.
+
+    Args:
+        config: what to fit.
+        utterances: of any split; only `train` (or no split) is used.
+
+    Returns:
+        `output`, its `sha256`, `clusters`, `frames` (hidden states looked at, all passes),
+        `audio_seconds` and `unreadable` (recordings passed over) of a pass, `error` (mean squared
+        distance in the last batch), `resumed`, `seconds` of this run.
+
+    Raises:
+        UserError: the model cannot be loaded, there is too little audio, or the output cannot be
+            written.
+    """
+    began = time.monotonic()
+    spec = ModelSpec.parse(config.model, speech_encoder.KINDS)
+    if spec is None:
+        kinds = ", ".join(speech_encoder.KINDS)
+        raise UserError(f"model {config.model!r}: write KIND:MODEL?layer=N, KIND one of {kinds}")
+    spec.take(speech_encoder.OPTIONS)
+    directory = spec.location.directory()
+    described = speech_encoder.describe(spec, directory)
+    order = _order([u for u in utterances if u.split in ("train", "")], config.seed)
+    if not order:
+        raise UserError("no training recordings to fit clusters on")
+    run = _Run(config, SpeechEncoder(described, directory))
+    identity = _identity(config, model_sha256(directory), described, order)
+    with threadpool_limits(1):  # sums in another order would give other clusters
+        resumed = run.load(identity)
+        run.work(order, identity)
+        frames = run.clusters.points
+        if frames < _FRAMES_PER_CLUSTER * config.clusters:
+            raise UserError(
+                f"{run.seconds:.0f} s of training audio ({frames} frames) are too little for "
+                f"clusters {config.clusters}: add recordings, or take at most "
+                f"{max(2, frames // _FRAMES_PER_CLUSTER)}"
+            )
+        centroids = run.clusters.finish()
+    write_centroids(config.output, centroids)
+    run.state_file.unlink(missing_ok=True)
+    return {
+        "output": config.output,
+        "sha256": file_sha256(config.output),
+        "clusters": config.clusters,
+        "frames": frames,
+        "audio_seconds": round(run.seconds / config.passes, 1),
+        "unreadable": run.unreadable // config.passes,
+        "error": run.clusters.error,
+        "resumed": resumed,
+        "seconds": round(time.monotonic() - began, 2),
+    }
+
+
+class _Run:
+    """A fit under way, and its file of intermediate state."""
+
+    def __init__(self, config: KMeansConfig, encoder: SpeechEncoder):
+        self.config = config
+        self.clusters = StreamingKMeans(config.clusters, config.seed, config.batch_frames, _nearest)
+        self.seconds = 0.0
+        self.unreadable = 0
+        self.state_file = Path(f"{config.output}.unfinished.npz")
+        self._encoder = encoder
+        self._next = 0  # recording, counted through all passes
+        self._in_pass = 0.0  # seconds of audio
+
+    def work(self, order: Sequence[Utterance], identity: str) -> None:
+        """Looks at what is left of all passes."""
+        total = self.config.passes * len(order)
+        saved = time.monotonic()
+        with progress("fit clusters, recordings", total) as advance:
+            advance(self._next)
+            while self._next < total:
+                position = self._next % len(order)
+                if position == 0:
+                    self._in_pass = 0.0
+                if self._in_pass >= 3600 * self.config.max_hours:
+                    stop = self._next + len(order) - position
+                else:
+                    chosen = order[position : position + _GROUP]
+                    self._look_at(chosen)
+                    stop = self._next + len(chosen)
+                advance(stop - self._next)
+                self._next = stop
+                if time.monotonic() - saved >= _SECONDS_BETWEEN_SAVES:
+                    self._save(identity)
+                    saved = time.monotonic()
+
+    def _look_at(self, utterances: Sequence[Utterance]) -> None:
+        config = self._encoder.config
+        longest = round(_LONGEST_SECONDS * config.sample_rate)
+        wavs: list[np.ndarray] = []
+        for utterance in utterances:
+            try:
+                wav = read_audio(utterance, config.sample_rate, self.config.min_seconds)
+            except AudioError:
+                self.unreadable += 1  # listed with its reason when the corpus is tokenised
+                continue
+            self._in_pass += len(wav) / config.sample_rate
+            self.seconds += len(wav) / config.sample_rate
+            wavs.extend(wav[start : start + longest] for start in range(0, len(wav), longest))
+        lengths = [num_frames(len(wav), config.hop) for wav in wavs]
+        most = int(batching.MAX_BATCH_SECONDS * config.sample_rate / config.hop)
+        states: dict[int, np.ndarray] = {}
+        for batch in batching.plan_batches(lengths, config.equal_lengths, most):
+            found = self._encoder([wavs[index] for index in batch])
+            states.update(
+                (index, state.cpu().numpy()) for index, state in zip(batch, found, strict=True)
+            )
+        for index in range(len(wavs)):
+            self.clusters.add(states[index])
+
+    def _save(self, identity: str) -> None:
+        temporary = self.state_file.with_suffix(".part.npz")
+        arrays: dict[str, Any] = {f"clusters_{k}": v for k, v in self.clusters.state().items()}
+        position = np.array([self.seconds, self.unreadable, self._next, self._in_pass], np.float64)
+        try:
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                np.savez(file, identity=np.array(identity), position=position, **arrays)
+            temporary.replace(self.state_file)
+        except OSError as error:
+            raise UserError(f"cannot write {self.state_file}: {error.strerror}") from error
+
+    def load(self, identity: str) -> bool:
+        """Goes on from the state file if there is one of this very fit.
+
+        Raises:
+            UserError: there is one of another fit.
+        """
+        if not self.state_file.exists():
+            return False
+        try:
+            with np.load(self.state_file, allow_pickle=False) as file:
+                state = {name: file[name] for name in file.files}
+        except (OSError, ValueError, zipfile.BadZipFile):
+            return False  # of no use; it is written anew
+        if str(state["identity"]) != identity:
+            raise UserError(
+                f"{self.state_file} is of a fit with other settings or recordings: delete it, or "
+                "name another output"
+            )
+        self.seconds, unreadable, following, self._in_pass = state["position"].tolist()
+        self.unreadable, self._next = int(unreadable), int(following)
+        prefix = "clusters_"
+        self.clusters.restore(
+            {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        )
+        return True
+
+
+def _nearest(points: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """Nearest centroids, on the GPU where there is one."""
+    if torch_runtime.device() == "cpu":
+        return kmeans.nearest(points, centroids)
+    torch = torch_runtime.import_torch()
+    with torch_runtime.exact():
+        centres = torch.from_numpy(centroids).to(torch_runtime.device())
+        half_norms = 0.5 * (centres * centres).sum(dim=1)
+        return np.concatenate(
+            [
+                (half_norms - part.to(centres.device) @ centres.T).argmin(dim=1).cpu().numpy()
+                for part in torch.from_numpy(points).split(4096)
+            ]
+        )
+
+
+def _order(utterances: Sequence[Utterance], seed: int) -> list[Utterance]:
+    """An order that depends on ids and seed only, and mixes speakers."""
+
+    def rank(utterance: Utterance) -> bytes:
+        return hashlib.blake2b(f"{seed}\0{utterance.id}".encode(), digest_size=8).digest()
+
+    return sorted(utterances, key=rank)
+
+
+def _identity(
+    config: KMeansConfig,
+    model: str,
+    described: speech_encoder.SpeechEncoderConfig,
+    order: Sequence[Utterance],
+) -> str:
+    """Digest of all that decides the clusters."""
+    settings = dataclasses.asdict(config) | dataclasses.asdict(described) | {"model": model}
+    del settings["output"]
+    names = "\n".join(f"{utterance.id} {utterance.member}" for utterance in order)
+    text = json.dumps(settings, sort_keys=True) + "\n" + names
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Statistics of a dataset, and the page that shows them."""

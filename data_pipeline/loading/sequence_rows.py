@@ -1,0 +1,91 @@
+"""Rows of a batch from plan and sequences."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from data_pipeline.datasets.sequence_dataset import SequenceIndex, SequenceSpec
+from data_pipeline.datasets.sequence_records import SequenceReader
+from data_pipeline.loading.dataset_rows import RETRY_SECONDS, ComponentRows
+from data_pipeline.packing.sequence_plan import SequencePlan
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.tokens import NO_TARGET
+from data_pipeline.tokens.vocabulary import Vocabulary
+
+
+def build_sequence_row(
+    vocabulary: Vocabulary, row_length: int, sequences: list[tuple[np.ndarray, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Arrays of one row, padded on the right.
+
+    Args:
+        vocabulary: of the ids.
+        row_length: L.
+        sequences: of each one ids (n,) and loss mask (n,), see `SequenceRecord`.
+
+    Returns:
+        int32 arrays (L,): `tokens`; `positions`, from 0 in each sequence; `segment_ids`, from 1, 0
+        in padding; `targets`, the next id of the sequence where its mask asks for it, else -1.
+    """
+    row = {
+        "tokens": np.full(row_length, vocabulary.padding, np.int32),
+        "positions": np.zeros(row_length, np.int32),
+        "segment_ids": np.zeros(row_length, np.int32),
+        "targets": np.full(row_length, NO_TARGET, np.int32),
+    }
+    here = 0
+    for number, (ids, mask) in enumerate(sequences, start=1):
+        end = here + len(ids)
+        row["tokens"][here:end] = ids
+        row["positions"][here:end] = np.arange(len(ids))
+        row["segment_ids"][here:end] = number
+        row["targets"][here : end - 1] = np.where(mask[1:] == 1, ids[1:], NO_TARGET)
+        here = end
+    return row
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceRows(ComponentRows):
+    """Rows of whole sequences, see `ComponentRows`."""
+
+    @functools.cached_property
+    def spec(self) -> SequenceSpec:
+        """Of the dataset."""
+        return SequenceSpec.load(self.dataset_dir)
+
+    @functools.cached_property
+    def index(self) -> SequenceIndex:
+        """Lengths of the sequences."""
+        return SequenceIndex.load(self.dataset_dir, self.spec, self.split)
+
+    @functools.cached_property
+    def reader(self) -> SequenceReader:
+        """Of the whole split."""
+        return SequenceReader(self.dataset_dir, self.split, RETRY_SECONDS)
+
+    def open_reader(self) -> tuple[SequenceReader, SequenceSpec]:
+        """The reader of the whole split and the spec of the dataset."""
+        return self.reader, self.spec
+
+    def _make_plan(self) -> SequencePlan:
+        longest, length = int(self.index.lengths.argmax()), int(self.index.lengths.max())
+        if length > self.packing.row_length:
+            raise UserError(
+                f"{self.dataset_dir}: the sequence {self.reader[longest].id} of the split "
+                f"{self.split} has {length} ids, row_length is {self.packing.row_length}: raise "
+                "it, or build the sequences again with a smaller --max_length"
+            )
+        return SequencePlan(self.packing, self.index)
+
+    def row(self, number: int) -> dict[str, np.ndarray]:
+        """Arrays of a row, see `build_sequence_row`."""
+        records = [self.reader.read(n, int(self.index.lengths[n])) for n in self.plan.row(number)]
+        return self._build([(record.ids, record.loss_mask) for record in records])
+
+    def empty_row(self) -> dict[str, np.ndarray]:
+        """Arrays of a row that holds nothing."""
+        return self._build([])
+
+    def _build(self, sequences: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
+        return build_sequence_row(self.spec.vocabulary, self.packing.row_length, sequences)

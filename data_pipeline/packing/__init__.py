@@ -1,0 +1,1 @@
+"""Lengths to a packing plan; touches no record."""

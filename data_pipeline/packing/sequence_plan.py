@@ -1,0 +1,71 @@
+"""The packing plan of sequences: which ones share a row, ahead of time.
+
+Each pass puts whole sequences in a random order and packs them into rows by first-fit decreasing
+under the one budget of a row's length. Nothing is cut or joined: a sequence is an attention span.
+"""
+
+import dataclasses
+import hashlib
+import json
+
+import numpy as np
+
+from data_pipeline.datasets.sequence_dataset import SequenceIndex
+from data_pipeline.packing.first_fit import pack, reorder_rows
+from data_pipeline.packing.plan import RandomKeys, RowPlan
+from data_pipeline.packing.token_plan import PackingConfig
+from data_pipeline.runtime.errors import UserError
+
+# Part of the fingerprint: raise it with any change that alters a plan.
+PLAN_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Pass:
+    members: np.ndarray  # sequence numbers, row after row
+    starts: np.ndarray  # (rows + 1,) offsets into members
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.starts) - 1
+
+
+class SequencePlan(RowPlan[_Pass]):
+    """Rows of whole sequences over an endless number of passes."""
+
+    def __init__(self, config: PackingConfig, index: SequenceIndex):
+        """Sequences must not be longer than a row; UserError where there are none."""
+        super().__init__()
+        if not len(index):
+            raise UserError("the split has no sequences")
+        self.config: PackingConfig = config
+        self._index = index
+
+    def _fingerprint(self) -> str:
+        content = {
+            "version": PLAN_VERSION,
+            "row_length": self.config.row_length,
+            "seed": self.config.seed,
+        }
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+        digest.update(self._index.lengths.tobytes())
+        return digest.hexdigest()
+
+    def efficiency(self, pass_number: int = 0) -> dict[str, float]:
+        """Share of the computed positions that hold a sequence in one pass."""
+        computed = self._plan(pass_number).num_rows * self.config.row_length
+        return {"positions": int(self._index.lengths.sum()) / computed}
+
+    def row(self, row: int) -> list[int]:
+        """Numbers of the sequences in a row, 0 <= row."""
+        pass_number, first = self.locate(row)
+        plan = self._plan(pass_number)
+        start, stop = plan.starts[row - first : row - first + 2]
+        return plan.members[start:stop].tolist()
+
+    def _make(self, number: int) -> _Pass:
+        random = RandomKeys(self.config.seed, number)
+        lengths, budget = self._index.lengths.astype(np.int64), self.config.row_length
+        members, starts = pack(lengths, lengths, budget, budget, random.permutation(len(lengths)))
+        members, starts = reorder_rows(members, starts, random.permutation(len(starts) - 1))
+        return _Pass(members, starts)

@@ -1,0 +1,1 @@
+"""What programs share: flags, errors, exit codes, files, progress, worker processes."""

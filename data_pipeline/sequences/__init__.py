@@ -1,0 +1,1 @@
+"""Token dataset to sequences of text and speech."""

@@ -1,0 +1,92 @@
+"""From token records to sequences: one of each task and copy, or the reason why there is none."""
+
+import dataclasses
+from typing import Any
+
+from data_pipeline.datasets.sequence_dataset import DIALOGUE
+from data_pipeline.datasets.sequence_records import SequenceRecord
+from data_pipeline.datasets.token_records import Record
+from data_pipeline.sequences.templates import Example, Template, choose_instruction
+
+
+class Unusable(Exception):
+    """No sequence comes of a record: `kind` for counting, the message for people."""
+
+    def __init__(self, kind: str, reason: str):
+        super().__init__(reason)
+        self.kind = kind
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceMaker:
+    """Makes sequences.
+
+    Attributes:
+        template: builds them.
+        train_on: of `templates.TRAIN_ON`.
+        max_length: ids of the longest that is taken.
+        seed: of the choice of wordings.
+    """
+
+    template: Template
+    train_on: str
+    max_length: int
+    seed: int = 0
+
+    def from_record(self, record: Record, task: str, copy: int = 0) -> SequenceRecord:
+        """The sequence of a record for `pretrain`, `asr` or `tts`; Unusable where there is none."""
+        units = _units(record)
+        if task == "pretrain":
+            return self._sequence(record.id, task, copy, answer_units=units)
+        text = _text(record)
+        if task == "asr":
+            return self._sequence(record.id, task, copy, question_units=units, transcript=text)
+        return self._sequence(record.id, task, copy, question_text=text, answer_units=units)
+
+    def from_dialogue(
+        self, name: str, question: Record, answer: Record, task: str, copy: int = 0
+    ) -> SequenceRecord:
+        """The sequence of a question and its answer for a task of `templates.DIALOGUE`."""
+        if task not in DIALOGUE:
+            raise ValueError(f"{task} is no task of a dialogue")
+        spoken, written = task.split("_to_")
+        parts: dict[str, Any] = {"answer_text": _text(answer)}
+        if spoken == "speech":
+            parts |= {"question_units": _units(question), "transcript": _text(question)}
+        else:
+            parts["question_text"] = _text(question)
+        if written == "speech":
+            parts["answer_units"] = _units(answer)
+        return self._sequence(name, task, copy, **parts)
+
+    def _sequence(self, name: str, task: str, copy: int, **parts: Any) -> SequenceRecord:
+        if task != "pretrain":
+            parts["instruction"] = choose_instruction(task, self.seed, name, copy)
+        try:
+            built = self.template.build(Example(**parts))
+        except ValueError as error:  # no units, a text without ids, a unit out of range
+            raise Unusable("unusable", str(error)) from error
+        if len(built.ids) > self.max_length:
+            reason = f"longer than max_length: {len(built.ids)} ids, {self.max_length} are allowed"
+            raise Unusable("too_long", reason)
+        return SequenceRecord(
+            id=sequence_id(name, task, copy),
+            task=task,
+            ids=built.ids,
+            loss_mask=built.loss_mask(self.train_on),
+        )
+
+
+def sequence_id(name: str, task: str, copy: int) -> str:
+    """Id of a sequence, unique in its dataset where the name is."""
+    return f"{name}:{task}:{copy}" if copy else f"{name}:{task}"
+
+
+def _units(record: Record) -> tuple[int, ...]:
+    return tuple(record.units.tolist())
+
+
+def _text(record: Record) -> str:
+    if not (record.text and record.text.strip()):
+        raise Unusable("no_transcript", f"no transcript of {record.id}")
+    return record.text

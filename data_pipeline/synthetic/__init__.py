@@ -1,0 +1,1 @@
+"""The corpus of the demos: texts, questions and eSpeak voices."""

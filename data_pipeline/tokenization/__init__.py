@@ -1,0 +1,1 @@
+"""Corpus to token dataset: shards, runners, and what finishes them."""

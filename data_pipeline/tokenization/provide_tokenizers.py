@@ -1,0 +1,73 @@
+"""Puts both tokenizers into a dataset's directory: those named, or fitted on the corpus."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_pipeline.datasets.token_dataset import CODEC_PATH, SEMANTIC_PATH
+from data_pipeline.fitting.offline import fit_tokenizers
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.sources import Utterance
+from data_pipeline.tokenizers import store_tokenizer
+
+FITTED = ".fitted"
+
+
+def provide_tokenizers(
+    output: Path,
+    semantic: str | None,
+    codec: str | None,
+    utterances: Sequence[Utterance],
+    *,
+    min_seconds: float,
+    seed: int,
+    num_workers: int,
+) -> None:
+    """Makes the directory of each tokenizer, unless it is there; each appears when it is complete.
+
+    Args:
+        output: the dataset directory.
+        semantic: name of the semantic tokenizer (see `tokenizers`), or None to fit one.
+        codec: name of the acoustic codec, or None to fit one.
+        utterances: to fit on.
+        min_seconds: shortest recording that is fitted on.
+        seed: of the fit.
+        num_workers: processes of the fit; 0 takes one.
+
+    Raises:
+        UserError: too little audio to fit on.
+    """
+    fitted = output / FITTED
+    for given, path in ((semantic, SEMANTIC_PATH), (codec, CODEC_PATH)):
+        target = output / path
+        if target.exists():
+            continue
+        if given is None and not fitted.exists():
+            _fit(utterances, fitted, min_seconds, seed, num_workers)
+        temporary = target.with_name(f".{target.name}.part")
+        shutil.rmtree(temporary, ignore_errors=True)
+        store_tokenizer(given or fitted / target.name, temporary)
+        temporary.replace(target)
+    shutil.rmtree(fitted, ignore_errors=True)
+
+
+def _fit(
+    utterances: Sequence[Utterance], target: Path, min_seconds: float, seed: int, num_workers: int
+) -> None:
+    """Fits the offline tokenizers; `target` exists only once both are complete."""
+    temporary = target.with_name(f"{target.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        fit_tokenizers(
+            utterances,
+            temporary,
+            min_seconds=min_seconds,
+            seed=seed,
+            num_workers=num_workers or 1,
+        )
+    except UserError as error:
+        raise UserError(
+            f"fitting tokenizers: {error}. For other sizes, fit them with python -m "
+            "data_pipeline.fit_tokenizers and name them with --semantic and --codec"
+        ) from error
+    temporary.replace(target)

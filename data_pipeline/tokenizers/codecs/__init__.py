@@ -1,0 +1,1 @@
+"""Acoustic codecs: audio to residual-quantised codes and back."""

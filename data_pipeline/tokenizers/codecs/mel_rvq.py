@@ -1,0 +1,231 @@
+"""Acoustic codec without a pretrained model: residual vector quantisation of log-mel frames.
+
+A frame's log-mel vector, less its mean over the corpus, is its latent. Codebook q quantises what
+the codebooks before it have left over, greedily, so that the first k codebooks are by themselves
+the codec of k codebooks. Decoding adds the chosen vectors; a linear map of each frame and its two
+neighbours, fitted per number of codebooks, takes off part of the quantisation error (a sixth of its
+power on synthesised speech, for no codes); then the phase is reconstructed.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from data_pipeline.audio.io import resample
+from data_pipeline.tokenizers import storage
+from data_pipeline.tokenizers.codecs.residual import sum_of_vectors
+from data_pipeline.tokenizers.codecs.vocoder import GriffinLim, invert_mel
+from data_pipeline.tokenizers.semantic import features, kmeans
+
+
+@dataclasses.dataclass(frozen=True)
+class MelRVQConfig:
+    """Frames, codebooks, and how signals are reconstructed."""
+
+    sample_rate: int = 16_000  # Hz
+    frame_rate: float = 50.0  # frames per second; divides the sample rate
+    num_codebooks: int = 4
+    codebook_size: int = 256
+    num_mels: int = 80
+    window_hops: int = 3  # length of the Hann window in frames
+    floor: float = 1e-5  # of mel magnitudes; a full-scale sine has about 0.2
+    iterations: int = 32  # of Griffin-Lim
+
+    def __post_init__(self):
+        features.hop_length(self.sample_rate, self.frame_rate)
+        if self.num_codebooks < 1:
+            raise ValueError(f"num_codebooks {self.num_codebooks} is not positive")
+        if not 2 <= self.codebook_size <= 1 << 16:
+            raise ValueError(f"codebook_size {self.codebook_size} is not in [2, 65536]")
+
+    @property
+    def hop(self) -> int:
+        """Samples per frame."""
+        return features.hop_length(self.sample_rate, self.frame_rate)
+
+    @property
+    def window(self) -> int:
+        """Samples per window."""
+        return self.window_hops * self.hop
+
+    @property
+    def filters(self) -> np.ndarray:
+        """The mel filterbank (num_mels, window // 2 + 1)."""
+        return features.mel_filterbank(
+            self.sample_rate, self.window, self.num_mels, 0.0, self.sample_rate / 2
+        )
+
+
+class MelRVQ:
+    """The codec; implements `base.AcousticCodec`.
+
+    Attributes:
+        codebooks: float32 (Q, N, D), vectors in the latent space, D = num_mels.
+        context_frames: on either side, that the codes of a frame depend on.
+    """
+
+    kind: ClassVar[str] = "mel_rvq"
+
+    def __init__(self, config: MelRVQConfig, weights: dict[str, np.ndarray], sha256: str):
+        """See `load` and `fit`."""
+        self.config = config
+        self.sha256 = sha256
+        self.id = (
+            f"{self.kind}-{config.num_codebooks}x{config.codebook_size}-{config.frame_rate:g}hz"
+        )
+        self.sample_rate = config.sample_rate
+        self.frame_rate = config.frame_rate
+        self.num_codebooks = config.num_codebooks
+        self.codebook_size = config.codebook_size
+        self.codebooks = weights["codebooks"]
+        self.context_frames: int | None = config.window_hops
+        self._mean = weights["mean"]
+        self._smoothers = weights["smoothers"]
+        self._phase = GriffinLim(config.hop, config.window, config.iterations)
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> "MelRVQ":
+        """Reads a fitted codec.
+
+        Raises:
+            UserError: the directory is not one, or was changed since.
+        """
+        stored = storage.load_tokenizer(directory)
+        return cls(stored.parse_config(MelRVQConfig, directory), stored.weights, stored.sha256)
+
+    def encode(self, wav: np.ndarray, sample_rate: int) -> np.ndarray:
+        """Codes of a signal.
+
+        Args:
+            wav: float32 (N,).
+            sample_rate: its rate in Hz; resampled when it is not the codec's.
+
+        Returns:
+            uint16 (Q, T), T = ceil(N / hop) after resampling.
+        """
+        wav = resample(wav, sample_rate, self.sample_rate)
+        return self._quantise(wav, raw_features(self.config, wav) - self._mean)
+
+    def _quantise(self, wav: np.ndarray, residual: np.ndarray) -> np.ndarray:
+        """Codes (Q, T) of the latents (T, D) of a signal at the codec's rate."""
+        codes = np.empty((self.num_codebooks, len(residual)), np.uint16)
+        for row, codebook in zip(codes, self.codebooks, strict=True):
+            row[:] = kmeans.nearest(residual, codebook)
+            residual = residual - codebook[row]
+        return codes
+
+    def embed(self, codes: np.ndarray, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Sum of the vectors of codebooks start to stop: codes (Q', T) -> float32 (T, D).
+
+        Raises:
+            ValueError: too many codebooks, or codes outside of them.
+        """
+        return sum_of_vectors(self.codebooks, codes, start, stop)
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Signal of codes.
+
+        Args:
+            codes: integers (Q', T), the first Q' codebooks of each frame, 1 <= Q' <= Q.
+
+        Returns:
+            float32 (T * hop,) at the codec's sample rate.
+
+        Raises:
+            ValueError: too many codebooks, or codes outside of them.
+        """
+        return self._render(self.embed(codes), len(codes))
+
+    def decode_vectors(self, latents: np.ndarray) -> np.ndarray:
+        """Signal of latents, without quantising them: (T, D) -> float32 (T * hop,)."""
+        return self._render(np.asarray(latents, np.float32), self.num_codebooks)
+
+    def _render(self, latents: np.ndarray, depth: int) -> np.ndarray:
+        if len(latents) == 0:
+            return np.zeros(0, np.float32)
+        smoothed = _with_neighbours(latents) @ self._smoothers[depth - 1]
+        log_mel = np.maximum(smoothed + self._mean, math.log(self.config.floor))
+        return self._phase(invert_mel(np.exp(log_mel), self.config.filters))
+
+
+def raw_features(config: MelRVQConfig, wav: np.ndarray) -> np.ndarray:
+    """Log-mel frames, float32 (T, num_mels), of a signal (N,) at the config's sample rate."""
+    return features.log_mel(wav, config.hop, config.window, config.filters, config.floor)
+
+
+def fit(
+    config: MelRVQConfig,
+    utterances: Sequence[np.ndarray],
+    seed: int,
+    on_iteration: Callable[[int], None] = lambda steps: None,
+    iterations: int = 12,
+    first_codes: Sequence[np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
+    """Fits the mean, then codebook and smoother of one depth after the other.
+
+    Args:
+        config: of the codec.
+        utterances: `raw_features` of each utterance.
+        seed: of k-means.
+        on_iteration: called with 1 after each iteration, for progress.
+        iterations: of k-means, per codebook.
+        first_codes: of each utterance the codes (T,) of the first codebook, where something else
+            decides on them; its vectors are then the mean frame of each code.
+
+    Returns:
+        The weights: `mean` (D,), `codebooks` (Q, N, D), `smoothers` (Q, 3 * D, D); float32.
+    """
+    frames = np.concatenate(utterances)
+    mean = frames.mean(axis=0, dtype=np.float64).astype(np.float32)
+    target = frames - mean
+    residual = target.copy()
+    starts = np.cumsum([len(utterance) for utterance in utterances])[:-1]
+    codebooks, smoothers = [], []
+    for q in range(config.num_codebooks):
+        if q == 0 and first_codes is not None:
+            codes = np.concatenate(first_codes).astype(np.int64)
+            codebook = _mean_of_code(residual, codes, config.codebook_size)
+        else:
+            codebook = kmeans.fit_kmeans(
+                residual, config.codebook_size, seed + q, iterations, on_iteration
+            )
+            codes = kmeans.nearest(residual, codebook)
+        residual -= codebook[codes]
+        codebooks.append(codebook)
+        smoothers.append(_fit_smoother(np.split(target - residual, starts), target))
+    return {"mean": mean, "codebooks": np.stack(codebooks), "smoothers": np.stack(smoothers)}
+
+
+def _mean_of_code(frames: np.ndarray, codes: np.ndarray, size: int) -> np.ndarray:
+    """The mean of the frames (T, D) of each code: float32 (size, D), zero where there are none."""
+    totals = np.zeros((size, frames.shape[1]))
+    np.add.at(totals, codes, frames)
+    counts = np.bincount(codes, minlength=size)[:, None]
+    return (totals / np.maximum(counts, 1)).astype(np.float32)
+
+
+def _with_neighbours(latents: np.ndarray) -> np.ndarray:
+    """Each frame with the one before and the one after, edges repeated: (T, D) -> (T, 3 * D)."""
+    padded = np.pad(latents, ((1, 1), (0, 0)), mode="edge")
+    return np.concatenate([padded[:-2], latents, padded[2:]], axis=1)
+
+
+def _fit_smoother(quantised: Sequence[np.ndarray], target: np.ndarray) -> np.ndarray:
+    """Ridge regression of latents from their quantised neighbourhood: float32 (3 * D, D)."""
+    width = target.shape[1]
+    # A slight pull towards the frame itself keeps the solution defined for any amount of audio.
+    penalty = 1e-3 * len(target)
+    gram = penalty * np.eye(3 * width)
+    product = np.zeros((3 * width, width))
+    product[width : 2 * width] = penalty * np.eye(width)
+    start = 0
+    for part in quantised:
+        inputs = _with_neighbours(part)
+        gram += inputs.T @ inputs
+        product += inputs.T @ target[start : start + len(part)]
+        start += len(part)
+    return np.linalg.solve(gram, product).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Semantic tokenizers: audio to units."""

@@ -1,0 +1,151 @@
+"""Semantic units from a pretrained speech model: the nearest cluster of a layer's hidden states.
+
+GPST's units are layer 35 of a wav2vec 2.0 model of 48 layers with 10,000 clusters (spec section
+1.1); HuBERT with 500 clusters at layer 9 is the usual smaller choice.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_pipeline.audio.io import resample
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.tokenizers import batching, pretrained, storage, torch_runtime
+from data_pipeline.tokenizers.semantic import speech_encoder
+from data_pipeline.tokenizers.semantic.centroids import NAME, read_centroids
+from data_pipeline.tokenizers.semantic.speech_encoder import SpeechEncoder, SpeechEncoderConfig
+
+_BLOCK = 4096  # frames per table of distances, (block, clusters) float32
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeechUnitsConfig(SpeechEncoderConfig):
+    """What the units are computed from.
+
+    Attributes:
+        name: of the model, for ids.
+        model_sha256: see `pretrained.model_sha256`.
+    """
+
+    name: str
+    model_sha256: str
+
+
+class SpeechUnits:
+    """The units' encoder; implements `base.SemanticTokenizer` and `base.BatchTokenizer`.
+
+    The model is loaded when the first signal is encoded.
+    """
+
+    def __init__(
+        self,
+        config: SpeechUnitsConfig,
+        location: pretrained.Location,
+        centroids: np.ndarray,
+        sha256: str,
+    ):
+        """See `load` and `from_spec`."""
+        self.config = config
+        self.sha256 = sha256
+        self.id = f"{config.kind}-{config.name}-layer{config.layer}-{len(centroids)}"
+        self.sample_rate = config.sample_rate
+        self.frame_rate = config.sample_rate / config.hop
+        self.vocab_size = len(centroids)
+        self.equal_lengths = config.equal_lengths
+        self._location = location
+        self._centroids = centroids
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> "SpeechUnits":
+        """Reads a tokenizer's directory.
+
+        Raises:
+            UserError: the directory is not one, or was changed since.
+        """
+        stored = storage.load_tokenizer(directory)
+        config = stored.parse_config(SpeechUnitsConfig, directory)
+        location = pretrained.Location.load(directory)
+        return cls(config, location, stored.weights[NAME], stored.sha256)
+
+    @classmethod
+    def from_spec(cls, spec: pretrained.ModelSpec) -> "SpeechUnits":
+        """Makes the tokenizer of `KIND:MODEL?layer=9&kmeans=FILE`.
+
+        Raises:
+            UserError: an option, the model or the k-means file is unusable.
+        """
+        options = spec.take((*speech_encoder.OPTIONS, "kmeans"))
+        if "kmeans" not in options:
+            raise UserError(
+                f"{spec.kind}:{spec.location.model} needs ?kmeans=FILE; fit one with "
+                "python -m data_pipeline.fit_kmeans"
+            )
+        centroids = read_centroids(options["kmeans"])
+        directory = spec.location.directory()
+        encoder = speech_encoder.describe(spec, directory)
+        if encoder.width != centroids.shape[1]:
+            raise UserError(
+                f"kmeans file {options['kmeans']} is of {centroids.shape[1]} dimensions, the "
+                f"hidden states of {spec.location.model} have {encoder.width}: it is of another "
+                "model"
+            )
+        config = SpeechUnitsConfig(
+            **dataclasses.asdict(encoder),
+            name=spec.location.name,
+            model_sha256=pretrained.model_sha256(directory),
+        )
+        sha256 = storage.identity(config.kind, config, {NAME: centroids})
+        return cls(config, spec.location, centroids, sha256)
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Writes the tokenizer's directory: the clusters, and where the model lies.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        weights = {NAME: self._centroids}
+        storage.save_tokenizer(directory, self.config.kind, self.config, weights)
+        self._location.save(directory)
+
+    def encode(self, wav: np.ndarray, sample_rate: int) -> np.ndarray:
+        """Units, uint16 (T,), of a signal, float32 (N,); T = ceil(N / hop) after resampling."""
+        return self.encode_batch([wav], sample_rate)[0]
+
+    def encode_batch(self, wavs: Sequence[np.ndarray], sample_rate: int) -> list[np.ndarray]:
+        """Units of each signal, as `encode` gives them; see `base.BatchTokenizer`."""
+        signals = [resample(wav, sample_rate, self.sample_rate) for wav in wavs]
+        return batching.encode_in_batches(
+            signals,
+            self.config.hop,
+            self.sample_rate,
+            self.equal_lengths,
+            self._units,
+            np.zeros(0, np.uint16),
+        )
+
+    def _units(self, wavs: list[np.ndarray]) -> list[np.ndarray]:
+        return [self._nearest(states) for states in self._encoder(wavs)]
+
+    def _nearest(self, states) -> np.ndarray:
+        """Units of the hidden states (T, D) of one signal: never of several, whatever the batch."""
+        table, half_norms = self._table
+        parts = [
+            (half_norms - block @ table).argmin(dim=1).cpu().numpy()
+            for block in states.split(_BLOCK)
+        ]
+        return np.concatenate(parts).astype(np.uint16)
+
+    @functools.cached_property
+    def _encoder(self) -> SpeechEncoder:
+        directory = pretrained.checked_directory(self._location, self.config.model_sha256)
+        return SpeechEncoder(self.config, directory)
+
+    @functools.cached_property
+    def _table(self):
+        """Centres (D, K) and half of their squared norms (K,), on the device."""
+        torch = torch_runtime.import_torch()
+        centres = torch.from_numpy(self._centroids).to(torch_runtime.device())
+        return centres.T.contiguous(), 0.5 * (centres * centres).sum(dim=1)

@@ -1,0 +1,133 @@
+"""Reads the configuration files of `experiments/configs`, or a user's own.
+
+A configuration is a Python file, or the name of a module, whose `get_config()` returns a
+`RunConfig`. So that it can be compiled before any data is there, a GPST may also define
+`get_layout()`, which returns the `TokenLayout` of the tokens it is meant for, and any other family
+`get_objective(config)`, which returns its objective.
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import types
+from pathlib import Path
+
+import jax
+
+from data_pipeline.datasets.kinds import Spec
+from data_pipeline.loading.loader import Loader
+from data_pipeline.loading.mixture import load_spec
+from data_pipeline.packing.token_plan import PackingConfig
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.tokens import TokenLayout
+from gpst_jax.config import GPSTConfig, RunConfig
+from gpst_jax.objectives import GPSTObjective, Objective, make_objective
+
+
+def load_config(name: str) -> RunConfig:
+    """Returns what `get_config()` gives, of a Python file or an importable module.
+
+    Raises:
+        UserError: there is no such file or module, or it does not define a run.
+    """
+    module = _load_module(name)
+    config = module.get_config() if hasattr(module, "get_config") else None
+    if not isinstance(config, RunConfig):
+        raise UserError(f"--config={name}: needs a function get_config() -> RunConfig")
+    return config
+
+
+def load_layout(name: str, config: RunConfig) -> TokenLayout:
+    """The layout of the run's dataset; without one, that of the configuration's `get_layout()`.
+
+    Raises:
+        UserError: neither is there.
+    """
+    if config.data.path:
+        return load_spec(config.data.path).layout()
+    module = _load_module(name)
+    layout = module.get_layout() if hasattr(module, "get_layout") else None
+    if not isinstance(layout, TokenLayout):
+        raise UserError(
+            f"--config={name}: the token layout is not known: give --set=data.path=DATASET, or "
+            "define get_layout() -> TokenLayout in the configuration"
+        )
+    return layout
+
+
+def load_objective(name: str, config: RunConfig) -> Objective:
+    """The objective of the run's dataset; without one, as the configuration describes it.
+
+    Raises:
+        UserError: the dataset is not known.
+        ConfigError: the dataset does not fit the model.
+    """
+    if config.data.path:
+        return make_objective(config, load_spec(config.data.path), config.data.path)
+    module = _load_module(name)
+    if hasattr(module, "get_objective"):
+        return module.get_objective(config)
+    if not isinstance(config.model, GPSTConfig):
+        raise UserError(
+            f"--config={name}: what the model is trained on is not known: give "
+            "--set=data.path=DATASET, or define get_objective(config) in the configuration"
+        )
+    return GPSTObjective(config, load_layout(name, config))
+
+
+def _load_module(name: str) -> types.ModuleType:
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise UserError(f"--config={name}: no such file")
+        spec = importlib.util.spec_from_file_location("run_config", name)
+        if spec is None or spec.loader is None:
+            raise UserError(f"--config={name}: not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"--config={name}: {error}; give a .py file or a module") from error
+
+
+class RunLoaders(contextlib.ExitStack):
+    """Makes the loader of a split, as `train.train` asks for it; closes all in the end.
+
+    Args:
+        config: the run.
+        spec: of its dataset.
+        objective: whose rows they are.
+    """
+
+    def __init__(self, config: RunConfig, spec: Spec, objective: Objective):
+        super().__init__()
+        data = config.data
+        self._data, self._spec = data, spec
+        self._packing = PackingConfig(
+            row_length=data.row_length,
+            frame_budget=data.frame_budget,
+            crop_seconds=data.crop_seconds,
+            deduplicate=data.deduplicate,
+            positions=data.positions,
+            join_speakers=data.join_speakers,
+            seed=data.seed,
+            arrangement=getattr(objective, "arrangement", "interleaved"),
+        )
+
+    def make(self, split: str) -> Loader | None:
+        """The loader of a split on this host; None where the dataset has no such split."""
+        if split not in self._spec.splits:
+            return None
+        loader = Loader(
+            self._data.path,
+            split,
+            self._packing,
+            self._data.rows,
+            host=jax.process_index(),
+            num_hosts=jax.process_count(),
+            num_workers=self._data.workers if split == "train" else 0,
+            repeat=split == "train",  # an evaluation never sees a record twice
+        )
+        self.callback(loader.close)
+        return loader

@@ -1,0 +1,353 @@
+"""Checkpoints: what a run needs to continue exactly, and all that sampling from it needs.
+
+A checkpoint is the directory `<workdir>/checkpoints/<step>`, where `step` counts finished steps. It
+holds the parameters, their average where one is kept, the rest of the training state, and as JSON
+(Orbax's custom metadata) the data state, the description of the run (configuration, dataset, code
+version) and the checksums of all arrays. Whatever is read is checked against them.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import SingleDeviceSharding
+from orbax.checkpoint import v1 as ocp
+
+from gpst_jax.checkpoints import checksums
+from gpst_jax.checkpoints.record import CheckpointError, DamagedCheckpointError, seal, unseal
+from gpst_jax.checkpoints.storage import storage_error
+from gpst_jax.config import ConfigError, RunConfig
+from gpst_jax.parallel import multihost
+from gpst_jax.parallel.sharding import path_string
+
+CHECKPOINT_DIRECTORY = "checkpoints"
+DAMAGED_DIRECTORY = "damaged_checkpoints"
+_CHUNK_BYTES = 32 << 20
+_POLICIES = ocp.training.preservation_policies
+
+
+class Checkpoints:
+    """The checkpoints of one run: asynchronous saves, restores onto any sharding.
+
+    Args:
+        workdir: directory of the run; made when missing.
+        keep_latest: how many of the newest stay.
+        keep_every: multiples of this step stay for good; 0 keeps none for good.
+        keep_best: how many with the smallest `best_metric` stay; 0 keeps none for that.
+        best_metric: name of one of the metrics given to `save`.
+        writable: whether this process is the one that saves; it then clears away what a killed run
+            left half written. A reader must not, for a live run may be writing it.
+    """
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        keep_latest: int = 1,
+        keep_every: int = 0,
+        keep_best: int = 0,
+        best_metric: str = "",
+        *,
+        writable: bool = True,
+    ):
+        policies: list[Any] = [_POLICIES.LatestN(keep_latest)]
+        if keep_every:
+            policies.append(_POLICIES.EveryNSteps(keep_every))
+        if keep_best:
+            best = _POLICIES.BestN(
+                # The policy keeps the largest.
+                get_metric_fn=lambda metrics: -metrics[best_metric],
+                n=keep_best,
+                keep_checkpoints_without_metrics=False,
+            )
+            policies.append(best)
+        self._best_metric = best_metric if keep_best else None
+        self._workdir = Path(workdir)
+        self._checkpointer = ocp.training.Checkpointer(
+            (self._workdir / CHECKPOINT_DIRECTORY).absolute(),
+            preservation_policy=_POLICIES.AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=writable,
+        )
+        self._pending: Any = None
+        self._pending_step = 0
+
+    @property
+    def directory(self) -> Path:
+        """Where the steps stand."""
+        return Path(self._checkpointer.directory)
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps that can be restored, in increasing order."""
+        return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+
+    def save(
+        self,
+        step: int,
+        items: Mapping[str, Any],
+        record: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Begins to save in the background; returns once the arrays may be overwritten.
+
+        Args:
+            step: finished steps.
+            items: trees of jax arrays by name.
+            record: anything JSON; comes back from `read_record`.
+            metrics: of an evaluation at this very step, if there was one.
+
+        Raises:
+            ConfigError: the metrics do not hold `best_metric`.
+            StorageError: the previous save failed, this one cannot begin, or the directory of the
+                run has vanished.
+        """
+        self.wait()
+        if not self._workdir.is_dir():
+            raise storage_error(self._workdir, FileNotFoundError("the directory has vanished"))
+        arrays = {name: _describe(tree) for name, tree in items.items()}
+        if metrics and self._best_metric and self._best_metric not in metrics:
+            raise ConfigError(
+                f"config field train.best_metric: {self._best_metric!r} is none of "
+                f"{', '.join(sorted(metrics))}"
+            )
+        best = self._best_metric and (metrics or {}).get(self._best_metric)
+        with self._saving(step), _storage():
+            self._pending = self._checkpointer.save_checkpointables_async(
+                step,
+                dict(items),
+                force=True,
+                metrics=None if best is None else {self._best_metric: best},
+                custom_metadata=seal(dict(record) | {"arrays": arrays}),
+            )
+        self._pending_step = step
+
+    def check(self) -> None:
+        """Raises the error of a background save that has failed; never blocks."""
+        if self._pending is not None and not self._checkpointer.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Blocks until the save in progress is complete; raises its error as StorageError."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            with self._saving(self._pending_step):
+                pending.result()
+
+    @contextmanager
+    def _saving(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        # The file formats below raise errors of many kinds; whatever comes, it was not saved.
+        except Exception as error:
+            raise storage_error(self.directory / str(step), error) from error
+
+    def read_record(self, step: int) -> dict[str, Any]:
+        """Returns the record given to `save`, with the shapes, dtypes and checksums of `arrays`.
+
+        Raises:
+            DamagedCheckpointError: it cannot be read, or is not what was written.
+        """
+        with self._reading(step):
+            sealed = self._checkpointer.checkpointables_metadata(step).custom_metadata
+        return unseal(sealed, self.directory / str(step))
+
+    def read_shapes(self, step: int, item: str) -> Any:
+        """Returns a tree of dicts, such as parameters are, with a ShapeDtypeStruct at each leaf.
+
+        Raises:
+            CheckpointError: the checkpoint has no such item, or is damaged.
+        """
+        arrays = self.read_record(step)["arrays"].get(item)
+        if arrays is None:
+            raise CheckpointError(f"checkpoint {self.directory / str(step)} has no item {item!r}")
+        tree: dict[str, Any] = {}
+        for path, (shape, dtype, _) in arrays.items():
+            *parents, name = path.split("/")
+            node = tree
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[name] = jax.ShapeDtypeStruct(tuple(shape), dtype)
+        return tree
+
+    def restore(self, step: int, abstract_items: Mapping[str, Any]) -> dict[str, Any]:
+        """Reads items onto the shapes, dtypes and shardings given; the saved ones do not matter.
+
+        Args:
+            step: one of `steps`.
+            abstract_items: trees of ShapeDtypeStruct with shardings, by item name.
+
+        Raises:
+            DamagedCheckpointError: an array cannot be read, or is not what was written; in every
+                process, if it is so in one.
+        """
+        record, items, failure = None, {}, None
+        try:
+            record = self.read_record(step)
+            with self._reading(step):
+                items = self._checkpointer.load_checkpointables(step, dict(abstract_items))
+        except DamagedCheckpointError as error:
+            failure = error
+        (failed,) = multihost.any_process(failure is not None)
+        if failed or record is None:
+            reason = "another process could not read it"
+            path = self.directory / str(step)
+            raise failure or DamagedCheckpointError(f"{path}: {reason}")
+        for name, tree in items.items():
+            expected = {path: array[2] for path, array in record["arrays"][name].items()}
+            wrong = checksums.differences(expected, checksums.checksums(tree))
+            if wrong:
+                raise DamagedCheckpointError(
+                    f"{self.directory / str(step)}: {len(wrong)} arrays of {name!r} are not what "
+                    f"was written, the first is {wrong[0]}"
+                )
+        return items
+
+    @contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        # All that Orbax, TensorStore and JSON raise for files that are missing or damaged.
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise DamagedCheckpointError(
+                f"{self.directory / str(step)} cannot be read: {reason}"
+            ) from error
+
+    def verify(self, step: int) -> None:
+        """Reads every array of a checkpoint onto the first device and compares its checksum.
+
+        Raises:
+            DamagedCheckpointError: the checkpoint is not what was written.
+        """
+        first = SingleDeviceSharding(jax.local_devices()[0])
+        for item in self.read_record(step)["arrays"]:
+            with self._reading(step):
+                found = self._checkpointer.checkpointables_metadata(step).metadata[item]
+                shapes = jax.tree.map(
+                    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=first), found
+                )
+            self.restore(step, {item: shapes})
+
+    def set_aside(self, step: int) -> Path:
+        """Moves a damaged checkpoint out of the way of later ones; returns where it is now.
+
+        Nothing is deleted. Every process must call it; the first one moves.
+        """
+        target = self._workdir / DAMAGED_DIRECTORY / str(step)
+        if jax.process_index() == 0:
+            target.parent.mkdir(exist_ok=True)
+            while target.exists():
+                target = target.with_name(target.name + "-again")
+            os.rename(self.directory / str(step), target)
+        multihost.any_process(False)  # the others must not look before it is gone
+        self._checkpointer.reload()
+        return target
+
+    def close(self) -> None:
+        """Waits for the save in progress, raises its error, and releases the threads."""
+        try:
+            self.wait()
+        finally:
+            with self._saving(self._pending_step):
+                self._checkpointer.close()
+
+
+def _storage() -> ocp.Context:
+    """Large arrays in chunks of leading rows, so that a part can be read without the whole."""
+
+    def options(path: Any, value: Any) -> Any:
+        del path
+        size = int(np.prod(np.shape(value))) * np.dtype(value.dtype).itemsize
+        kind = ocp.options.ArrayOptions.Saving.StorageOptions
+        return kind(chunk_byte_size=_CHUNK_BYTES, shard_axes=(0,)) if size > _CHUNK_BYTES else None
+
+    context = ocp.Context()
+    context.array.saving.scoped_storage_options_creator = options
+    return context
+
+
+class Loaded(NamedTuple):
+    """A model read from a checkpoint, with what describes it."""
+
+    params: Any  # nested dict of jax arrays
+    config: RunConfig
+    dataset: dict[str, Any]  # contents of dataset.json
+    step: int
+    family: str
+
+
+def load_params(
+    workdir: str | os.PathLike[str],
+    step: int | None = None,
+    *,
+    average: bool = True,
+    shardings: Callable[[Any], Any] | None = None,
+) -> Loaded:
+    """Reads a model for sampling or evaluation; needs nothing of the run but its directory.
+
+    Args:
+        workdir: directory of the run.
+        step: which checkpoint; None is the newest.
+        average: take the moving average of the parameters where one was kept.
+        shardings: maps the tree of shapes to a tree of shardings, for instance
+            `lambda shapes: parameter_shardings(mesh, shapes)`; None puts all on the first device.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or not this one; the message names the directory.
+    """
+    with reading(workdir, step) as (checkpoints, step):
+        record = checkpoints.read_record(step)
+        config = RunConfig.from_json(json.dumps(record["config"]))
+        item = "ema" if average and "ema" in record["arrays"] else "params"
+        shapes = checkpoints.read_shapes(step, item)
+        if shardings is None:
+            first = SingleDeviceSharding(jax.local_devices()[0])
+            target = jax.tree.map(lambda _: first, shapes)
+        else:
+            target = shardings(shapes)
+        abstract = jax.tree.map(
+            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+            shapes,
+            target,
+        )
+        params = checkpoints.restore(step, {item: abstract})[item]
+    return Loaded(params, config, record["dataset"], step, record["family"])
+
+
+@contextmanager
+def reading(
+    workdir: str | os.PathLike[str], step: int | None = None
+) -> Iterator[tuple[Checkpoints, int]]:
+    """The checkpoints of a run, never changed, and which of them is meant; None is the newest.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or not this one; the message names the directory.
+    """
+    directory = Path(workdir) / CHECKPOINT_DIRECTORY
+    if not directory.is_dir():
+        raise CheckpointError(
+            f"no checkpoints in {workdir}: is it the --workdir of a training run?"
+        )
+    checkpoints = Checkpoints(workdir, writable=False)
+    try:
+        steps = checkpoints.steps
+        if not steps or (step is not None and step not in steps):
+            wanted = "finished checkpoint" if step is None else f"checkpoint of step {step}"
+            raise CheckpointError(f"no {wanted} in {directory}: it holds the steps {steps}")
+        yield checkpoints, steps[-1] if step is None else step
+    finally:
+        checkpoints.close()
+
+
+def _describe(tree: Any) -> dict[str, tuple[list[int], str, int]]:
+    """Shape, dtype and checksum of each array by its path."""
+    sums = checksums.checksums(tree)
+    leaves = {path_string(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+    return {
+        path: (list(leaf.shape), np.dtype(leaf.dtype).name, sums[path])
+        for path, leaf in leaves.items()
+    }

@@ -1,0 +1,141 @@
+"""What a checkpoint says about its run, and which run may continue it.
+
+The record is JSON: configuration, dataset, code version, the loader's place, and the checksums of
+the arrays beside it. It carries a digest of itself, so that a damaged record is never believed.
+"""
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import gpst_jax
+from gpst_jax.config import RunConfig
+
+_DIGEST = "record_sha256"
+
+
+class CheckpointError(Exception):
+    """A checkpoint is missing, or does not belong to the run that asks for it."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint does not hold what was written."""
+
+
+def seal(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record as plain JSON values, with a digest of them."""
+    plain = json.loads(json.dumps(dict(record)))
+    return plain | {_DIGEST: _digest(plain)}
+
+
+def unseal(sealed: Mapping[str, Any] | None, path: Any) -> dict[str, Any]:
+    """The record that was sealed.
+
+    Args:
+        sealed: what `seal` returned, after its way over a disk.
+        path: named in the message.
+
+    Raises:
+        DamagedCheckpointError: it is another.
+    """
+    record = dict(sealed or {})
+    if record.pop(_DIGEST, None) != _digest(record):
+        raise DamagedCheckpointError(f"{path}: its record is damaged")
+    return record
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def describe_run(config: RunConfig, family: str, dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says about its run.
+
+    Args:
+        config: the resolved configuration.
+        family: class of the objective.
+        dataset: the contents of dataset.json.
+    """
+    return {
+        "config": json.loads(config.to_json()),
+        "family": family,
+        "dataset": dict(dataset),
+        "dataset_fingerprint": dataset["fingerprint"],
+        "code_version": code_version(),
+        "jax_version": jax.__version__,
+    }
+
+
+def check_resume(saved: Mapping[str, Any], current: Mapping[str, Any], workdir: Any) -> list[str]:
+    """Compares the record of a checkpoint with the run that wants to continue it.
+
+    Args:
+        saved: the checkpoint's record: `describe_run` and `data`, the loader's state.
+        current: the same of the new run.
+        workdir: named in the message.
+
+    Returns:
+        Changes that are allowed, such as more steps, as readable lines.
+
+    Raises:
+        CheckpointError: the family, dataset, packing plan or a field that shapes the training state
+            differs; the message names both values.
+    """
+    for name, old, new in (
+        ("family", saved["family"], current["family"]),
+        ("dataset fingerprint", saved["dataset_fingerprint"], current["dataset_fingerprint"]),
+        ("packing plan", saved["data"]["plan"], current["data"]["plan"]),
+    ):
+        if old != new:
+            raise _mismatch(workdir, name, old, new)
+    changes = []
+    old_fields, new_fields = _flatten(saved["config"]), _flatten(current["config"])
+    for name in sorted(old_fields.keys() | new_fields.keys()):
+        old, new = old_fields.get(name), new_fields.get(name)
+        if old == new:
+            continue
+        shapes_state = name.startswith("model.") or name == "optimizer.name"
+        if shapes_state or (name == "train.ema_decay" and bool(old) != bool(new)):
+            raise _mismatch(workdir, f"config field {name}", old, new)
+        changes.append(f"{name}: {old!r} -> {new!r}")
+    return changes
+
+
+def _mismatch(workdir: Any, name: str, old: Any, new: Any) -> CheckpointError:
+    return CheckpointError(
+        f"cannot resume in {workdir}: its {name} is {old!r}, this run has {new!r}; "
+        "use the same value or another --workdir"
+    )
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def code_version() -> str:
+    """The package's version, with the git commit where the code stands in a repository."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return gpst_jax.__version__
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return gpst_jax.__version__  # no git, or no commit yet
+    return f"{gpst_jax.__version__}+{commit}"

@@ -1,0 +1,1 @@
+"""Ahead-of-time compilation for absent TPUs, and what the compiled program says."""

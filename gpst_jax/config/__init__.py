@@ -1,0 +1,38 @@
+"""What a run is: frozen, checked dataclasses with an exact JSON form. The public import path."""
+
+from gpst_jax.config.fields import ConfigError, from_dict
+from gpst_jax.config.models import (
+    FlowConfig,
+    GPSTConfig,
+    ModelConfig,
+    RopeScaling,
+    SemanticLMConfig,
+    SoundStormConfig,
+    TransformerConfig,
+)
+from gpst_jax.config.run import (
+    DataConfig,
+    MeshConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainConfig,
+    parse_range,
+)
+
+__all__ = [
+    "ConfigError",
+    "DataConfig",
+    "FlowConfig",
+    "GPSTConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "RopeScaling",
+    "RunConfig",
+    "SemanticLMConfig",
+    "SoundStormConfig",
+    "TrainConfig",
+    "TransformerConfig",
+    "from_dict",
+    "parse_range",
+]

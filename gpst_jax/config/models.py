@@ -1,0 +1,181 @@
+"""Dimensions and variants of every model family: frozen, validated dataclasses.
+
+Vocabulary sizes, codebooks, latent widths and rates are not here: they come from the dataset.
+Each family names itself in `family`, by which a configuration is read back from JSON.
+"""
+
+import dataclasses
+from typing import Any
+
+from gpst_jax.config.fields import choice, fraction, positive, require
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """Dimensions of one stack of transformer blocks."""
+
+    d_model: int
+    num_layers: int
+    num_heads: int
+    d_ff: int
+    num_kv_heads: int | None = None  # grouped-query attention; None: as many as num_heads
+
+    def __post_init__(self):
+        positive(self, "d_model", "num_layers", "num_heads", "d_ff")
+        require(
+            self.d_model % self.num_heads == 0,
+            "num_heads",
+            f"{self.num_heads} heads do not divide d_model {self.d_model}",
+        )
+        require(
+            self.kv_heads > 0 and self.num_heads % self.kv_heads == 0,
+            "num_kv_heads",
+            f"{self.num_kv_heads} do not divide the {self.num_heads} heads",
+        )
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.d_model // self.num_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+
+@dataclasses.dataclass(frozen=True)
+class GPSTConfig:
+    """The hierarchical transformer of GPST (arXiv 2406.00976, section 3).
+
+    Vocabulary sizes, codebooks and frame rates are not here: they come from the dataset.
+    """
+
+    global_net: TransformerConfig
+    local_net: TransformerConfig
+    block: str = "modern"  # modern: RoPE, RMSNorm, SwiGLU, QK-norm; paper: as published
+    shared_acoustic_head: bool = False  # one head for all codebooks, or one per codebook
+    semantic_loss: bool = True
+    label_smoothing: float = 0.0  # the paper: 0.1
+    local_drop: float = 0.0  # share of frames the local net skips in training; Hi-Res: 0.5
+    dropout: float = 0.0  # the paper: 0.1
+    max_positions: int = 1629  # rows of the learned position table of the `paper` block
+    dtype: str = "float32"  # of activations; parameters, logits and losses stay float32
+    remat: str = "none"  # none | dots | full: what the backward pass recomputes
+    attention: str = "auto"  # auto | xla | cudnn | splash
+    family: str = "gpst"
+
+    def __post_init__(self):
+        choice(self, "family", ("gpst",))
+        choice(self, "block", ("paper", "modern"))
+        _check_execution(self)
+        for name in ("label_smoothing", "local_drop", "dropout"):
+            fraction(self, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3's stretch of rotary wavelengths beyond the context of its pretraining."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_positions: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SemanticLMConfig:
+    """A decoder-only language model over text and semantic units (arXiv 2401.13527, stage one)."""
+
+    net: TransformerConfig
+    block: str = "modern"  # modern: with QK-norm and its biases; llama: the published Llama block
+    rope_base: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    norm_epsilon: float = 1e-5
+    tie_embeddings: bool = False  # the output matrix is the embedding table
+    label_smoothing: float = 0.0
+    dropout: float = 0.0
+    dtype: str = "float32"  # of activations; parameters, logits and losses stay float32
+    remat: str = "none"  # none | dots | full
+    attention: str = "auto"  # auto | xla | cudnn | splash
+    family: str = "semantic_lm"
+
+    def __post_init__(self):
+        choice(self, "family", ("semantic_lm",))
+        choice(self, "block", ("modern", "llama"))
+        _check_execution(self)
+        for name in ("label_smoothing", "dropout"):
+            fraction(self, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowConfig:
+    """Conditional flow matching for perceptual content (arXiv 2401.13527, stage two)."""
+
+    net: TransformerConfig
+    backbone: str = "uconformer"  # uconformer | conformer | dit
+    chain: str = "implicit"  # implicit: semantic prior | plain: prior N(0, I) | explicit: residual
+    semantics: str = "codebook"  # codebook: vectors of the first codebook | table: learned
+    sigma: float = 0.0  # width of the path at its end
+    prior_std: float = 1.0  # of the noise that paths begin with, in widths of what is modelled
+    conv_kernel: int = 31
+    max_prompt_seconds: float = 6.0  # longest prompt drawn in training
+    prompt_per_item: bool = False  # a prompt length for each item; the paper: one for the batch
+    guidance_drop: float = 0.0  # share of items trained without condition, for guidance
+    dropout: float = 0.0  # the paper: 0.1
+    dtype: str = "float32"
+    remat: str = "none"  # none | dots | full
+    family: str = "flow"
+
+    def __post_init__(self):
+        choice(self, "family", ("flow",))
+        choice(self, "backbone", ("uconformer", "conformer", "dit"))
+        choice(self, "chain", ("implicit", "plain", "explicit"))
+        choice(self, "semantics", ("codebook", "table"))
+        require(
+            self.semantics == "codebook" or self.chain == "plain",
+            "semantics",
+            "a learned table has no vectors in the codec's space: chain must be 'plain'",
+        )
+        _check_execution(self)
+        for name in ("sigma", "guidance_drop", "dropout"):
+            fraction(self, name)
+        positive(self, "conv_kernel", "max_prompt_seconds", "prior_std")
+        _check_kernel(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class SoundStormConfig:
+    """SoundStorm (arXiv 2305.09636), the masked baseline of the second stage."""
+
+    net: TransformerConfig
+    semantics: str = "codebook"  # codebook: units are the first one | table: of another model
+    conv_kernel: int = 31
+    max_prompt_seconds: float = 6.0  # longest prompt drawn in training
+    prompt_per_item: bool = False  # a prompt length for each item; the paper: one for the batch
+    dropout: float = 0.0
+    dtype: str = "float32"
+    remat: str = "none"  # none | dots | full
+    family: str = "soundstorm"
+
+    def __post_init__(self):
+        choice(self, "family", ("soundstorm",))
+        choice(self, "semantics", ("codebook", "table"))
+        _check_execution(self)
+        fraction(self, "dropout")
+        positive(self, "conv_kernel", "max_prompt_seconds")
+        _check_kernel(self)
+
+
+ModelConfig = GPSTConfig | SemanticLMConfig | FlowConfig | SoundStormConfig
+
+
+def _check_kernel(config: Any) -> None:
+    require(config.conv_kernel % 2 == 1, "conv_kernel", f"{config.conv_kernel} must be odd")
+
+
+def _check_execution(config: Any) -> None:
+    choice(config, "dtype", ("float32", "bfloat16"))
+    choice(config, "remat", ("none", "dots", "full"))
+    if hasattr(config, "attention"):
+        choice(config, "attention", ("auto", "xla", "cudnn", "splash"))

@@ -1,0 +1,209 @@
+"""Configuration of a run: frozen, validated dataclasses with an exact JSON form.
+
+A run is described by one `RunConfig`. Every field has one meaning and a unit in its comment;
+a variant of a run is a file in `experiments/configs`, not a new field. Unknown keys are errors,
+so that a misspelt option never passes silently.
+"""
+
+import dataclasses
+import json
+from typing import TypeVar
+
+from gpst_jax.config.fields import ConfigError, choice, fraction, from_dict, positive, require
+from gpst_jax.config.models import (
+    FlowConfig,
+    GPSTConfig,
+    ModelConfig,
+    SemanticLMConfig,
+    SoundStormConfig,
+    TransformerConfig,
+)
+
+__all__ = [
+    "ConfigError",
+    "DataConfig",
+    "FlowConfig",
+    "GPSTConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "RunConfig",
+    "SemanticLMConfig",
+    "SoundStormConfig",
+    "TrainConfig",
+    "TransformerConfig",
+    "from_dict",
+    "parse_range",
+]
+
+
+Model = TypeVar("Model")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which shards are read and how rows are packed from them."""
+
+    path: str = ""  # directory that holds dataset.json, or a mixture.json
+    rows: int = 8  # rows of one global batch
+    row_length: int = 512  # positions of one row; on TPU a multiple of 128
+    frame_budget: int = 320  # predicted stacks of one row, end-of-speech stacks included
+    crop_seconds: float = 4.0  # longest segment
+    deduplicate: bool = False  # collapse repeated units; positions must then be `running`
+    positions: str = "time"  # time: ticks of the common multiple of both rates; running: 0, 1, 2
+    join_speakers: bool = True  # fill segments with further utterances of the same speaker
+    seed: int = 0
+    workers: int = 0  # loader processes; 0 reads in threads of this process
+
+    def __post_init__(self):
+        choice(self, "positions", ("time", "running"))
+        positive(self, "rows", "row_length", "frame_budget", "crop_seconds")
+        require(
+            not (self.deduplicate and self.positions == "time"),
+            "positions",
+            "de-duplicated units have no durations: set positions to 'running'",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimiser, its schedule and its guards."""
+
+    name: str = "adamw"  # adamw | muon (hidden matrices by Muon, the rest by AdamW)
+    learning_rate: float = 5e-4
+    muon_learning_rate: float = 1e-2
+    schedule: str = "cosine"  # inverse_sqrt | cosine | wsd
+    warmup_steps: int = 100
+    decay_fraction: float = 0.2  # share of the steps in which wsd decays
+    final_fraction: float = 0.0  # learning rate at the end over its peak (cosine, wsd)
+    beta1: float = 0.9
+    beta2: float = 0.98
+    weight_decay: float = 0.01  # on matrices only
+    clip_norm: float = 1.0
+    spike_factor: float = 0.0  # skip a step whose gradient norm exceeds this many averages; 0: off
+    max_skipped: int = 20  # stop after so many skipped steps in a row
+
+    def __post_init__(self):
+        choice(self, "name", ("adamw", "muon"))
+        choice(self, "schedule", ("inverse_sqrt", "cosine", "wsd"))
+        fraction(self, "decay_fraction")
+        require(self.learning_rate > 0, "learning_rate", "must be positive")
+        require(self.warmup_steps >= 0, "warmup_steps", "must not be negative")
+        require(self.clip_norm > 0, "clip_norm", "must be positive")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices by axis; one axis may be -1, which takes the devices that are left."""
+
+    replica: int = 1  # data parallel, across slices over the data-centre network
+    fsdp: int = -1  # data parallel with sharded parameters
+    tensor: int = 1  # sharded heads and feed-forward
+
+    def __post_init__(self):
+        sizes = (self.replica, self.fsdp, self.tensor)
+        require(
+            sum(size == -1 for size in sizes) <= 1
+            and all(size == -1 or size > 0 for size in sizes),
+            "mesh",
+            f"sizes are positive and at most one is -1, got {sizes}",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The loop: how long, how often, and what is kept."""
+
+    steps: int = 1000
+    seed: int = 0
+    init_from: str = ""  # a run's directory, or an export, that the first parameters come from
+    accumulate: int = 1  # micro-batches added up for one update
+    log_every: int = 10
+    eval_every: int = 200  # 0: only at the end
+    eval_batches: int = 8
+    preview_every: int = 0  # steps between sampled previews in TensorBoard; 0: none
+    ema_decay: float = 0.0  # 0: no average is kept
+    checkpoint_every_steps: int = 500
+    checkpoint_every_minutes: float = 10.0
+    keep_latest: int = 2
+    keep_every: int = 0  # also keep each multiple of this step; 0: none
+    keep_best: int = 0  # also keep this many with the smallest best_metric; 0: none
+    best_metric: str = "loss"  # of the evaluation; counts for steps with evaluation and checkpoint
+    stall_factor: float = 10.0  # a step longer than this times the median prints all stacks ...
+    stall_seconds: float = 60.0  # ... but not before this many seconds
+    stall_abort_minutes: float = 60.0  # without a finished step the process gives up; 0: never
+
+    def __post_init__(self):
+        positive(self, "steps", "accumulate", "log_every", "keep_latest", "checkpoint_every_steps")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything that defines a run."""
+
+    name: str
+    model: ModelConfig
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    mesh: MeshConfig = MeshConfig()
+
+    def __post_init__(self):
+        require(
+            self.data.rows % self.train.accumulate == 0,
+            "train.accumulate",
+            f"{self.train.accumulate} micro-batches do not divide data.rows {self.data.rows}",
+        )
+
+    def model_as(self, kind: type[Model]) -> Model:
+        """The model as the configuration of one family; raises ConfigError for another one."""
+        if not isinstance(self.model, kind):
+            raise ConfigError(
+                f"config field model.family: {self.model.family!r} is not the family that this "
+                f"needs, which is configured by {kind.__name__}"
+            )
+        return self.model
+
+    def to_json(self) -> str:
+        """The configuration as JSON text that `from_json` reads back to an equal object."""
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "RunConfig":
+        """Reads `to_json`'s text; raises ConfigError on unknown or missing keys."""
+        return from_dict(cls, json.loads(text))
+
+    def override(self, assignments: list[str]) -> "RunConfig":
+        """Applies `section.field=value` strings; values are JSON, or plain text for strings."""
+        tree = dataclasses.asdict(self)
+        for assignment in assignments:
+            key, equals, value = assignment.partition("=")
+            require(bool(equals), key, "an override is written section.field=value")
+            node, parts = tree, key.split(".")
+            for part in parts[:-1]:
+                require(isinstance(node, dict) and part in node, key, "no such field")
+                node = node[part]
+            require(isinstance(node, dict) and parts[-1] in node, key, "no such field")
+            was = node[parts[-1]]
+            try:
+                parsed = json.loads(value)
+            except json.JSONDecodeError:
+                parsed = value
+            # A directory may be called 2024: what was text stays text.
+            text = isinstance(was, str) and not isinstance(parsed, str)
+            node[parts[-1]] = value if text else parsed
+        return from_dict(RunConfig, tree)
+
+
+def parse_range(flag: str, text: str | None) -> range:
+    """`100:103` as 100, 101, 102 and 103; None as nothing.
+
+    Raises:
+        ConfigError: not two positive numbers in order; the message names the flag.
+    """
+    if text is None:
+        return range(0)
+    first, _, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit() and 0 < int(first) <= int(last)):
+        raise ConfigError(f"--{flag}={text}: give FIRST:LAST, such as 100:103")
+    return range(int(first), int(last) + 1)

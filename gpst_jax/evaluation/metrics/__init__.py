@@ -1,0 +1,1 @@
+"""One file per measured quantity, and the statistics that they share."""

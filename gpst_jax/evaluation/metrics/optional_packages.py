@@ -1,0 +1,38 @@
+"""Optional packages: what is missing is said in one line, before any work starts."""
+
+import importlib.metadata
+import importlib.util
+
+from data_pipeline.runtime.errors import UserError
+
+
+def require(purpose: str, modules: dict[str, str], extra: str = "eval") -> None:
+    """Checks that optional packages can be imported, without importing them.
+
+    Args:
+        purpose: what needs them, as it shall stand in the message.
+        modules: import name -> distribution name on the package index.
+        extra: the extra of this project that installs them.
+
+    Raises:
+        UserError: naming every missing package and the command that installs them.
+    """
+    missing = sorted(
+        dist for module, dist in modules.items() if importlib.util.find_spec(module) is None
+    )
+    if missing:
+        raise UserError(
+            f"{purpose} needs {', '.join(missing)}, not installed here; "
+            f"install with: pip install 'gpst_jax[{extra}]'"
+        )
+
+
+def versions(modules: dict[str, str]) -> dict[str, str]:
+    """Installed versions by distribution name; a package without metadata reads "unknown"."""
+    found = {}
+    for dist in modules.values():
+        try:
+            found[dist] = importlib.metadata.version(dist)
+        except importlib.metadata.PackageNotFoundError:
+            found[dist] = "unknown"
+    return found

@@ -1,0 +1,1 @@
+"""Measured numbers to tables, plots and one HTML page."""

@@ -1,0 +1,138 @@
+"""Sampling latents by flow matching, for `decode_vectors` of the codec."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipeline.tokens import TokenLayout
+from gpst_jax.config import ConfigError, FlowConfig
+from gpst_jax.generation import ode_solvers
+from gpst_jax.generation.frame_batches import FrameBatch, FrameRequest, frame_keys, sample_targets
+from gpst_jax.models import flow_matching
+
+FlowRequest = FrameRequest
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowSettings:
+    """How the flow is solved.
+
+    Attributes:
+        solver: a name of `solvers.SOLVERS`.
+        steps: equal steps from noise to latents.
+        guidance: w of v + w (v - v without prompt and told semantics); 0 is without guidance.
+        temperature: of the noise that paths begin with; below 1, samples vary less than the data.
+    """
+
+    solver: str = "midpoint"
+    steps: int = 16
+    guidance: float = 0.0
+    temperature: float = 1.0
+
+    def __post_init__(self):
+        if self.steps < 1 or self.guidance < 0 or self.temperature < 0:
+            raise ConfigError(
+                f"flow: steps {self.steps} must be at least 1, guidance {self.guidance} and "
+                f"temperature {self.temperature} not negative"
+            )
+        ode_solvers.tableau(self.solver)
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations for each item; guidance takes two where one is taken without."""
+        calls = ode_solvers.num_evaluations(self.solver, self.steps)
+        return calls * (2 if self.guidance else 1)
+
+
+class FlowSampler:
+    """Jitted sampling for one model; compiled once per padded shape.
+
+    Args:
+        config: the model.
+        layout: token layout of its dataset.
+        params: its parameters.
+        settings: how the flow is solved.
+
+    Raises:
+        ConfigError: guidance of a model that was not trained for it.
+    """
+
+    def __init__(
+        self,
+        config: FlowConfig,
+        layout: TokenLayout,
+        params: dict,
+        settings: FlowSettings = FlowSettings(),
+    ):
+        if settings.guidance and not config.guidance_drop:
+            raise ConfigError(
+                "guidance: the model never saw an item without its prompt; train it with "
+                "model.guidance_drop above 0, or take guidance 0"
+            )
+        self.config, self.layout, self.params, self.settings = config, layout, params, settings
+        self._run = jax.jit(self._sample)
+
+    def sample(
+        self,
+        requests: Sequence[FlowRequest],
+        *,
+        seed: int = 0,
+        batch_size: int = 32,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[np.ndarray]:
+        """Samples latents in batches of similar length, shortest first.
+
+        Args:
+            requests: the items.
+            seed: with each request's `item`, fixes the noise, whatever the batch.
+            batch_size: items sampled at once.
+            on_progress: called with the number of items after each batch.
+
+        Returns:
+            For each request (T, D) float32, in the codec's space, without the prompt.
+
+        Raises:
+            ValueError: a request without frames, or out of range.
+        """
+
+        def run(batch: FrameBatch) -> np.ndarray:
+            return np.asarray(self._run(self.params, *batch.arrays, seed))
+
+        return sample_targets(run, requests, self.layout, batch_size, on_progress)
+
+    def _sample(self, params, units, codes, prompts, lengths, items, seed) -> jax.Array:
+        """Latents (B, T, D) of prompts and targets; see `FrameBatch` for the arguments."""
+        model = flow_matching.bind(self.config, self.layout, params)
+        at = jnp.arange(units.shape[1])[None]
+        valid = at < lengths[:, None]
+        e = jnp.where(valid[..., None], model.semantics(units), 0.0)
+        context = flow_matching.prompt_context(model.latents(codes), at >= prompts[:, None])
+        keys = frame_keys(seed, items, units.shape[1])
+        noise = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, e.shape[2:])))(keys)
+        start, _ = model.endpoints(jnp.zeros_like(e), e, self.settings.temperature * noise)
+        weight = self.settings.guidance
+
+        def twice(x, other):
+            return jnp.concatenate([x, other])
+
+        def field(x, t):
+            times = jnp.full(len(x), t)
+            if not weight:
+                return model.velocity(x, e, context, times, valid)
+            both = model.velocity(
+                twice(x, x),
+                twice(e, jnp.zeros_like(e)),
+                twice(context, jnp.zeros_like(context)),
+                twice(times, times),
+                twice(valid, valid),
+            )
+            told, untold = jnp.split(both, 2)
+            return told + weight * (told - untold)
+
+        latents = ode_solvers.integrate(field, start, self.settings.steps, self.settings.solver)
+        if self.config.chain == "explicit":
+            latents = latents + e
+        return model.to_codec(latents)

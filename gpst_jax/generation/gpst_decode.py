@@ -1,0 +1,261 @@
+"""The device side of sampling: jitted loops over a static cache.
+
+Shapes depend on the batch only through padded lengths, so that a handful of programs serve any
+set of requests. A row that has ended keeps its index: what it still writes is overwritten by its
+next real position, and no position sees later ones.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from data_pipeline.tokens import ACOUSTIC, EOS, NUM_SPECIALS, PAD, SEMANTIC
+from gpst_jax.models import gpst
+from gpst_jax.models.transformer import Cache, Context
+from gpst_jax.parallel import sharding
+
+
+class _State(NamedTuple):
+    cache: Cache
+    hidden: jax.Array  # (B, D) hidden state of the newest position
+    filled: jax.Array  # (B,) positions in the cache
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def decode_batch(config, layout, positions, static, params, seed, items, units, codes, limits):
+    """Runs the four steps on right-padded prefixes; see sampling.Decoder.decode.
+
+    Under a mesh (`jax.set_mesh`) the parameters may lie as in training, over any number of
+    processes, all of which then call this with equal arguments and get all of the results.
+
+    Args:
+        config: model.
+        layout: token layout.
+        positions: "time" or "running".
+        static: top-k of both streams, steps of both loops, and the length of the cache.
+        params: parameters.
+        seed: of the random streams; uint32 scalar.
+        items: (B,) int32, index of each row's random stream.
+        units: semantic prefix: tokens (B, P, Q), times (B, P) in ticks, lengths (B,).
+        codes: acoustic prefix, alike.
+        limits: (B,) arrays max_units, min_frames, max_frames, unit_start, frame_start (ticks),
+            and temperatures (2,).
+
+    Returns:
+        Arrays by name: units (B, max_units) and frames (B, max_frames, Q) as ids, their numbers,
+        whether the ends were drawn, and summed log-probabilities.
+    """
+    semantic_top_k, acoustic_top_k, max_units, max_frames, length = static
+    model = gpst.bind(config, layout, params)
+    rows = items.shape[0]
+    keys = jax.vmap(lambda item: jax.random.fold_in(jax.random.key(seed), item))(items)
+    state = _State(
+        cache=model.global_net.init_cache(rows, length),
+        hidden=jnp.zeros((rows, config.global_net.d_model), config.dtype),
+        filled=jnp.zeros(rows, jnp.int32),
+    )
+    state = _read(model, positions, state, units, SEMANTIC)
+    outputs = _nothing("units", (rows, 0))
+    if max_units:
+        state, outputs = _sample_units(
+            model, positions, state, keys, limits, semantic_top_k, max_units
+        )
+    frames = _nothing("frames", (rows, 0, layout.num_codebooks))
+    if max_frames:
+        state = _read(model, positions, state, codes, ACOUSTIC)
+        frames = _sample_frames(model, positions, state, keys, limits, acoustic_top_k, max_frames)
+    return jax.tree.map(lambda x: sharding.constrain(x, (None,) * x.ndim), outputs | frames)
+
+
+def _nothing(name: str, shape: tuple[int, ...]) -> dict[str, jax.Array]:
+    """What a stream that is not sampled gives."""
+    rows = shape[0]
+    return {
+        name: jnp.zeros(shape, jnp.int32),
+        f"num_{name}": jnp.zeros(rows, jnp.int32),
+        f"{name}_ended": jnp.ones(rows, bool),
+        f"log_prob_{name}": jnp.zeros(rows),
+    }
+
+
+def _read(model, positions, state: _State, prefix, stream: int) -> _State:
+    """Reads a right-padded prefix. Padding is written too, and overwritten by what follows."""
+    tokens, lengths = prefix["tokens"], prefix["lengths"]
+    times = prefix["times"]
+    if positions == "running":
+        times = state.filled[:, None] + jnp.arange(tokens.shape[1])[None]
+    streams = jnp.full(tokens.shape[:2], stream, jnp.int32)
+    hidden, cache = model.extend(tokens, times, streams, state.filled, state.cache)
+    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+    return _State(cache, last, state.filled + lengths)
+
+
+def _append(model, positions, state: _State, stack, time, stream: int, active) -> _State:
+    """Feeds one stack (B, Q) to the active rows; the others keep their state."""
+    if positions == "running":
+        time = state.filled
+    streams = jnp.full((stack.shape[0], 1), stream, jnp.int32)
+    hidden, cache = model.extend(stack[:, None], time[:, None], streams, state.filled, state.cache)
+    return _State(
+        cache,
+        jnp.where(active[:, None], hidden[:, 0], state.hidden),
+        state.filled + active.astype(jnp.int32),
+    )
+
+
+def _draw(logits, allowed, keys, temperature, top_k: int):
+    """Samples classes (B,) and their log-probabilities under the unmasked model."""
+    log_probs = jax.nn.log_softmax(logits)
+    logits = jnp.where(allowed, logits / temperature, -jnp.inf)
+    if top_k:
+        worst = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][:, -1:]
+        logits = jnp.where(logits >= worst, logits, -jnp.inf)
+    classes = (
+        jnp.argmax(logits, axis=-1)
+        if top_k == 1
+        else jax.vmap(jax.random.categorical)(keys, logits)
+    )
+    return classes, jnp.take_along_axis(log_probs, classes[:, None], axis=-1)[:, 0]
+
+
+def _sample_units(model, positions, state, keys, limits, top_k, max_units):
+    layout = model.layout
+    rows = keys.shape[0]
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, SEMANTIC))(keys)
+    classes = jnp.arange(layout.semantic_vocab)
+    allowed = jnp.broadcast_to(
+        ((classes == EOS) | (classes >= NUM_SPECIALS))[None], (rows, len(classes))
+    )
+
+    def step(carry):
+        step, state, done, ended, units, count, log_prob = carry
+        step_keys = jax.vmap(lambda key: jax.random.fold_in(key, step))(keys)
+        logits = model.semantic_logits(state.hidden)
+        unit, unit_log_prob = _draw(logits, allowed, step_keys, limits["temperatures"][0], top_k)
+        log_prob = log_prob + jnp.where(done, 0.0, unit_log_prob)
+        ended = ended | (~done & (unit == EOS))
+        active = ~done & (unit != EOS)
+        units = units.at[:, step].set(jnp.where(active, unit, units[:, step]))
+        stack = jnp.full((rows, layout.num_codebooks), PAD, jnp.int32).at[:, 0].set(unit)
+        time = limits["unit_start"] + (count + 1) * layout.ticks_per_unit
+        state = _append(model, positions, state, stack, time, SEMANTIC, active)
+        count = count + active
+        done = done | ended | (count >= limits["max_units"])
+        return step + 1, state, done, ended, units, count, log_prob
+
+    given = limits["max_units"] <= 0
+    initial = (
+        jnp.zeros((), jnp.int32),
+        state,
+        given,
+        given,
+        jnp.zeros((rows, max_units), jnp.int32),
+        jnp.zeros(rows, jnp.int32),
+        jnp.zeros(rows),
+    )
+    _, state, _, ended, units, count, log_prob = jax.lax.while_loop(
+        lambda carry: (carry[0] < max_units) & ~carry[2].all(), step, initial
+    )
+    return state, {
+        "units": units,
+        "num_units": count,
+        "units_ended": ended,
+        "log_prob_units": log_prob,
+    }
+
+
+def _sample_frames(model, positions, state, keys, limits, top_k, max_frames):
+    layout = model.layout
+    rows = keys.shape[0]
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, ACOUSTIC))(keys)
+    temperature = limits["temperatures"][1]
+
+    def step(carry):
+        step, state, done, ended, frames, count, log_prob = carry
+        step_keys = jax.vmap(lambda key: jax.random.fold_in(key, step))(keys)
+        may_end = count >= limits["min_frames"]
+        frame, end, frame_log_prob = sample_frame(
+            model, state.hidden, may_end, step_keys, temperature, top_k
+        )
+        log_prob = log_prob + jnp.where(done, 0.0, frame_log_prob)
+        ended = ended | (~done & end)
+        active = ~done & ~end
+        frames = frames.at[:, step].set(jnp.where(active[:, None], frame, frames[:, step]))
+        time = limits["frame_start"] + (count + 1) * layout.ticks_per_frame
+        state = _append(
+            model, positions, state, frame + layout.semantic_vocab, time, ACOUSTIC, active
+        )
+        count = count + active
+        done = done | end | (count >= limits["max_frames"])
+        return step + 1, state, done, ended, frames, count, log_prob
+
+    initial = (
+        jnp.zeros((), jnp.int32),
+        state,
+        limits["max_frames"] <= 0,
+        jnp.zeros(rows, bool),
+        jnp.full((rows, max_frames, layout.num_codebooks), NUM_SPECIALS, jnp.int32),
+        jnp.zeros(rows, jnp.int32),
+        jnp.zeros(rows),
+    )
+    _, _, _, ended, frames, count, log_prob = jax.lax.while_loop(
+        lambda carry: (carry[0] < max_frames) & ~carry[2].all(), step, initial
+    )
+    return {
+        "frames": frames,
+        "num_frames": count,
+        "frames_ended": ended,
+        "log_prob_frames": log_prob,
+    }
+
+
+def sample_frame(model: gpst.GPST, hidden, may_end, keys, temperature, top_k: int):
+    """Samples the stack that a global hidden state predicts, one codebook after another.
+
+    The end is a class of the first codebook only; after it every class below a code is masked.
+
+    Args:
+        model: the bound model.
+        hidden: (B, D).
+        may_end: (B,) bool, whether the end is allowed.
+        keys: (B,) random keys.
+        temperature: scalar.
+        top_k: 0 for all classes.
+
+    Returns:
+        Local ids (B, Q), whether the end was drawn (B,), and the log-probability (B,) of the
+        stack; of an end, that of a whole stack of ends.
+    """
+    layout, net = model.layout, model.local_net
+    assert net.positions is not None
+    positions = net.positions.embedding[...]
+    rows = hidden.shape[0]
+    classes = jnp.arange(layout.acoustic_classes)
+    codes_only = jnp.broadcast_to((classes >= NUM_SPECIALS)[None], (rows, len(classes)))
+    first_allowed = codes_only | ((classes == EOS)[None] & may_end[:, None])
+
+    def step(carry, codebook):
+        x, cache, end, log_prob = carry
+        x = (x + positions[codebook][None]).astype(model.config.dtype)
+        filled = jnp.full(rows, codebook, jnp.int32)
+        out, cache = net.extend(x[:, None], Context(filled=filled), cache)
+        logits = model.codebook_logits(out[:, 0], codebook)
+        code_keys = jax.vmap(lambda key: jax.random.fold_in(key, codebook))(keys)
+        allowed = jnp.where(codebook == 0, first_allowed, codes_only)
+        drawn, drawn_log_prob = _draw(logits, allowed, code_keys, temperature, top_k)
+        end = end | (drawn == EOS)
+        end_log_prob = jax.nn.log_softmax(logits)[:, EOS]
+        log_prob = log_prob + jnp.where(end, end_log_prob, drawn_log_prob)
+        ids = jnp.where(end, EOS, drawn + codebook * layout.codebook_size)
+        return (net.lookup(ids), cache, end, log_prob), ids
+
+    start = (
+        model.project(hidden).astype(jnp.float32),
+        net.init_cache(rows, layout.num_codebooks),
+        jnp.zeros(rows, bool),
+        jnp.zeros(rows),
+    )
+    (_, _, end, log_prob), ids = jax.lax.scan(step, start, jnp.arange(layout.num_codebooks))
+    return ids.T, end, log_prob

@@ -1,0 +1,99 @@
+"""The inference modes of GPST as builders of decode requests (arXiv 2406.00976, section 3.3).
+
+A mode says what is given and what is decoded; all share `sampling.Decoder`. Speech is handled as
+parts: (units (S,), codes (Q, T)) of parallel stretches, in the order in which they are spoken.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_pipeline.tokens import TokenLayout, deduplicate
+from gpst_jax.generation.gpst_sampler import Request
+
+Part = tuple[np.ndarray, np.ndarray]
+
+
+def join(stretches: Sequence[Part], silence: Part) -> list[Part]:
+    """The stretches with silence between them."""
+    parts: list[Part] = []
+    for stretch in stretches:
+        if parts:
+            parts.append(silence)
+        parts.append(stretch)
+    return parts
+
+
+@dataclasses.dataclass(frozen=True)
+class ModeBuilder:
+    """Builds requests for a model.
+
+    Attributes:
+        layout: token layout of the model's dataset.
+        silence: encoded 0.1 s of silence, which breaks the linguistic continuation between a
+            prompt and its target (arXiv 2406.00976, section 3.3).
+        deduplicated: whether the model reads collapsed units. Durations are then unknown: the
+            model ends the speech itself, within twice the expected number of frames.
+    """
+
+    layout: TokenLayout
+    silence: Part
+    deduplicated: bool = False
+
+    def unconditional(self, seconds: float, *, item: int) -> Request:
+        """Nothing is given: units are sampled, at most `seconds` of them, and no frames.
+
+        Render the units with `semantic_to_acoustic`.
+        """
+        empty = np.zeros((self.layout.num_codebooks, 0), np.int32)
+        max_units = round(seconds * self.layout.unit_rate)
+        return Request(np.zeros(0, np.int32), empty, max_units=max_units, item=item)
+
+    def semantic_to_acoustic(self, units: np.ndarray, *, item: int) -> Request:
+        """Raw units are given, the speaker is not: content is kept, the voice is drawn.
+
+        Args:
+            units: (S,) raw units, or the units that `unconditional` sampled.
+            item: index of the random stream.
+        """
+        empty = np.zeros((self.layout.num_codebooks, 0), np.int32)
+        frames = self.layout.frames_for_units(len(units))
+        return self._request([units], empty, [(len(units), frames)], frames, item)
+
+    def speaker_transfer(
+        self, prompt: Sequence[Part], target: Sequence[Part], *, item: int
+    ) -> Request:
+        """What is said comes from the target, the voice from the prompt.
+
+        Units: prompt, silence, target. Frames: prompt and silence, whose continuation in the
+        voice of the prompt speaks the target's units. The result holds the target's frames only.
+        """
+        given = [*prompt, self.silence]
+        codes = np.concatenate([codes for _, codes in given], axis=1)
+        units = [units for units, _ in (*given, *target)]
+        lengths = [(len(units), codes.shape[1]) for units, codes in (*given, *target)]
+        frames = sum(frames for _, frames in lengths[len(given) :])
+        # The target continues as one part, from where the silence ends.
+        lengths = [*lengths[: len(given)], (sum(u for u, _ in lengths[len(given) :]), frames)]
+        return self._request(units, codes, lengths, frames, item)
+
+    def continuation(self, target: Sequence[Part], seconds: float, *, item: int) -> Request:
+        """All units and the first `seconds` of frames are given; the rest of the frames follow."""
+        units = [units for units, _ in target]
+        codes = np.concatenate([codes for _, codes in target], axis=1)
+        given = round(seconds * self.layout.frame_rate)
+        lengths = [(sum(map(len, units)), codes.shape[1])]
+        return self._request(units, codes[:, :given], lengths, codes.shape[1] - given, item)
+
+    def _request(self, units, codes, lengths, frames: int, item: int) -> Request:
+        if self.deduplicated:
+            units = [deduplicate(part)[0] for part in units]
+        return Request(
+            units=np.concatenate(units),
+            codes=codes,
+            min_frames=0 if self.deduplicated else frames,
+            max_frames=2 * frames if self.deduplicated else frames,
+            part_lengths=lengths,
+            item=item,
+        )

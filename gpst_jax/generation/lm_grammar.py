@@ -1,0 +1,132 @@
+"""What a language model over text and units may write: which ids, and what follows them.
+
+A grammar is a handful of phases. In each some ids are allowed, and the id that is drawn leads to
+the next phase, so that a span of speech holds units alone and ends with its marker, and an answer
+has the parts that its task asks for (`data_pipeline.sequences.templates`).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_pipeline.tokens.vocabulary import Vocabulary
+
+END = ""  # where generation stops
+TEXT, UNITS = "text", "units"
+_ROWS = 16
+PARTS = ("question_transcript", "text_answer", "speech_answer")
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One state of a grammar.
+
+    Attributes:
+        name: of the phase.
+        kind: TEXT or UNITS: how its ids are sampled.
+        rules: (first id, id behind the last, name of the phase they lead to); all other ids are
+            not allowed.
+    """
+
+    name: str
+    kind: str
+    rules: tuple[tuple[int, int, str], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Grammar:
+    """Phases; the first one begins.
+
+    Raises:
+        ValueError: two phases of a name, a rule that leads nowhere, or a phase without rules.
+    """
+
+    phases: tuple[Phase, ...]
+
+    def __post_init__(self):
+        names = [phase.name for phase in self.phases]
+        if len(set(names)) < len(names) or END in names:
+            raise ValueError(f"phases must have names of their own, have {names}")
+        for phase in self.phases:
+            leads = {rule[2] for rule in phase.rules}
+            if not leads or not leads <= {*names, END}:
+                raise ValueError(f"phase {phase.name!r} leads to {sorted(leads)}, of {names}")
+
+    def tables(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Allowed ids (M, V) bool, and the number of the phase that each leads to, (M, V) int32.
+
+        M, the number of phases rounded up, stands for the end: most grammars share a program.
+        ValueError where a rule names ids beyond V.
+        """
+        count = -(-len(self.phases) // _ROWS) * _ROWS
+        numbers = {phase.name: number for number, phase in enumerate(self.phases)} | {END: count}
+        allowed = np.zeros((count, size), bool)
+        following = np.full((count, size), count, np.int32)
+        for number, phase in enumerate(self.phases):
+            for first, stop, name in phase.rules:
+                if not 0 <= first < stop <= size:
+                    raise ValueError(f"phase {phase.name!r}: ids {first} to {stop} of {size}")
+                allowed[number, first:stop] = True
+                following[number, first:stop] = numbers[name]
+        return allowed, following
+
+
+def answer_grammar(vocabulary: Vocabulary, parts: Sequence[str]) -> Grammar:
+    """An answer of the given parts, none of them empty, and the end.
+
+    Args:
+        vocabulary: the ids.
+        parts: of PARTS, in this order: a transcript for recognition, a spoken answer for reading
+            aloud, all of them for a spoken dialogue.
+
+    Raises:
+        ValueError: no such parts, or another order.
+    """
+    if not parts or list(parts) != [part for part in PARTS if part in parts]:
+        raise ValueError(f"parts {list(parts)} are not some of {', '.join(PARTS)}, in this order")
+
+    def marker(name: str, leads: str) -> tuple[int, int, str]:
+        return vocabulary.id(name), vocabulary.id(name) + 1, leads
+
+    opened = {
+        part: f"{part}/start" if part == "speech_answer" else f"{part}/first" for part in parts
+    }
+    phases = [Phase(f"{parts[0]}/marker", TEXT, (marker(parts[0], opened[parts[0]]),))]
+    for part, after in zip(parts, [*parts[1:], None], strict=True):
+        closing = marker("end", END) if after is None else marker(after, opened[after])
+        if part == "speech_answer":
+            phases += [Phase(opened[part], UNITS, (marker("speech_start", f"{part}/first"),))]
+            phases += _span(vocabulary, part, UNITS, marker("speech_end", f"{part}/closed"))
+            phases += [Phase(f"{part}/closed", TEXT, (closing,))]
+        else:
+            phases += _span(vocabulary, part, TEXT, closing)
+    return Grammar(tuple(phases))
+
+
+def speech_grammar(vocabulary: Vocabulary) -> Grammar:
+    """The rest of a span of speech that the prompt has begun, and the end."""
+    end, close = vocabulary.end, vocabulary.id("speech_end")
+    span = _span(vocabulary, "speech", UNITS, (close, close + 1, "closed"))
+    return Grammar((*span, Phase("closed", TEXT, ((end, end + 1, END),))))
+
+
+def free_grammar(vocabulary: Vocabulary) -> Grammar:
+    """Any id; generation stops at the end."""
+    end = vocabulary.end
+    rules = ((0, end, "any"), (end + 1, vocabulary.size, "any"), (end, end + 1, END))
+    return Grammar((Phase("any", TEXT, tuple(rule for rule in rules if rule[0] < rule[1])),))
+
+
+def _span(
+    vocabulary: Vocabulary, name: str, kind: str, closing: tuple[int, int, str]
+) -> tuple[Phase, Phase]:
+    """Text or units, at least one id, and what ends them."""
+    first, stop = 0, vocabulary.text_size
+    if kind == UNITS:
+        first, stop = vocabulary.unit_start, vocabulary.size
+    content = (first, stop, f"{name}/rest")
+    return (
+        Phase(f"{name}/first", kind, (content,)),
+        Phase(f"{name}/rest", kind, (content, closing)),
+    )

@@ -1,0 +1,145 @@
+"""Attention over packed segments or whole rows, and over a static cache for decoding."""
+
+import jax
+import jax.numpy as jnp
+
+from gpst_jax.config import ConfigError
+from gpst_jax.models import splash_attention as splash
+
+_BLOCK = 128  # queries that XLA's attention handles at once
+
+
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    segment_ids: jax.Array | None = None,
+    key_mask: jax.Array | None = None,
+    causal: bool = True,
+    implementation: str = "auto",
+) -> jax.Array:
+    """Self-attention in which a position sees only its own segment, causal or in both directions.
+
+    Args:
+        query: (B, L, H, D/H).
+        key: (B, L, H_kv, D/H); each of its heads serves H / H_kv neighbouring query heads.
+        value: like `key`.
+        segment_ids: (B, L) int, or None when every row is one segment.
+        key_mask: (B, L) bool, false where no position looks, such as padding; not with "splash".
+        causal: whether a position sees only what stands before it.
+        implementation: "xla", "cudnn", "splash", or "auto": splash on TPUs, cuDNN on GPUs in
+            bfloat16, XLA elsewhere.
+
+    Returns:
+        (B, L, H, D/H) in the dtype of `query`; the softmax is taken in float32.
+    """
+    chosen = resolve(implementation, query)
+    if chosen == "splash":
+        if segment_ids is None:
+            segment_ids = jnp.zeros(query.shape[:2], jnp.int32)
+        return splash.attend(query, key, value, segment_ids, causal=causal)
+    mask = None
+    if segment_ids is not None:
+        mask = (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]
+    if key_mask is not None:
+        keys = key_mask[:, None, None, :]
+        mask = keys if mask is None else mask & keys
+    if chosen == "cudnn":
+        return jax.nn.dot_product_attention(
+            query, key, value, mask=mask, is_causal=causal, implementation="cudnn"
+        )
+    # Heads come first, so that every product is a plain batched one: faster on CPUs than
+    # jax.nn.dot_product_attention. A block of queries sees no key behind its end: nearly half of
+    # the products fall away.
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    length = query.shape[2]
+    if not causal:
+        visible = jnp.ones((1, 1, 1, length), bool) if mask is None else mask
+        return _weighted_sum(query, key, value, visible).swapaxes(1, 2)
+    at = jnp.arange(length)
+    blocks = []
+    for start in range(0, length, _BLOCK):
+        end = min(start + _BLOCK, length)
+        visible = (at[None, :end] <= at[start:end, None])[None, None]
+        if mask is not None:
+            rows = mask if mask.shape[2] == 1 else mask[:, :, start:end]
+            visible = visible & rows[..., :end]
+        blocks.append(
+            _weighted_sum(query[:, :, start:end], key[:, :, :end], value[:, :, :end], visible)
+        )
+    return jnp.concatenate(blocks, axis=2).swapaxes(1, 2)
+
+
+def _weighted_sum(
+    query: jax.Array, key: jax.Array, value: jax.Array, visible: jax.Array
+) -> jax.Array:
+    """Attention of queries (B, H, n, D/H) over keys (B, H_kv, m, D/H), where `visible` allows.
+
+    Query heads that share a head of keys are further queries of it: no key is copied.
+    """
+    shape, groups = query.shape, query.shape[1] // key.shape[1]
+    if groups > 1:
+        query = query.reshape(shape[0], key.shape[1], groups * shape[2], shape[3])
+        if visible.shape[2] > 1:
+            visible = jnp.tile(visible, (1, 1, groups, 1))
+    logits = jnp.einsum("bhnd,bhmd->bhnm", query, key, preferred_element_type=jnp.float32)
+    logits = jnp.where(visible, logits * query.shape[-1] ** -0.5, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
+    return jnp.einsum("bhnm,bhmd->bhnd", weights, value).reshape(shape)
+
+
+def attend_cache(
+    query: jax.Array, key: jax.Array, value: jax.Array, filled: jax.Array
+) -> jax.Array:
+    """Attention of n new positions over a cache that already holds them.
+
+    Args:
+        query: (B, n, H, D/H), the positions `filled` to `filled + n - 1` of each row.
+        key: (B, H_kv, C, D/H) cache; heads first, so that no step copies it to multiply.
+        value: (B, H_kv, C, D/H) cache.
+        filled: (B,) int, how many positions each row held before these.
+
+    Returns:
+        (B, n, H, D/H).
+    """
+    at = filled[:, None] + jnp.arange(query.shape[1])[None]
+    visible = jnp.arange(key.shape[2])[None, None, :] <= at[:, :, None]
+    return _weighted_sum(query.swapaxes(1, 2), key, value, visible[:, None]).swapaxes(1, 2)
+
+
+def write_cache(cache: jax.Array, new: jax.Array, filled: jax.Array) -> jax.Array:
+    """Writes (B, n, H_kv, D/H) into (B, H_kv, C, D/H), each row at its own `filled` (B,)."""
+    new = new.swapaxes(1, 2).astype(cache.dtype)
+    return jax.vmap(
+        lambda row, update, at: jax.lax.dynamic_update_slice_in_dim(row, update, at, axis=1)
+    )(cache, new, filled)
+
+
+def resolve(implementation: str, query: jax.Array) -> str:
+    """What "auto" means for queries (B, L, H, D/H) on the platform that is compiled for.
+
+    Raises:
+        ConfigError: rows that the TPU kernel cannot tile.
+    """
+    if implementation != "auto":
+        return implementation
+    platform = _platform()
+    if platform == "tpu":
+        length = query.shape[1]
+        if length % splash.LANES:
+            raise ConfigError(
+                f"config field data.row_length: on TPUs rows are a multiple of {splash.LANES} "
+                f"positions, {length} is not; take {-(-length // splash.LANES) * splash.LANES}, "
+                "or model.attention=xla, which keeps all logits of a row in memory"
+            )
+        return "splash"
+    if platform in ("gpu", "cuda") and query.dtype == jnp.bfloat16:
+        return "cudnn"
+    return "xla"
+
+
+def _platform() -> str:
+    """That of the mesh, which may be of devices that are not here; else of this process."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform

@@ -1,0 +1,154 @@
+"""What the networks over frames share: attention in both directions, and stacks under one scan.
+
+Their rows are frames of speech, one segment a row, with padding on the right. Padding is hidden
+from every valid frame, so that a row's result does not depend on how far it is padded.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from gpst_jax.config import TransformerConfig
+from gpst_jax.models import attention, splash_attention
+from gpst_jax.models.rope import rotary, rotate
+from gpst_jax.models.transformer import Style, apply_flat, make_norm, rematerialized
+from gpst_jax.parallel import sharding
+
+ROTARY_BASE = 10_000.0
+
+
+class Frames(NamedTuple):
+    """What every layer sees beside its input."""
+
+    angles: jax.Array  # (1, T, D/H/2) rotary angles of the frames' indices
+    valid: jax.Array | None = None  # (B, T) bool; None: every frame is valid
+    time: jax.Array | None = None  # (B, D) embedding of the flow's time, float32
+
+
+def frame_context(config: TransformerConfig, length: int, **fields) -> Frames:
+    """The context of rows of `length` frames, whose indices begin at 0."""
+    indices = jnp.arange(length)[None]
+    return Frames(rotary(indices, config.head_dim, ROTARY_BASE), **fields)
+
+
+class FrameAttention(nnx.Module):
+    """Multi-head self-attention in both directions, with rotary positions.
+
+    The paper's block has a bias on the output only; the modern one none at all, but norms of
+    queries and keys.
+    """
+
+    def __init__(self, config: TransformerConfig, style: Style, *, rngs: nnx.Rngs):
+        width = config.d_model
+        self.num_heads, self.head_dim = config.num_heads, config.head_dim
+
+        def linear(bias: bool) -> nnx.Linear:
+            return make_linear(width, width, style, bias=bias, rngs=rngs)
+
+        self.q, self.k, self.v = linear(False), linear(False), linear(False)
+        self.out = linear(not style.modern)
+        self.q_norm = make_norm(self.head_dim, style, rngs) if style.modern else None
+        self.k_norm = make_norm(self.head_dim, style, rngs) if style.modern else None
+
+    def __call__(self, x: jax.Array, frames: Frames) -> jax.Array:
+        """(B, T, D) to (B, T, D)."""
+        heads = (*x.shape[:-1], self.num_heads, self.head_dim)
+        query, key, value = (apply_flat(f, x).reshape(heads) for f in (self.q, self.k, self.v))
+        if self.q_norm is not None and self.k_norm is not None:
+            query = self.q_norm(query).astype(x.dtype)
+            key = self.k_norm(key).astype(x.dtype)
+        query = rotate(query, frames.angles)
+        key = rotate(key, frames.angles)
+        if (
+            x.shape[1] % splash_attention.LANES == 0
+            and attention.resolve("auto", query) == "splash"
+        ):
+            segments = None if frames.valid is None else frames.valid.astype(jnp.int32)
+            mixed = attention.attend(
+                query, key, value, segment_ids=segments, causal=False, implementation="splash"
+            )
+        else:
+            mixed = attention.attend(
+                query, key, value, key_mask=frames.valid, causal=False, implementation="xla"
+            )
+        return apply_flat(self.out, mixed.reshape(x.shape))
+
+
+class LayerStack(nnx.Module):
+    """Equal layers under one scan.
+
+    Args:
+        make: one layer from random streams; it maps (x, frames, skip=..., key=...) to x.
+        count: how many.
+        style: for the activations' type and what the backward pass recomputes.
+        rngs: for the initial values.
+    """
+
+    def __init__(
+        self, make: Callable[[nnx.Rngs], nnx.Module], count: int, style: Style, *, rngs: nnx.Rngs
+    ):
+        self.count, self.dtype, self.remat = count, style.dtype, style.remat
+
+        @nnx.split_rngs(splits=count)
+        @nnx.vmap(in_axes=0, out_axes=0, transform_metadata={nnx.PARTITION_NAME: None})
+        def build(rngs: nnx.Rngs) -> nnx.Module:
+            return make(rngs)
+
+        self.layers = build(rngs)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        frames: Frames,
+        *,
+        skips: jax.Array | None = None,
+        collect: bool = False,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Runs the layers one after another.
+
+        Args:
+            x: (B, T, D).
+            frames: positions, padding and time.
+            skips: (count, B, T, D), a second input of each layer.
+            collect: whether to return the output of every layer.
+            key: switches dropout on.
+
+        Returns:
+            The last output (B, T, D), and all of them (count, B, T, D) or None.
+        """
+        graph, params = nnx.split(self.layers)
+        keys = None if key is None else jax.random.split(key, self.count)
+
+        def body(x, layer):
+            params, skip, key = layer
+            kernels = sharding.gather_layer(nnx.to_pure_dict(params), self.dtype)
+            nnx.replace_by_pure_dict(params, kernels)
+            x = nnx.merge(graph, params)(x, frames, skip=skip, key=key)
+            x = sharding.constrain(x, ("batch", "length", "embed"))
+            return x, (x if collect else None)
+
+        return jax.lax.scan(rematerialized(body, self.remat), x, (params, skips, keys))
+
+
+def make_linear(
+    fan_in: int,
+    fan_out: int,
+    style: Style,
+    *,
+    bias: bool = True,
+    init: nnx.initializers.Initializer | None = None,
+    rngs: nnx.Rngs,
+) -> nnx.Linear:
+    """A linear map drawn with variance 1 / fan_in, unless `init` says otherwise."""
+    return nnx.Linear(
+        fan_in,
+        fan_out,
+        use_bias=bias,
+        kernel_init=init or nnx.initializers.normal(fan_in**-0.5),
+        dtype=style.dtype,
+        rngs=rngs,
+    )

@@ -1,0 +1,223 @@
+"""GPST: a large global transformer over both token streams, a small local one per frame.
+
+arXiv 2406.00976, section 3. A global position sums the embeddings of its stack of codebook ids;
+its hidden state predicts either the next semantic unit, or, through the local transformer, the
+next acoustic frame one codebook after another.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from data_pipeline.tokens import EOS, PAD, TokenLayout
+from gpst_jax.config import GPSTConfig, TransformerConfig
+from gpst_jax.models.rope import rotary
+from gpst_jax.models.transformer import Cache, Context, Head, Stack, Style, dropout
+from gpst_jax.parallel import sharding
+
+
+class Net(Stack):
+    """A stack with its token table and, where `positions` is not 0, learned positions."""
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        style: Style,
+        *,
+        vocab: int,
+        positions: int,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(config, style, rngs=rngs)
+        width = config.d_model
+        init = nnx.initializers.normal(width**-0.5)
+
+        def table(rows: int) -> nnx.Embed:
+            return nnx.Embed(rows, width, embedding_init=init, dtype=jnp.float32, rngs=rngs)
+
+        self.embed = table(vocab)
+        self.positions = table(positions) if positions else None
+
+    def lookup(self, ids: jax.Array) -> jax.Array:
+        """sqrt(D) times the embedding of ids (...), exactly zero where PAD: (..., D) float32."""
+        scale = jnp.where(ids == PAD, 0.0, self.config.d_model**0.5)
+        # Gathering the table moves less than exchanging the rows that were looked up.
+        table = sharding.gather(self.embed.embedding[...], ("vocab", "embed"))
+        return table[ids] * scale[..., None]
+
+
+class GPST(nnx.Module):
+    """The hierarchical transformer.
+
+    Args:
+        config: dimensions and variants.
+        layout: vocabulary sizes, codebooks and rates, from the dataset.
+        rngs: for the initial values.
+    """
+
+    def __init__(self, config: GPSTConfig, layout: TokenLayout, *, rngs: nnx.Rngs):
+        self.config, self.layout = config, layout
+        dtype = jnp.dtype(config.dtype)
+        style = Style(config.block, dtype, config.dropout, config.attention, config.remat)
+        wide, narrow = config.global_net.d_model, config.local_net.d_model
+        paper = not style.modern
+        # The local network is tiny per frame: plain attention, fused by the compiler.
+        local_style = style._replace(attention="xla")
+        style = style._replace(rotary=style.modern)
+        self.global_net = Net(
+            config.global_net,
+            style,
+            vocab=layout.global_vocab,
+            positions=config.max_positions if paper else 0,
+            rngs=rngs,
+        )
+        # Which stream a position belongs to is known from its ids, but not its time alone.
+        unit = nnx.initializers.normal(1.0)
+        self.streams = None if paper else nnx.Embed(2, wide, embedding_init=unit, rngs=rngs)
+        self.local_net = Net(
+            config.local_net,
+            local_style,
+            vocab=layout.acoustic_vocab,
+            positions=layout.num_codebooks,
+            rngs=rngs,
+        )
+        self.projector = nnx.Linear(
+            wide, narrow, kernel_init=nnx.initializers.xavier_uniform(), dtype=dtype, rngs=rngs
+        )
+        heads: tuple[int, ...] = (narrow, layout.acoustic_classes)
+        if not config.shared_acoustic_head:
+            heads = (layout.num_codebooks, *heads)
+        self.semantic_head = Head((wide, layout.semantic_vocab), wide, rngs=rngs)
+        self.acoustic_head = Head(heads, narrow, rngs=rngs)
+
+    def embed(self, tokens: jax.Array, positions: jax.Array, streams: jax.Array) -> jax.Array:
+        """Input of the global stack: (B, L, D) from ids (B, L, Q), positions and streams (B, L).
+
+        x = sqrt(D) * sum over the stack of E[id], plus the learned position (paper) or the
+        embedding of the stream (modern, where time enters by rotary positions).
+        """
+        x = self.global_net.lookup(tokens).sum(axis=2)
+        if self.global_net.positions is not None:
+            table = self.global_net.positions.embedding[...]
+            # Padding may stand beyond the table, where a lookup would give NaN.
+            x = x + table[jnp.minimum(positions, len(table) - 1)]
+        if self.streams is not None:
+            x = x + self.streams(streams)
+        return sharding.constrain(x.astype(self.config.dtype), ("batch", "length", "embed"))
+
+    def context(self, positions: jax.Array, **fields) -> Context:
+        """Rotary angles of the positions (B, L) for the modern block, and the given fields."""
+        angles = None
+        if self.config.block == "modern":
+            angles = rotary(positions, self.config.global_net.head_dim)
+        return Context(angles=angles, **fields)
+
+    def hidden(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        streams: jax.Array,
+        segment_ids: jax.Array | None = None,
+        *,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Global hidden states (B, L, D) of packed rows; a key switches dropout on."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        x = dropout(self.embed(tokens, positions, streams), self.config.dropout, keys[0])
+        return self.global_net(x, self.context(positions, segment_ids=segment_ids), key=keys[1])
+
+    def local_inputs(self, hidden: jax.Array, frames: jax.Array) -> jax.Array:
+        """Input of the local stack: (N, Q, d).
+
+        Slot 0 holds the projected hidden state, slot q the scaled embedding of code q - 1; the
+        last code is never an input.
+
+        Args:
+            hidden: (N, D) global hidden states, one per frame.
+            frames: (N, Q) local ids of the frames they predict.
+        """
+        first = self.project(hidden).astype(jnp.float32)[:, None]
+        rest = self.local_net.lookup(frames[:, :-1])
+        assert self.local_net.positions is not None
+        positions = self.local_net.positions.embedding[...]
+        x = jnp.concatenate([first, rest], axis=1) + positions[None]
+        return sharding.constrain(x.astype(self.config.dtype), ("batch", "codebooks", "embed"))
+
+    def project(self, hidden: jax.Array) -> jax.Array:
+        """(N, D) to (N, d), between the widths of the two stacks."""
+        kernel, bias = self.projector.kernel[...], self.projector.bias
+        assert bias is not None
+        kernel = self._gather(kernel, ("embed", "local_embed"))
+        return hidden @ kernel + bias[...].astype(hidden.dtype)[None]
+
+    def local_hidden(
+        self, hidden: jax.Array, frames: jax.Array, *, key: jax.Array | None = None
+    ) -> jax.Array:
+        """Local hidden states (N, Q, d) under teacher forcing."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        x = dropout(self.local_inputs(hidden, frames), self.config.dropout, keys[0])
+        return self.local_net(x, Context(), key=keys[1])
+
+    def semantic_kernel(self) -> jax.Array:
+        """The semantic head (D, V_s) in the activation dtype."""
+        return self._gather(self.semantic_head.kernel[...], ("embed", "vocab"))
+
+    def semantic_logits(self, hidden: jax.Array) -> jax.Array:
+        """(..., D) to (..., V_s) float32."""
+        return (hidden @ self.semantic_kernel()).astype(jnp.float32)
+
+    def acoustic_kernel(self) -> jax.Array:
+        """The acoustic head, (d, classes) or of each codebook (Q, d, classes), alike."""
+        kernel = self.acoustic_head.kernel[...]
+        return self._gather(kernel, ("codebooks", "embed", "vocab")[-kernel.ndim :])
+
+    def acoustic_logits(self, local_hidden: jax.Array) -> jax.Array:
+        """(N, Q, d) to (N, Q, classes) float32, by the head of each codebook or the shared one."""
+        kernel = self.acoustic_kernel()
+        if kernel.ndim == 2:
+            return (local_hidden @ kernel).astype(jnp.float32)
+        return jnp.einsum("nqd,qdc->nqc", local_hidden, kernel).astype(jnp.float32)
+
+    def codebook_logits(self, local_hidden: jax.Array, codebook: jax.Array) -> jax.Array:
+        """(N, d) at one codebook (a traced index) to (N, classes) float32."""
+        kernel = self.acoustic_kernel()
+        if kernel.ndim == 3:
+            kernel = kernel[codebook]
+        return (local_hidden @ kernel).astype(jnp.float32)
+
+    def _gather(self, kernel: jax.Array, axes: sharding.LogicalAxes) -> jax.Array:
+        dtype = jnp.dtype(self.config.dtype)
+        return sharding.gather(kernel, axes, dtype).astype(dtype)
+
+    def targets(self, frames: jax.Array) -> jax.Array:
+        """Head classes of local ids (..., Q): code + 4, or 2 for the end, in every slot."""
+        shift = jnp.arange(self.layout.num_codebooks, dtype=frames.dtype)
+        shift = (shift * self.layout.codebook_size).reshape((1,) * (frames.ndim - 1) + (-1,))
+        return jnp.maximum(frames - shift, EOS)
+
+    def extend(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        streams: jax.Array,
+        filled: jax.Array,
+        cache: Cache,
+    ) -> tuple[jax.Array, Cache]:
+        """Decodes n further positions (B, n, Q) after `filled` (B,) cached ones."""
+        x = self.embed(tokens, positions, streams)
+        return self.global_net.extend(x, self.context(positions, filled=filled), cache)
+
+
+def init(config: GPSTConfig, layout: TokenLayout, key: jax.Array) -> dict:
+    """Fresh parameters: a nested dict of float32 arrays."""
+    model = GPST(config, layout, rngs=nnx.Rngs(params=key))
+    return nnx.to_pure_dict(nnx.split(model, nnx.Param)[1])
+
+
+def bind(config: GPSTConfig, layout: TokenLayout, params: dict) -> GPST:
+    """The module over parameters as `init` gives them; cheap enough to call while tracing."""
+    graph, state = nnx.split(
+        nnx.eval_shape(lambda: GPST(config, layout, rngs=nnx.Rngs(0))), nnx.Param
+    )
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(graph, state)

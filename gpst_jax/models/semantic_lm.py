@@ -1,0 +1,152 @@
+"""A decoder-only language model over text and semantic units in one vocabulary.
+
+arXiv 2401.13527, section 3: the first stage of a chain of information. Text and speech are ids of
+one table, so the model is that of any text, and begins from the weights of one where it can.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from gpst_jax.config import SemanticLMConfig
+from gpst_jax.models.rope import rotary
+from gpst_jax.models.transformer import Cache, Context, Head, Stack, Style, dropout
+from gpst_jax.parallel import sharding
+
+NEW_ROWS = ("mean", "normal")
+
+
+class SemanticLM(nnx.Module):
+    """The language model.
+
+    Args:
+        config: dimensions and variants.
+        vocab_size: V, ids of text, markers and units together.
+        rngs: for the initial values.
+    """
+
+    def __init__(self, config: SemanticLMConfig, vocab_size: int, *, rngs: nnx.Rngs):
+        self.config, width = config, config.net.d_model
+        self.dtype = jnp.dtype(config.dtype)
+        modern = config.block == "modern"
+        style = Style(
+            config.block,
+            self.dtype,
+            config.dropout,
+            config.attention,
+            config.remat,
+            rotary=modern,
+            epsilon=config.norm_epsilon,
+        )
+        # Rows of length 1. As inputs they are scaled to elements of 1, but not those of Llama,
+        # whose table and output matrix are of one size.
+        self.scale = width**0.5 if modern else 1.0
+        init = nnx.initializers.normal(width**-0.5)
+        self.net = Stack(config.net, style, rngs=rngs)
+        self.embed = nnx.Embed(vocab_size, width, embedding_init=init, dtype=jnp.float32, rngs=rngs)
+        self.head = None if config.tie_embeddings else Head((width, vocab_size), width, rngs=rngs)
+
+    def lookup(self, tokens: jax.Array) -> jax.Array:
+        """Input of the stack: (B, L, D) from ids (B, L)."""
+        table = sharding.gather(self.embed.embedding[...], ("vocab", "embed"))
+        x = (table[tokens] * self.scale).astype(self.dtype)
+        return sharding.constrain(x, ("batch", "length", "embed"))
+
+    def context(self, positions: jax.Array, **fields) -> Context:
+        """Rotary angles of the positions (B, L), and the given fields."""
+        config = self.config
+        angles = rotary(positions, config.net.head_dim, config.rope_base, config.rope_scaling)
+        return Context(angles=angles, **fields)
+
+    def hidden(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segment_ids: jax.Array | None = None,
+        *,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Hidden states (B, L, D) of packed rows of ids (B, L); a key switches dropout on."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        x = dropout(self.lookup(tokens), self.config.dropout, keys[0])
+        return self.net(x, self.context(positions, segment_ids=segment_ids), key=keys[1])
+
+    def output_kernel(self) -> jax.Array:
+        """The output matrix (D, V) in the activation dtype."""
+        if self.head is None:
+            table = self.embed.embedding[...]
+            return sharding.gather(table, ("vocab", "embed"), self.dtype).astype(self.dtype).T
+        kernel = self.head.kernel[...]
+        return sharding.gather(kernel, ("embed", "vocab"), self.dtype).astype(self.dtype)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """(..., D) to (..., V) float32."""
+        return (hidden @ self.output_kernel()).astype(jnp.float32)
+
+    def extend(self, tokens: jax.Array, filled: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+        """Decodes n further ids (B, n) after `filled` (B,) cached ones."""
+        positions = filled[:, None] + jnp.arange(tokens.shape[1])[None]
+        return self.net.extend(self.lookup(tokens), self.context(positions, filled=filled), cache)
+
+
+def init(config: SemanticLMConfig, vocab_size: int, key: jax.Array) -> dict:
+    """Fresh parameters: a nested dict of float32 arrays."""
+    model = SemanticLM(config, vocab_size, rngs=nnx.Rngs(params=key))
+    return nnx.to_pure_dict(nnx.split(model, nnx.Param)[1])
+
+
+def bind(config: SemanticLMConfig, params: dict) -> SemanticLM:
+    """The module over parameters as `init` gives them; cheap enough to call while tracing."""
+    vocab_size = params["embed"]["embedding"].shape[0]
+    graph, state = nnx.split(
+        nnx.eval_shape(lambda: SemanticLM(config, vocab_size, rngs=nnx.Rngs(0))), nnx.Param
+    )
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(graph, state)
+
+
+def extend_vocabulary(
+    params: dict, old_size: int, new_size: int, key: jax.Array, rows: str = "mean"
+) -> dict:
+    """The same model with further ids at the end of its vocabulary.
+
+    The logits of the ids there were stay as they are.
+
+    Args:
+        params: parameters of a model of `old_size` ids.
+        old_size: V before.
+        new_size: V after.
+        key: of the draws.
+        rows: "mean": near the mean of the rows there were, so that no new id is likely anywhere
+            at first; "normal": N(0, 0.02^2), what libraries do.
+
+    Raises:
+        ValueError: the sizes do not fit, or `rows` is neither.
+    """
+    table = params["embed"]["embedding"]
+    if table.shape[0] != old_size or new_size < old_size:
+        raise ValueError(
+            f"cannot extend {table.shape[0]} rows, said to be {old_size}, to {new_size}"
+        )
+    keys, count = jax.random.split(key), new_size - old_size
+    extended = dict(params)
+    new = new_rows(table, count, keys[0], rows)
+    extended["embed"] = {"embedding": jnp.concatenate([table, new])}
+    if "head" in params:
+        kernel = params["head"]["kernel"]
+        new = new_rows(kernel.T, count, keys[1], rows).T
+        extended["head"] = {"kernel": jnp.concatenate([kernel, new], axis=1)}
+    return extended
+
+
+def new_rows(table: jax.Array, count: int, key: jax.Array, rows: str = "mean") -> jax.Array:
+    """Rows (count, D) of new ids beside a table (V, D), see `extend_vocabulary`.
+
+    "mean" draws them around the mean with a tenth of the deviation of each column.
+    """
+    noise = jax.random.normal(key, (count, table.shape[1]), table.dtype)
+    if rows == "normal":
+        return 0.02 * noise
+    if rows != "mean":
+        raise ValueError(f"new rows are drawn as one of {', '.join(NEW_ROWS)}, not {rows!r}")
+    return table.mean(axis=0, keepdims=True) + 0.1 * table.std(axis=0, keepdims=True) * noise

@@ -1,0 +1,313 @@
+"""Transformer blocks and stacks, shared by the global and the local network.
+
+Modules are Flax NNX and are split once into a graph definition and a plain tree of arrays. The
+layers of a stack share one set of arrays with a leading layer axis and run under `lax.scan`, so
+that compile time does not grow with depth; decoding walks them one by one.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from gpst_jax.config import ConfigError, TransformerConfig
+from gpst_jax.models import attention, splash_attention
+from gpst_jax.models.rope import rotate
+from gpst_jax.parallel import sharding
+
+Initializer = nnx.initializers.Initializer
+
+
+class Cache(NamedTuple):
+    """Keys and values of a stack: one array (B, H_kv, C, D/H) of each per layer.
+
+    Layers are apart, so that a decode loop writes one position in place and copies nothing.
+    """
+
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
+
+
+class Context(NamedTuple):
+    """What every layer of a stack sees beside its input."""
+
+    angles: jax.Array | None = None  # (B, L, D/H/2), None without rotary positions
+    segment_ids: jax.Array | None = None  # (B, L), None when a row is one segment
+    filled: jax.Array | None = None  # (B,) positions already in the cache; None: no cache
+
+
+class Style(NamedTuple):
+    """The block as published for GPST (`paper`) or for Llama (`llama`), or the current one."""
+
+    name: str
+    dtype: jnp.dtype
+    dropout: float = 0.0
+    attention: str = "auto"
+    remat: str = "none"
+    rotary: bool = False  # time enters by rotary positions: queries and keys get a bias each
+    epsilon: float = 1e-6  # of RMS norms
+
+    @property
+    def modern(self) -> bool:
+        """Whether the block is that of Llama with queries and keys normalised."""
+        return self.name == "modern"
+
+    @property
+    def paper(self) -> bool:
+        """Whether there are layer norms, GELU and biases; else RMS norms, a gated MLP, none."""
+        return self.name == "paper"
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Zeroes a share `rate` of x and scales the rest; the identity without a key."""
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
+
+
+def make_norm(width: int, style: Style, rngs: nnx.Rngs) -> nnx.Module:
+    """RMSNorm, or LayerNorm with bias and epsilon 1e-5 (paper), in float32."""
+    if not style.paper:
+        return nnx.RMSNorm(width, epsilon=style.epsilon, dtype=jnp.float32, rngs=rngs)
+    return nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, dtype=jnp.float32, rngs=rngs)
+
+
+class Attention(nnx.Module):
+    """Causal self-attention with separate query, key, value and output kernels.
+
+    Groups of query heads may share a head of keys and values (arXiv 2305.13245).
+    """
+
+    def __init__(self, config: TransformerConfig, style: Style, *, rngs: nnx.Rngs):
+        width = config.d_model
+        self.num_heads, self.kv_heads = config.num_heads, config.kv_heads
+        self.head_dim = config.head_dim
+        self.implementation = style.attention
+
+        def linear(init: Initializer, heads: int) -> nnx.Linear:
+            return nnx.Linear(
+                width,
+                heads * config.head_dim,
+                use_bias=style.paper,
+                kernel_init=init,
+                dtype=style.dtype,
+                rngs=rngs,
+            )
+
+        if not style.paper:
+            inner, outer = _normal(width), _normal(width, config.num_layers)
+        else:  # fairseq: Xavier, with gain 1/sqrt(2) on queries, keys and values
+            inner = nnx.initializers.variance_scaling(0.5, "fan_avg", "uniform")
+            outer = nnx.initializers.xavier_uniform()
+        self.q = linear(inner, self.num_heads)
+        self.k, self.v = linear(inner, self.kv_heads), linear(inner, self.kv_heads)
+        self.out = linear(outer, self.num_heads)
+        self.q_norm = make_norm(self.head_dim, style, rngs) if style.modern else None
+        self.k_norm = make_norm(self.head_dim, style, rngs) if style.modern else None
+        # A constant part of queries and keys, turned by the positions, prefers certain distances
+        # in time from the first step on: a frame finds the units of its own time much sooner.
+        unit = nnx.initializers.normal(1.0)
+
+        def bias(heads: int) -> nnx.Param | None:
+            if not style.rotary:
+                return None
+            return nnx.Param(unit(rngs.params(), (heads, self.head_dim)))
+
+        self.q_bias, self.k_bias = bias(self.num_heads), bias(self.kv_heads)
+
+    def __call__(
+        self, x: jax.Array, context: Context, cache: tuple[jax.Array, jax.Array] | None
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+        """(B, L, D) to (B, L, D); with a cache, also the cache extended by L positions."""
+        query, key, value = (
+            apply_flat(f, x).reshape(*x.shape[:-1], -1, self.head_dim)
+            for f in (self.q, self.k, self.v)
+        )
+        if self.q_norm is not None and self.k_norm is not None:
+            query = self.q_norm(query).astype(x.dtype)
+            key = self.k_norm(key).astype(x.dtype)
+        if self.q_bias is not None and self.k_bias is not None:
+            query = query + self.q_bias[...][None, None].astype(x.dtype)
+            key = key + self.k_bias[...][None, None].astype(x.dtype)
+        if context.angles is not None:
+            query = rotate(query, context.angles)
+            key = rotate(key, context.angles)
+        if cache is None:
+            mixed = attention.attend(
+                query,
+                key,
+                value,
+                segment_ids=context.segment_ids,
+                implementation=self.implementation,
+            )
+        else:
+            assert context.filled is not None
+            cache = (
+                attention.write_cache(cache[0], key, context.filled),
+                attention.write_cache(cache[1], value, context.filled),
+            )
+            mixed = attention.attend_cache(query, *cache, context.filled)
+        return apply_flat(self.out, mixed.reshape(x.shape)), cache
+
+
+class Mlp(nnx.Module):
+    """Feed-forward: SwiGLU without biases, or exact GELU with biases (paper)."""
+
+    def __init__(self, config: TransformerConfig, style: Style, *, rngs: nnx.Rngs):
+        def linear(fan_in: int, fan_out: int, init: Initializer) -> nnx.Linear:
+            return nnx.Linear(
+                fan_in,
+                fan_out,
+                use_bias=style.paper,
+                kernel_init=init,
+                dtype=style.dtype,
+                rngs=rngs,
+            )
+
+        width, inner = config.d_model, config.d_ff
+        self.gate = None if style.paper else linear(width, inner, _normal(width))
+        if not style.paper:
+            self.up = linear(width, inner, _normal(width))
+            self.down = linear(inner, width, _normal(inner, config.num_layers))
+        else:  # torch's default for linear layers: uniform within 1/sqrt(fan_in)
+            uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+            self.up = linear(width, inner, uniform)
+            self.down = linear(inner, width, uniform)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(B, L, D) to (B, L, D)."""
+        if self.gate is not None:
+            inner = jax.nn.silu(apply_flat(self.gate, x)) * apply_flat(self.up, x)
+        else:
+            inner = jax.nn.gelu(apply_flat(self.up, x), approximate=False)
+        return apply_flat(self.down, inner)
+
+
+class Block(nnx.Module):
+    """One pre-norm block: attention, then feed-forward, each added to the residual stream."""
+
+    def __init__(self, config: TransformerConfig, style: Style, *, rngs: nnx.Rngs):
+        self.attn_norm = make_norm(config.d_model, style, rngs)
+        self.attn = Attention(config, style, rngs=rngs)
+        self.mlp_norm = make_norm(config.d_model, style, rngs)
+        self.mlp = Mlp(config, style, rngs=rngs)
+        self.dropout = style.dropout
+
+    def __call__(
+        self,
+        x: jax.Array,
+        context: Context,
+        cache: tuple[jax.Array, jax.Array] | None = None,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+        """(B, L, D) to (B, L, D), and the extended cache where one is given."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        mixed, cache = self.attn(self.attn_norm(x).astype(x.dtype), context, cache)
+        x = x + dropout(mixed, self.dropout, keys[0])
+        x = x + dropout(self.mlp(self.mlp_norm(x).astype(x.dtype)), self.dropout, keys[1])
+        return x, cache
+
+
+class Stack(nnx.Module):
+    """Equal blocks under one scan, and the final norm."""
+
+    def __init__(self, config: TransformerConfig, style: Style, *, rngs: nnx.Rngs):
+        self.config, self.style = config, style
+
+        @nnx.split_rngs(splits=config.num_layers)
+        @nnx.vmap(in_axes=0, out_axes=0, transform_metadata={nnx.PARTITION_NAME: None})
+        def build(rngs: nnx.Rngs) -> Block:
+            return Block(config, style, rngs=rngs)
+
+        self.layers = build(rngs)
+        self.final_norm = make_norm(config.d_model, style, rngs)
+
+    def __call__(
+        self, x: jax.Array, context: Context, *, key: jax.Array | None = None
+    ) -> jax.Array:
+        """Teacher-forced pass: (B, L, D) to (B, L, D). A key switches dropout on."""
+        graph, params = nnx.split(self.layers)
+        keys = None if key is None else jax.random.split(key, self.config.num_layers)
+
+        def body(x, layer):
+            params, key = layer
+            kernels = sharding.gather_layer(nnx.to_pure_dict(params), self.style.dtype)
+            nnx.replace_by_pure_dict(params, kernels)
+            x = nnx.merge(graph, params)(x, context, key=key)[0]
+            return sharding.constrain(x, ("batch", "length", "embed")), None
+
+        x, _ = jax.lax.scan(rematerialized(body, self.style.remat), x, (params, keys))
+        return self.final_norm(x).astype(x.dtype)
+
+    def extend(self, x: jax.Array, context: Context, cache: Cache) -> tuple[jax.Array, Cache]:
+        """Runs n further positions (B, n, D) of a decode over the cache and extends it."""
+        graph, params = nnx.split(self.layers)
+        keys, values = [], []
+        for layer, held in enumerate(zip(*cache, strict=True)):
+            block = nnx.merge(graph, jax.tree.map(lambda leaf, layer=layer: leaf[layer], params))
+            x, extended = block(x, context, held)
+            assert extended is not None
+            keys.append(extended[0])
+            values.append(extended[1])
+        return self.final_norm(x).astype(x.dtype), Cache(tuple(keys), tuple(values))
+
+    def init_cache(self, rows: int, length: int) -> Cache:
+        """An empty cache for `rows` rows of `length` positions, in the activation dtype."""
+        shape = (rows, self.config.kv_heads, length, self.config.head_dim)
+        empty = tuple(jnp.zeros(shape, self.style.dtype) for _ in range(self.config.num_layers))
+        return Cache(empty, empty)
+
+
+def apply_flat(linear: nnx.Linear, x: jax.Array) -> jax.Array:
+    """Applies a linear layer to (B, L, D) as one matrix.
+
+    The gradient of the kernel is then one product; with two leading axes XLA first copies both
+    operands transposed on CPUs, which costs as much as half of the product.
+    """
+    return linear(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
+
+def _normal(fan_in: int, num_layers: int = 0) -> Initializer:
+    """Normal with variance 1 / fan_in; outputs of residual branches shrink with depth."""
+    depth = (2 * num_layers) ** -0.5 if num_layers else 1.0
+    return nnx.initializers.normal(depth * fan_in**-0.5)
+
+
+def _keep_all_but_gathered(primitive, *_, **__) -> bool:
+    """Keeps everything but parameters gathered from other devices, and casts.
+
+    Kept, the gathered copies of all layers would undo the sharding of the parameters.
+    """
+    return primitive.name not in ("custom_vjp_call", "sharding_constraint", "convert_element_type")
+
+
+def rematerialized(body: Callable, policy: str) -> Callable:
+    """The layer's body with what its backward pass recomputes; gathered parameters always are."""
+    policies = jax.checkpoint_policies
+    if policy == "none":
+        mesh = jax.sharding.get_abstract_mesh()
+        if mesh.empty or mesh.size == 1:
+            return body
+        return jax.checkpoint(body, policy=_keep_all_but_gathered)
+    if policy == "dots":
+        return jax.checkpoint(
+            body,
+            policy=policies.save_from_both_policies(
+                policies.dots_with_no_batch_dims_saveable,
+                policies.save_only_these_names(splash_attention.RESIDUALS),
+            ),
+        )
+    if policy == "full":
+        return jax.checkpoint(body)
+    raise ConfigError(f"config field model.remat: unknown policy {policy!r}")
+
+
+class Head(nnx.Module):
+    """A bias-free output matrix, drawn from N(0, 1 / fan_in)."""
+
+    def __init__(self, shape: tuple[int, ...], fan_in: int, *, rngs: nnx.Rngs):
+        init = nnx.initializers.normal(fan_in**-0.5)
+        self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32))

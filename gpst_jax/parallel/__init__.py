@@ -1,0 +1,1 @@
+"""Devices: meshes, sharding rules, the processes of a pod, and a table of chips."""

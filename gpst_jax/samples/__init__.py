@@ -1,0 +1,1 @@
+"""Tokens to audio files with a `manifest.jsonl`, the contract that evaluation reads."""

@@ -1,0 +1,1 @@
+"""The training loop: start reading at `loop.py`, then `step.py`."""

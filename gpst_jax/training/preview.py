@@ -1,0 +1,87 @@
+"""What a model in training sounds like: fixed items, resynthesised every so many steps.
+
+The units of a few held-out recordings are given and their frames sampled (semantic to acoustic).
+TensorBoard gets the audio and its spectrogram; the entropy of the sampled codes tells a codebook
+that collapses long before anyone listens.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.datasets.token_dataset import DatasetSpec
+from data_pipeline.datasets.token_records import RecordReader
+from data_pipeline.tokenizers import load_codec
+from gpst_jax.config import GPSTConfig, RunConfig
+from gpst_jax.generation.config import SamplingConfig
+from gpst_jax.generation.gpst_modes import ModeBuilder
+from gpst_jax.generation.gpst_sampler import Decoder
+from gpst_jax.training.metrics import MetricsWriter
+
+Preview = Callable[[int, Any, MetricsWriter | None], None]
+
+
+def make_preview(
+    config: RunConfig, dataset_dir: str, spec: DatasetSpec, items: int = 2, split: str = "valid"
+) -> Preview | None:
+    """Builds the preview of a run; None where the dataset has no such split.
+
+    Args:
+        config: the run.
+        dataset_dir: directory of its dataset.
+        spec: the dataset.
+        items: how many recordings.
+        split: where they are taken from: the first ones within the crop length.
+
+    Returns:
+        A function of (step, parameters, writer). All processes of a run call it, under the run's
+        mesh; one has the writer.
+    """
+    if split not in spec.splits:
+        return None
+    layout, data = spec.layout(), config.data
+    reader = RecordReader(dataset_dir, split)
+    longest = data.crop_seconds * layout.unit_rate
+    records = []
+    for index in range(len(reader)):
+        record = reader[index]
+        if len(record.units) <= longest:
+            records.append(record)
+        if len(records) == items:
+            break
+    codec = load_codec(Path(dataset_dir) / spec.codec.path)
+    silence = (np.array(spec.silence.units), np.array(spec.silence.codes))
+    builder = ModeBuilder(layout, silence, data.deduplicate)
+
+    def preview(step: int, params: Any, writer: MetricsWriter | None) -> None:
+        decoder = Decoder(config.model_as(GPSTConfig), layout, params, data.positions)
+        requests = [
+            builder.semantic_to_acoustic(record.units, item=index)
+            for index, record in enumerate(records)
+        ]
+        results = decoder.decode(requests, acoustic=SamplingConfig(temperature=0.7))
+        if writer is None:
+            return
+        for index, result in enumerate(results):
+            if result.codes.shape[1]:
+                wav = codec.decode(result.codes)
+                writer.write_audio(step, f"preview/{index}", wav, codec.sample_rate)
+        codes = np.concatenate([result.codes for result in results], axis=1)
+        writer.write(
+            step,
+            {
+                f"preview/code_entropy_q{book}": entropy_bits(codes[book])
+                for book in range(len(codes))
+            },
+        )
+
+    return preview if records else None
+
+
+def entropy_bits(codes: np.ndarray) -> float:
+    """Entropy of the empirical distribution of codes (T,), in bits; 0 without any."""
+    counts = np.unique(codes, return_counts=True)[1]
+    share = counts / max(counts.sum(), 1)
+    return float(-(share * np.log2(share)).sum())

@@ -1,0 +1,144 @@
+"""How a run stands, read from its workdir alone while it trains, or after.
+
+Everything comes from `metrics.jsonl`, the checkpoints, and the event files of TensorBoard, of which
+process 0 makes one at each start.
+"""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gpst_jax.checkpoints.manager import CHECKPOINT_DIRECTORY, Checkpoints
+from gpst_jax.checkpoints.record import CheckpointError
+from gpst_jax.training import metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class RunStatus:
+    """What `read_status` finds; None where it is not known yet.
+
+    Attributes:
+        step: of the last line of the metrics.
+        steps: where the run ends, from its newest checkpoint.
+        age_s: seconds since that line.
+        loss: training loss.
+        step_s: seconds for a step.
+        mfu: model FLOPs utilisation; None also where the chip is not in the table.
+        goodput: share of the time since the last start in which steps ran.
+        goodput_all: the same since the first line, stops between starts included. What was trained
+            twice counts once.
+        checkpoint_step: newest complete checkpoint.
+        checkpoint_age_s: seconds since it was completed.
+        restarts: starts of the training beyond the first.
+        skipped_steps: for a loss or gradient that could not be used.
+    """
+
+    step: int | None
+    steps: int | None
+    age_s: float | None
+    loss: float | None
+    step_s: float | None
+    mfu: float | None
+    goodput: float | None
+    goodput_all: float | None
+    checkpoint_step: int | None
+    checkpoint_age_s: float | None
+    restarts: int
+    skipped_steps: int
+
+
+def read_status(workdir: str | Path, now: float | None = None) -> RunStatus:
+    """Reads how the run in `workdir` stands; writes nothing.
+
+    Args:
+        workdir: of the run; may be empty.
+        now: seconds since the epoch; default: the clock.
+
+    Raises:
+        ValueError: `metrics.jsonl` is damaged; the message names the line.
+    """
+    workdir = Path(workdir)
+    now = time.time() if now is None else now
+    lines = metrics.read_metrics(workdir / metrics.METRICS_FILE)
+    trained = [line for line in lines if "train/learning_rate" in line]
+    last = trained[-1] if trained else {}
+    step, total, age = _newest_checkpoint(workdir, now)
+    return RunStatus(
+        step=last.get("step"),
+        steps=total,
+        age_s=now - last["time"] if last else None,
+        loss=last.get("train/loss"),
+        step_s=last.get("perf/step_s"),
+        mfu=last.get("perf/mfu"),
+        goodput=last.get("perf/goodput"),
+        goodput_all=_goodput(trained),
+        checkpoint_step=step,
+        checkpoint_age_s=age,
+        restarts=max(len(list(workdir.glob("tensorboard/events.*"))) - 1, 0),
+        skipped_steps=int(last.get("train/skipped_steps", 0)),
+    )
+
+
+def _goodput(lines: Sequence[dict[str, Any]]) -> float | None:
+    """Time of all steps after the first line over the time since it."""
+    if len(lines) < 2:
+        return None
+    busy = 0.0
+    for before, line in itertools.pairwise(lines):
+        # The first line of a start has no rate where its only step compiled.
+        busy += (line["step"] - before["step"]) * (line.get("perf/step_s") or 0.0)
+    return min(busy / max(lines[-1]["time"] - lines[0]["time"], 1e-9), 1.0)
+
+
+def _newest_checkpoint(workdir: Path, now: float) -> tuple[int | None, int | None, float | None]:
+    """Its step, the steps of its run, and its age in seconds."""
+    if not (workdir / CHECKPOINT_DIRECTORY).is_dir():
+        return None, None, None
+    checkpoints = Checkpoints(workdir, writable=False)
+    try:
+        if not checkpoints.steps:
+            return None, None, None
+        step = checkpoints.steps[-1]
+        age = now - (checkpoints.directory / str(step)).stat().st_mtime
+        return step, checkpoints.read_record(step)["config"]["train"]["steps"], age
+    except (CheckpointError, OSError):  # a live run may have removed it meanwhile
+        return None, None, None
+    finally:
+        checkpoints.close()
+
+
+def format_status(status: RunStatus) -> str:
+    """The status for a terminal."""
+
+    def ago(seconds: float | None) -> str:
+        return "" if seconds is None else f", {metrics.format_duration(max(seconds, 0))} ago"
+
+    def share(value: float | None) -> str:
+        return "not known" if value is None else f"{value:.1%}"
+
+    if status.step is None:
+        first = "no step has ended yet"
+    else:
+        first = f"step {status.step}" + (f" of {status.steps}" if status.steps else "")
+        first += ago(status.age_s)
+        if status.step_s and status.steps and status.steps > status.step:
+            left = (status.steps - status.step) * status.step_s
+            first += f"; {status.step_s:.3g} s a step, {metrics.format_duration(left)} to go"
+    saved = "none yet"
+    if status.checkpoint_step is not None:
+        saved = f"step {status.checkpoint_step}{ago(status.checkpoint_age_s)}"
+    loss = "not known" if status.loss is None else f"{status.loss:.4f}"
+    return "\n".join(
+        [
+            f"progress         {first}",
+            f"loss             {loss}; {status.skipped_steps} steps skipped",
+            f"MFU              {share(status.mfu)}",
+            f"goodput          {share(status.goodput)} since the last start, "
+            f"{share(status.goodput_all)} since the first line",
+            f"last checkpoint  {saved}",
+            f"restarts         {status.restarts}",
+        ]
+    )

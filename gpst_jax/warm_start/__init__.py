@@ -1,0 +1,1 @@
+"""Everything that a run can start from except random initialisation."""

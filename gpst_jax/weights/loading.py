@@ -1,0 +1,75 @@
+"""Brings a model of any kind onto devices: a run, exported parameters, or safetensors."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import SingleDeviceSharding
+
+from data_pipeline.runtime.errors import UserError
+from gpst_jax.checkpoints.manager import CHECKPOINT_DIRECTORY, Loaded
+from gpst_jax.weights.safetensors_source import SafetensorsSource, refuse_pickles
+from gpst_jax.weights.sources import MeanSource, OrbaxSource, Source, read_whole
+
+
+def open_source(
+    path: str | os.PathLike[str], steps: Sequence[int] = (), *, average: bool = True
+) -> Source:
+    """The model in a directory, whatever its kind.
+
+    Args:
+        path: of a run, or what `directory.export` or torch has written.
+        steps: of a run: which checkpoint, or of which the mean is taken; empty is the newest.
+        average: of a run: take the moving average where one was kept.
+
+    Raises:
+        UserError: there is none, or what is there cannot be used; the message names it.
+        CheckpointError: a checkpoint is missing or damaged.
+    """
+    if (Path(path) / CHECKPOINT_DIRECTORY).is_dir():
+        if len(steps) < 2:
+            return OrbaxSource(path, steps[0] if steps else None, average=average)
+        return MeanSource([OrbaxSource(path, step, average=average) for step in steps])
+    refuse_pickles(Path(path))
+    if steps:
+        raise UserError(f"{path} is no run: it holds one model and has no steps to choose from")
+    return SafetensorsSource(Path(path))
+
+
+def load(source: Source, shardings: Callable[[Any], Any] | None = None) -> Loaded:
+    """A model's arrays on devices, one after another.
+
+    Args:
+        source: see `open_source`.
+        shardings: maps the tree of shapes to a tree of shardings; None puts all on the first
+            device.
+
+    Raises:
+        CheckpointError: an array is damaged or not finite.
+    """
+    tree = nested(source.shapes())
+    if shardings is None:
+        first = SingleDeviceSharding(jax.local_devices()[0])
+        target = jax.tree.map(lambda _: first, tree)
+    else:
+        target = shardings(tree)
+    paths = nested({path: path for path in source.shapes()})
+    params = jax.tree.map(
+        lambda path, where: jax.device_put(read_whole(source, path), where), paths, target
+    )
+    about = source.description
+    return Loaded(params, about.config, about.dataset, about.step, about.family)
+
+
+def nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """Values by path as a tree of dicts."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = value
+    return tree

@@ -1,0 +1,273 @@
+"""Models to be exported or loaded, read array by array: a big one never stands in memory whole.
+
+A source is a run (or the exported parameters of one), a mean of several of its checkpoints, or a
+directory of safetensors, see `safetensors_source`.
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+import tensorstore
+
+from data_pipeline.datasets.dataset_json import SPEC_FILE
+from data_pipeline.datasets.kinds import Spec, parse_spec
+from data_pipeline.loading.mixture import dataset_with
+from data_pipeline.runtime.errors import UserError
+from gpst_jax.checkpoints import checksums
+from gpst_jax.checkpoints.manager import reading
+from gpst_jax.checkpoints.record import CheckpointError, DamagedCheckpointError
+from gpst_jax.config import RunConfig
+from gpst_jax.models.lora import BASE
+from gpst_jax.parallel.sharding import path_string
+
+Shapes = dict[str, jax.ShapeDtypeStruct]
+
+_MMAP_THRESHOLD = -3  # of mallopt
+DATASET_DIRECTORY = "dataset"  # in an exported checkpoint: dataset.json and the tokenizers
+EVALUATION_FILE = "evaluation.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What is known of a model beside its arrays.
+
+    Attributes:
+        config: the run, as it was trained.
+        dataset: contents of dataset.json.
+        step: finished steps.
+        family: class of the objective.
+        weights: which arrays: `parameters`, `ema`, or `mean of steps ...`.
+        code_version: of the training.
+        jax_version: of the training.
+    """
+
+    config: RunConfig
+    dataset: dict[str, Any]
+    step: int
+    family: str
+    weights: str
+    code_version: str
+    jax_version: str
+
+    def spec(self) -> Spec:
+        """The dataset's contract."""
+        return parse_spec(self.dataset, "the model's dataset.json")
+
+    def portable_config(self) -> RunConfig:
+        """The run without the place of its data, which means nothing elsewhere."""
+        data = dataclasses.replace(self.config.data, path="")
+        return dataclasses.replace(self.config, data=data)
+
+
+class Source(Protocol):
+    """A model that is read array by array."""
+
+    @property
+    def description(self) -> Description:
+        """What the model is."""
+
+    @property
+    def files(self) -> Path | None:
+        """Directory of dataset.json and of the tokenizers it names; None where they are lost."""
+
+    @property
+    def evaluation(self) -> dict[str, Any] | None:
+        """Results that came with the model."""
+
+    def shapes(self) -> Shapes:
+        """Every array by its path, in JAX's layout."""
+
+    def stream(self, path: str, budget: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Consecutive rows of an array: the first one's number, and all that `budget` bytes hold.
+
+        At least one row comes at a time. After the last, the array is known to be whole.
+
+        Raises:
+            CheckpointError: it is not; the message names it.
+        """
+
+
+def read_whole(source: Source, path: str, budget: int = 1 << 28) -> np.ndarray:
+    """All rows of an array; beside it, so many bytes are in memory at a time."""
+    leaf = source.shapes()[path]
+    whole = np.empty(leaf.shape, leaf.dtype)
+    for first, rows in source.stream(path, budget):
+        if leaf.shape:
+            whole[first : first + len(rows)] = rows
+        else:
+            whole[...] = rows
+    return whole
+
+
+def row_groups(shape: Sequence[int], itemsize: int, budget: int) -> Iterator[tuple[int, int]]:
+    """Ranges of rows of a leading axis that `budget` bytes hold, at least one row each."""
+    size = itemsize * math.prod(shape[1:])
+    count = max(1, budget // max(size, 1))
+    for first in range(0, shape[0], count):
+        yield first, min(first + count, shape[0])
+
+
+class OrbaxSource:
+    """A checkpoint of a run.
+
+    Args:
+        workdir: of the run, or of exported parameters.
+        step: which checkpoint; None is the newest.
+        average: take the moving average of the parameters where one was kept.
+
+    Raises:
+        CheckpointError: there is none, or it holds adapters.
+    """
+
+    def __init__(
+        self, workdir: str | os.PathLike[str], step: int | None = None, *, average: bool = True
+    ):
+        self._workdir = Path(workdir)
+        with reading(workdir, step) as (checkpoints, step):
+            record = checkpoints.read_record(step)
+            self._directory = checkpoints.directory / str(step)
+            config = RunConfig.from_json(json.dumps(record["config"]))
+            averaged = average and "ema" in record["arrays"]
+            self._item = "ema" if averaged else "params"
+            tree = checkpoints.read_shapes(step, self._item)
+        self._sums = {path: array[2] for path, array in record["arrays"][self._item].items()}
+        self._shapes = {path_string(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+        if any(path.startswith(f"{BASE}/") for path in self._shapes):
+            raise CheckpointError(
+                f"{self._directory} holds adapters beside their base: name the merged model that "
+                "experiments.finetune wrote beside it"
+            )
+        self.description = Description(
+            config=config,
+            dataset=record["dataset"],
+            step=step,
+            family=record["family"],
+            weights=record.get("weights", "ema" if averaged else "parameters"),
+            code_version=record["code_version"],
+            jax_version=record["jax_version"],
+        )
+        # No cache, and one chunk decoded at a time: memory is that of what was asked for.
+        self._context = tensorstore.Context(
+            {
+                "cache_pool": {"total_bytes_limit": 0},
+                "data_copy_concurrency": {"limit": 1},
+                "file_io_concurrency": {"limit": 1},
+            }
+        )
+
+    @property
+    def files(self) -> Path | None:
+        """Beside the checkpoints where they were exported, else in the run's dataset."""
+        own = self._workdir / DATASET_DIRECTORY
+        if (own / SPEC_FILE).is_file():
+            return own
+        try:
+            return Path(dataset_with(self.description.config.data.path, "train", "valid", "unseen"))
+        except UserError:
+            return None
+
+    @property
+    def evaluation(self) -> dict[str, Any] | None:
+        """Results beside the checkpoints."""
+        return read_evaluation(self._workdir)
+
+    def shapes(self) -> Shapes:
+        """Every array by its path."""
+        return self._shapes
+
+    def stream(self, path: str, budget: int) -> Iterator[tuple[int, np.ndarray]]:
+        """See `Source`."""
+        leaf = self._shapes[path]
+        total = 0
+        array = self._open(path)
+        _release_memory()
+        for first, stop in row_groups(leaf.shape or (1,), leaf.dtype.itemsize, budget):
+            try:
+                rows = (array[first:stop] if leaf.shape else array).read().result()
+            except (ValueError, OSError) as error:
+                raise self._damaged(path, str(error)) from error
+            total += checksums.rows_checksum(rows, first)
+            _release_memory()
+            yield first, rows
+        if total % 2**32 != self._sums[path]:
+            raise self._damaged(path, "it is not what was written")
+
+    def _open(self, path: str) -> Any:
+        store = {
+            "driver": "ocdbt",
+            "base": f"file://{(self._directory / self._item).absolute()}/",
+            "path": path.replace("/", ".") + "/",
+        }
+        for driver in ("zarr3", "zarr"):
+            with contextlib.suppress(ValueError):
+                return tensorstore.open(
+                    {"driver": driver, "kvstore": store}, open=True, read=True,
+                    context=self._context,
+                ).result()  # fmt: skip
+        raise self._damaged(path, "not an array")
+
+    def _damaged(self, path: str, reason: str) -> DamagedCheckpointError:
+        short = (reason.splitlines() or [""])[0][:200]
+        return DamagedCheckpointError(f"{self._directory}: {self._item} {path!r}: {short}")
+
+
+class MeanSource:
+    """The mean of several checkpoints of one run.
+
+    Args:
+        sources: of equal arrays; the last one describes the mean.
+
+    Raises:
+        CheckpointError: their arrays differ.
+    """
+
+    def __init__(self, sources: Sequence[Source]):
+        self._sources = sources
+        last = sources[-1]
+        for source in sources:
+            if source.shapes() != last.shapes():
+                raise CheckpointError(
+                    f"the checkpoints of steps {source.description.step} and "
+                    f"{last.description.step} hold other arrays: they have no mean"
+                )
+        steps = ", ".join(str(source.description.step) for source in sources)
+        weights = f"mean of steps {steps} ({last.description.weights})"
+        self.description = dataclasses.replace(last.description, weights=weights)
+        self.files, self.evaluation = last.files, None
+
+    def shapes(self) -> Shapes:
+        """Those of all of them."""
+        return self._sources[-1].shapes()
+
+    def stream(self, path: str, budget: int) -> Iterator[tuple[int, np.ndarray]]:
+        """See `Source`; a running mean in the arrays' own dtype."""
+        streams = [source.stream(path, budget // 2) for source in self._sources]
+        for groups in zip(*streams, strict=True):
+            first, mean = groups[0]
+            mean = np.array(mean)
+            for count, (_, rows) in enumerate(groups[1:], start=2):
+                mean += (rows - mean) / mean.dtype.type(count)
+            yield first, mean
+
+
+def _release_memory() -> None:
+    """Gives freed memory back to the system: glibc keeps it, apart for each reading thread."""
+    libc: Any = ctypes.CDLL(None) if os.name == "posix" else None
+    if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim"):
+        libc.mallopt(_MMAP_THRESHOLD, 1 << 20)  # larger blocks go back as soon as they are freed
+        libc.malloc_trim(0)
+
+
+def read_evaluation(directory: Path) -> dict[str, Any] | None:
+    """Results in a directory, or None."""
+    path = directory / EVALUATION_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -1,0 +1,74 @@
+import json
+
+import pytest
+
+from data_pipeline.runtime.errors import UserError
+from gpst_jax.samples import manifest
+from gpst_jax.samples.manifest import Sample
+
+
+def _manifest(tmp_path, *lines):
+    path = tmp_path / "codec" / "manifest.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def test_paths_are_relative_to_the_manifest(tmp_path):
+    row = {"id": "a", "audio": "a.wav", "source_audio": "../o.wav", "speaker": "s", "text": None}
+    _manifest(tmp_path, json.dumps(row))
+    (sample,) = manifest.read_samples(tmp_path)["codec"]
+    assert sample.audio == tmp_path / "codec" / "a.wav"
+    assert sample.source_audio.resolve() == (tmp_path / "o.wav").resolve()
+    assert sample.prompt_audio is None
+    assert sample.text_kind == "free"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2: not JSON"),
+        ("[1]", "line 2: a JSON object"),
+        ('{"id": "b"}', "'audio'"),
+        ('{"id": 3, "audio": "b.wav"}', "'id'"),
+        ('{"id": "a", "audio": "b.wav"}', "occurs twice"),
+        ('{"id": "b", "audio": "b.wav", "text_kind": "song"}', "'text_kind'"),
+        ('{"id": "b", "audio": "b.wav", "prompt_audio": 1}', "'prompt_audio'"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path, line, message):
+    path = _manifest(tmp_path, '{"id": "a", "audio": "a.wav"}', line)
+    with pytest.raises(UserError, match=message) as error:
+        manifest.read_manifest(path)
+    assert str(path) in str(error.value)
+
+
+def test_missing_directories_and_empty_manifests_are_named(tmp_path):
+    with pytest.raises(UserError, match="no such directory"):
+        manifest.read_samples(tmp_path / "none")
+    with pytest.raises(UserError, match="run generate first"):
+        manifest.read_samples(tmp_path)
+    with pytest.raises(UserError, match="holds no samples"):
+        manifest.read_manifest(_manifest(tmp_path, ""))
+
+
+def _sample(tmp_path, id_, pair=None):
+    return Sample(id=id_, audio=tmp_path / id_, speaker="s", pair=pair)
+
+
+def test_chosen_items_agree_between_conditions(tmp_path):
+    everything = [_sample(tmp_path, str(i)) for i in range(50)]
+    fewer = everything[::2][::-1]
+    chosen = {s.id for s in manifest.first_of_seeded_order(everything, 20, 0)}
+    among_fewer = [s.id for s in manifest.first_of_seeded_order(fewer, 10, 0)]
+    # Whatever both conditions hold and the larger choice kept comes first in the smaller one.
+    common = [id_ for id_ in among_fewer if id_ in chosen]
+    assert common == among_fewer[: len(common)]
+    assert {s.id for s in manifest.first_of_seeded_order(everything, 20, 1)} != chosen
+
+
+def test_a_pair_has_two_renderings(tmp_path):
+    two = [_sample(tmp_path, "a", "p"), _sample(tmp_path, "b", "p"), _sample(tmp_path, "c")]
+    assert [(a.id, b.id) for a, b in manifest.pairs(two)] == [("a", "b")]
+    with pytest.raises(UserError, match="'q' has 1"):
+        manifest.pairs([*two, _sample(tmp_path, "d", "q")])

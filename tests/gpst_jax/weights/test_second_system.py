@@ -1,0 +1,221 @@
+"""The language model and the flow of the second system: exported, loaded by torch, equal."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from in_memory import MemorySource, make_sequences
+from stored_model import make_dataset
+
+from data_pipeline.tokenizers import load_codec
+from gpst_jax.config import DataConfig, FlowConfig, RunConfig, SemanticLMConfig, TransformerConfig
+from gpst_jax.config.models import RopeScaling
+from gpst_jax.generation import flow_sampler, ode_solvers
+from gpst_jax.generation.config import SamplingConfig
+from gpst_jax.generation.flow_sampler import FlowSettings
+from gpst_jax.generation.frame_batches import FrameRequest
+from gpst_jax.generation.lm_grammar import free_grammar, speech_grammar
+from gpst_jax.generation.lm_sampler import LMDecoder, LMRequest
+from gpst_jax.models import flow_matching, semantic_lm
+from gpst_jax.weights import loading
+from gpst_jax.weights.directory import export
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+hf = pytest.importorskip("gpst_jax.hf")
+
+GREEDY = SamplingConfig(top_k=1)
+
+
+def _random(init, *arguments, seed=0):
+    """Parameters of the right shapes, none of them 0 or 1; frozen ones as they are made."""
+    shapes = jax.eval_shape(functools.partial(init, *arguments), jax.random.key(0))
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        fan_in = leaf.shape[-2] if path[-1].key == "kernel" else max(leaf.shape[-1:], default=1)
+        noise = rng.normal(size=leaf.shape)
+        if path[-1].key in ("scale", "channel_scale"):
+            return jnp.asarray(1 + 0.1 * noise, jnp.float32)
+        return jnp.asarray(noise * fan_in**-0.5, jnp.float32)
+
+    return jax.tree.map_with_path(draw, shapes)
+
+
+@pytest.fixture(scope="module")
+def sequences(tmp_path_factory):
+    """Directory and contract of sequences."""
+    directory = tmp_path_factory.mktemp("sequences")
+    return directory, make_sequences(directory)
+
+
+NET = TransformerConfig(d_model=32, num_layers=2, num_heads=4, d_ff=48, num_kv_heads=2)
+LANGUAGE_MODELS = {
+    "modern": SemanticLMConfig(NET),
+    "llama": SemanticLMConfig(NET, block="llama"),
+    "llama3": SemanticLMConfig(
+        NET,
+        block="llama",
+        tie_embeddings=True,
+        rope_scaling=RopeScaling(8.0, 1.0, 4.0, 16),
+        norm_epsilon=1e-6,
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=LANGUAGE_MODELS)
+def language_model(request, sequences, tmp_path_factory):
+    """Configuration, parameters, contract, and the torch model of an export."""
+    directory, spec = sequences
+    model = LANGUAGE_MODELS[request.param]
+    config = RunConfig("lm", model, DataConfig(rows=2, row_length=128))
+    params = _random(semantic_lm.init, model, spec.vocabulary.size)
+    out = tmp_path_factory.mktemp("lm") / "out"
+    export(MemorySource(config, params, spec, directory, "SemanticLMObjective"), out, "hf")
+    kind = "AutoModel" if request.param == "modern" else "AutoModelForCausalLM"
+    loaded = getattr(transformers, kind).from_pretrained(out).eval()
+    return model, params, spec, loaded, out
+
+
+def test_language_model_logits(language_model):
+    model, params, spec, loaded, _ = language_model
+    ids = np.random.default_rng(1).integers(0, spec.vocabulary.size, (2, 40))
+    ours = semantic_lm.bind(model, params)
+    with jax.default_matmul_precision("highest"):
+        positions = jnp.broadcast_to(jnp.arange(40)[None], ids.shape)
+        expected = np.asarray(ours.logits(ours.hidden(jnp.asarray(ids), positions)))
+    with torch.no_grad():
+        found = loaded(torch.from_numpy(ids)).logits.numpy()
+    assert np.abs(expected).max() > 1
+    assert np.abs(found - expected).max() < 1e-4
+
+
+def test_language_model_comes_back(language_model, tmp_path):
+    _, params, _, _, out = language_model
+    source = loading.open_source(out)
+    again = loading.load(source).params
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    export(source, tmp_path / "again", "hf")
+    for name in ("config.json", "model.safetensors", "README.md", "dataset.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_language_model_greedy_decoding(language_model):
+    model, params, spec, loaded, _ = language_model
+    prompt = np.random.default_rng(2).integers(0, spec.vocabulary.text_size, 7)
+    decoder = LMDecoder(model, spec.vocabulary, params)
+
+    def ours(grammar):
+        with jax.default_matmul_precision("highest"):
+            return decoder.decode([LMRequest(prompt, 12)], grammar, text=GREEDY, units=GREEDY)[0]
+
+    expected = ours(free_grammar(spec.vocabulary))
+    if model.block == "modern":
+        for grammar in (free_grammar(spec.vocabulary), speech_grammar(spec.vocabulary)):
+            expected = ours(grammar)
+            found = loaded.generate([LMRequest(prompt, 12)], grammar, text=GREEDY, units=GREEDY)[0]
+            np.testing.assert_array_equal(found.ids, expected.ids)
+            np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=1e-4)
+            assert found.ended == expected.ended
+        return
+    with torch.no_grad():
+        found = loaded.generate(torch.from_numpy(prompt)[None], max_new_tokens=12, do_sample=False)
+    new = found[0, len(prompt) :].numpy()
+    np.testing.assert_array_equal(new[: len(expected.ids)], expected.ids)
+
+
+FLOWS = {
+    "uconformer": FlowConfig(TransformerConfig(16, 5, 2, 24), conv_kernel=5),
+    "conformer": FlowConfig(
+        TransformerConfig(16, 2, 2, 24),
+        backbone="conformer",
+        chain="explicit",
+        conv_kernel=5,
+        prior_std=0.7,
+    ),
+    "dit": FlowConfig(
+        TransformerConfig(16, 2, 2, 24),
+        backbone="dit",
+        chain="plain",
+        semantics="table",
+        guidance_drop=0.1,
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=FLOWS)
+def flow(request, tmp_path_factory):
+    """Configuration, parameters, layout, and the torch model of an export."""
+    directory = tmp_path_factory.mktemp("flow")
+    spec = make_dataset(directory / "dataset", 3)
+    # One unit for each frame.
+    semantic = dataclasses.replace(spec.semantic, vocab_size=8, frame_rate=100.0)
+    spec = dataclasses.replace(spec, semantic=semantic).sealed()
+    layout = spec.layout()
+    model = FLOWS[request.param]
+    books = load_codec(directory / "dataset" / "tokenizers" / "codec").codebooks
+    config = RunConfig("flow", model, DataConfig(rows=2, row_length=128, frame_budget=128))
+    params = _random(flow_matching.init, model, layout, books)
+    made = flow_matching.init(model, layout, books, jax.random.key(0))
+    params |= {name: made[name] for name in ("codebooks", "latent_scale", "latent_shift")}
+    source = MemorySource(config, params, spec, directory / "dataset", "FlowObjective")
+    export(source, directory / "out", "hf", shard_bytes=40_000)
+    loaded = transformers.AutoModel.from_pretrained(directory / "out").eval()
+    return model, params, layout, loaded, directory / "out"
+
+
+def test_velocities(flow):
+    model, params, layout, loaded, _ = flow
+    rng = np.random.default_rng(1)
+    width = params["codebooks"]["embedding"].shape[-1]
+    x, e, context = rng.normal(size=(3, 2, 20, width)).astype(np.float32)
+    t = np.array([0.2, 0.9], np.float32)
+    valid = np.arange(20)[None] < np.array([[20], [13]])
+    ours = flow_matching.bind(model, layout, params)
+    with jax.default_matmul_precision("highest"):
+        expected = np.asarray(ours.velocity(x, e, context, t, jnp.asarray(valid)))
+    with torch.no_grad():
+        found = loaded(*map(torch.from_numpy, (x, e, context, t, valid))).numpy()
+    assert np.abs(expected[valid]).max() > 0.1
+    assert np.abs(found - expected)[valid].max() < 1e-4
+
+
+def test_latents_by_the_same_noise(flow):
+    model, params, layout, loaded, _ = flow
+    rng = np.random.default_rng(2)
+    settings = FlowSettings("heun", 3, 0.5 if model.guidance_drop else 0.0, temperature=0.8)
+    request = FrameRequest(
+        units=rng.integers(0, 8, 12),
+        prompt_codes=rng.integers(0, 8, (3, 6)),
+        prompt_units=rng.integers(0, 8, 6) if model.semantics == "table" else None,
+    )
+    width = params["codebooks"]["embedding"].shape[-1]
+    noise = np.asarray(
+        jax.vmap(lambda key: jax.random.normal(key, (width,)))(
+            flow_sampler.frame_keys(0, jnp.array([0]), 18)[0]
+        )
+    )
+    sampler = flow_sampler.FlowSampler(model, layout, params, settings)
+    with jax.default_matmul_precision("highest"):
+        expected = sampler.sample([request])[0]
+    found = loaded.generate([request], settings, noise=[noise])[0]
+    assert found.shape == expected.shape == (12, width)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert ode_solvers.num_evaluations("heun", 3) == 6
+
+
+def test_flow_comes_back(flow, tmp_path):
+    _, params, _, _, out = flow
+    source = loading.open_source(out)
+    again = loading.load(source).params
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    config = json.loads((out / "config.json").read_text())
+    assert config["latent_size"] == 80
+    export(source, tmp_path / "again", "hf", shard_bytes=40_000)
+    for path in out.glob("*"):
+        if path.is_file():
+            assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
