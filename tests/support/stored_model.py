@@ -4,10 +4,12 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from data_pipeline.datasets.token_dataset import (
     SPEC_VERSION,
@@ -124,3 +126,29 @@ def save_run(
         saves.save(step, items, json.loads(json.dumps(record | {"step": step})))
         saves.wait()
     saves.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A model in memory and where it is stored."""
+
+    workdir: Path
+    config: RunConfig
+    spec: DatasetSpec
+    params: Any
+
+
+@pytest.fixture(scope="session")
+def stored(tmp_path_factory):
+    """Function (block, shared head, codebooks) -> a run with one checkpoint."""
+
+    @functools.cache
+    def make(block: str = "modern", shared: bool = False, codebooks: int = 8) -> Stored:
+        directory = tmp_path_factory.mktemp("stored")
+        spec = make_dataset(directory / "dataset", codebooks)
+        config = make_config(directory / "dataset", block, shared)
+        params = random_params(config, spec)
+        save_run(directory / "run", config, spec, {4: {"params": params}})
+        return Stored(directory / "run", config, spec, params)
+
+    return make

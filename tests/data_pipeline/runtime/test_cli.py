@@ -13,7 +13,9 @@ from data_pipeline.runtime.files import write_json
 
 
 def _run_program(body: str) -> subprocess.CompletedProcess[str]:
-    program = "from data_pipeline import cli\n" + textwrap.dedent(body) + "\ncli.run(main)\n"
+    program = (
+        "from data_pipeline.runtime import cli\n" + textwrap.dedent(body) + "\ncli.run(main)\n"
+    )
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
 
 
@@ -21,7 +23,8 @@ def test_user_error_is_one_line_and_exit_code_2() -> None:
     result = _run_program(
         """
         def main(argv):
-            raise cli.UserError("no file\\n  here")
+            from data_pipeline.runtime.errors import UserError
+            raise UserError("no file\\n  here")
         """
     )
     assert result.returncode == 2

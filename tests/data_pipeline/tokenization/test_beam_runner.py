@@ -77,9 +77,9 @@ def test_the_direct_runner_writes_the_same_bytes(beam, config, tmp_path) -> None
 def test_beam_goes_on_where_the_pool_was_interrupted(beam, config, tmp_path, monkeypatch) -> None:
     output = str(tmp_path / "out")
     local = dataclasses.replace(config, output=output)
-    from data_pipeline.runtime import process_pool
+    from data_pipeline.tokenization import local_runner
 
-    work = process_pool.tokenize_shard
+    work = local_runner.tokenize_shard
     calls = []
 
     def one_only(task: ShardTask):
@@ -89,7 +89,7 @@ def test_beam_goes_on_where_the_pool_was_interrupted(beam, config, tmp_path, mon
         return work(task)
 
     with monkeypatch.context() as patch:
-        patch.setattr(process_pool, "tokenize_shard", one_only)
+        patch.setattr(local_runner, "tokenize_shard", one_only)
         with pytest.raises(KeyboardInterrupt):
             tokenize_corpus(local)
     result = tokenize_corpus(dataclasses.replace(local, runner="direct"))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_pipeline import fit_kmeans as module
 from data_pipeline.convert_weights import convert_weights
+from data_pipeline.fitting import kmeans as module
 from data_pipeline.fitting.kmeans import KMeansConfig, fit_kmeans
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.sources import FolderSource
