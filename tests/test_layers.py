@@ -10,17 +10,40 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("data_pipeline", "gpst_jax", "experiments")
 # From the ground: a folder may import what stands before it. `data_pipeline` itself holds commands,
 # `experiments` the programs; both stand on everything of their layer.
-ORDER = """
-data_pipeline/runtime data_pipeline/tokens data_pipeline/audio data_pipeline/datasets
-data_pipeline/tokenizers data_pipeline/sources data_pipeline/sequences data_pipeline/fitting
-data_pipeline/tokenization data_pipeline/packing data_pipeline/loading data_pipeline/inspection
-data_pipeline/synthetic data_pipeline
-gpst_jax gpst_jax/config gpst_jax/parallel gpst_jax/checkpoints gpst_jax/models
-gpst_jax/generation gpst_jax/objectives gpst_jax/samples gpst_jax/evaluation gpst_jax/weights
-gpst_jax/trackers gpst_jax/training gpst_jax/warm_start gpst_jax/compilation gpst_jax/hf
-gpst_jax/parity gpst_jax/benchmarks
-experiments
-""".split()
+ORDER = [
+    "data_pipeline/runtime",
+    "data_pipeline/tokens",
+    "data_pipeline/audio",
+    "data_pipeline/datasets",
+    "data_pipeline/tokenizers",
+    "data_pipeline/sources",
+    "data_pipeline/sequences",
+    "data_pipeline/fitting",
+    "data_pipeline/tokenization",
+    "data_pipeline/packing",
+    "data_pipeline/loading",
+    "data_pipeline/inspection",
+    "data_pipeline/synthetic",
+    "data_pipeline",
+    "gpst_jax",
+    "gpst_jax/config",
+    "gpst_jax/parallel",
+    "gpst_jax/checkpoints",
+    "gpst_jax/models",
+    "gpst_jax/generation",
+    "gpst_jax/objectives",
+    "gpst_jax/samples",
+    "gpst_jax/evaluation",
+    "gpst_jax/weights",
+    "gpst_jax/trackers",
+    "gpst_jax/training",
+    "gpst_jax/warm_start",
+    "gpst_jax/compilation",
+    "gpst_jax/hf",
+    "gpst_jax/parity",
+    "gpst_jax/benchmarks",
+    "experiments",
+]
 MOST_MODULES = {"experiments": 25}
 MOST_LINES = 400
 
