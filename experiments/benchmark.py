@@ -123,7 +123,7 @@ def run(base: workload.Workload, cases: list[str]) -> dict[str, Any]:
             "units": base.units,
             "frames": base.frames,
             "codebooks": base.layout.num_codebooks,
-            "row_length": base.config.data.row_length,
+            "row_length": base.config.data.sequence_length,
         },
         "interleaved": together,
         "machine": suite.machine(measured),

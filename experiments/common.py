@@ -105,7 +105,7 @@ class RunLoaders(contextlib.ExitStack):
         data = config.data
         self._data, self._spec = data, spec
         self._packing = PackingConfig(
-            row_length=data.row_length,
+            sequence_length=data.sequence_length,
             frame_budget=data.frame_budget,
             crop_seconds=data.crop_seconds,
             deduplicate=data.deduplicate,
@@ -123,10 +123,10 @@ class RunLoaders(contextlib.ExitStack):
             self._data.path,
             split,
             self._packing,
-            self._data.rows,
+            self._data.batch_size,
             host=jax.process_index(),
             num_hosts=jax.process_count(),
-            num_workers=self._data.workers if split == "train" else 0,
+            num_workers=self._data.num_workers if split == "train" else 0,
             repeat=split == "train",  # an evaluation never sees a record twice
         )
         self.callback(loader.close)

@@ -36,7 +36,7 @@ _TOPOLOGY = flags.DEFINE_string(
 )
 _NUM_SLICES = flags.DEFINE_integer("num_slices", 1, "Slices of that topology.", lower_bound=1)
 _ROWS_PER_CHIP = flags.DEFINE_integer(
-    "rows_per_chip", 0, "Sets data.rows to this many for each chip; 0: as in the config."
+    "rows_per_chip", 0, "Sets data.batch_size to this many for each chip; 0: as in the config."
 )
 _SET = flags.DEFINE_multi_string(
     "set", [], "Override of one field, as section.field=value; may be given several times."
@@ -87,13 +87,16 @@ def compile_run(config: RunConfig) -> tuple[aot.Report, str]:
 
 def with_rows(config: RunConfig, chips: int, rows_per_chip: int) -> RunConfig:
     """`config` with so many rows for each chip of the pod in each micro-batch."""
-    rows = rows_per_chip * chips * config.train.accumulate
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, rows=rows))
+    rows = rows_per_chip * chips * config.train.grad_accum_steps
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=rows))
 
 
 def settings(config: RunConfig) -> list[str]:
     """What --suggest chooses, as flags."""
-    return [f"--set=data.rows={config.data.rows}", f"--set=model.remat={config.model.remat}"]
+    return [
+        f"--set=data.batch_size={config.data.batch_size}",
+        f"--set=model.remat={config.model.remat}",
+    ]
 
 
 def suggest(
@@ -134,8 +137,8 @@ def suggest(
             rows, before = 2 * rows, report.mfu_ceiling
     if best is None:
         raise ConfigError(
-            "config field data.rows: one row per chip does not fit with any remat policy: raise "
-            "mesh.tensor, shorten data.row_length, or take a larger slice"
+            "config field data.batch_size: one row per chip does not fit with any remat policy: "
+            "raise mesh.tensor, shorten data.sequence_length, or take a larger slice"
         )
     return best
 
@@ -145,10 +148,10 @@ def describe(config: RunConfig, report: aot.Report) -> str:
     memory, flops = report.hbm_bytes_per_chip, report.flops_per_step
     mesh = " x ".join(f"{name} {size}" for name, size in report.mesh.items())
     data, on_frames = config.data, isinstance(config.model, FlowConfig | SoundStormConfig)
-    row = f"{data.frame_budget} frames" if on_frames else f"{data.row_length} positions"
+    row = f"{data.frame_budget} frames" if on_frames else f"{data.sequence_length} positions"
     lines = [
         f"{config.name} on {report.num_slices} x {report.topology}: {report.chips} chips, {mesh}, "
-        f"{data.rows} rows of {row}, "
+        f"{data.batch_size} rows of {row}, "
         f"remat {config.model.remat}   (compile-only estimate)",
         f"parameters         {report.parameters:,}",
     ]

@@ -26,8 +26,8 @@ from gpst_jax.generation.config import SamplingConfig
 from gpst_jax.generation.flow_sampler import FlowSettings
 from gpst_jax.generation.ode_solvers import SOLVERS
 from gpst_jax.samples import items
-from gpst_jax.samples.coig import CoIGConfig, CoIGGenerator
-from gpst_jax.samples.gpst import GenerationConfig, Generator
+from gpst_jax.samples.coig import CoIGConfig, CoIGSamples
+from gpst_jax.samples.gpst import GenerationConfig, GPSTSamples
 
 _GPST = GenerationConfig()
 _COIG = CoIGConfig()
@@ -116,7 +116,7 @@ def _generator(model: Loaded, dataset_dir: str, spec: DatasetSpec) -> Any:
     """The generator of the checkpoint's family."""
     where = (dataset_dir, spec, _AUDIO_DIR.value, _OUTPUT.value)
     if isinstance(model.config.model, GPSTConfig):
-        return Generator(model, *where, _gpst_config())
+        return GPSTSamples(model, *where, _gpst_config())
     if not isinstance(model.config.model, FlowConfig):
         raise UserError(
             f"--workdir={_WORKDIR.value}: a model of family {model.config.model.family!r} does not "
@@ -127,9 +127,7 @@ def _generator(model: Loaded, dataset_dir: str, spec: DatasetSpec) -> Any:
     if _LM_WORKDIR.value:
         loaded = load_params(_LM_WORKDIR.value)
         language = (loaded, dataset_with(loaded.config.data.path, "train"))
-    return CoIGGenerator(
-        model, language, *where, _DIALOGUE.value, _coig_config(language is not None)
-    )
+    return CoIGSamples(model, language, *where, _DIALOGUE.value, _coig_config(language is not None))
 
 
 def _gpst_config() -> GenerationConfig:

@@ -113,7 +113,7 @@ What `--suggest` finds, here for `gpst_190m` on v5e:4x4 (25 minutes on two cores
 compilations):
 
     python -m experiments.compile --config=experiments/configs/gpst_190m.py --topology=v5e:4x4 \\
-        --set=train.accumulate=1 --suggest
+        --set=train.grad_accum_steps=1 --suggest
 
 | remat | rows per chip | HBM per chip, GiB | MFU ceiling |
 |---|---|---|---|
@@ -126,8 +126,8 @@ compilations):
 
 The compiler keeps most activations of a single row in the chip's own memory; of four rows (the
 64 of a step on 16 chips) it could not, and the ceiling was 57 %. So this configuration and
-`gpst_hires_207m` take their 64 rows in 4 micro-batches (`train.accumulate`, written `4 x 1` above):
-four times the gathers, and ceilings of 99 % and 96 %.
+`gpst_hires_207m` take their 64 rows in 4 micro-batches (`train.grad_accum_steps`, written `4 x 1`
+above): four times the gathers, and ceilings of 99 % and 96 %.
 """
 
 
@@ -251,7 +251,7 @@ def render_growth(results: list[tuple[Case, dict[str, Any]]]) -> str:
 def _rows(case: Case, result: dict[str, Any]) -> str:
     """Rows per chip of a micro-batch, and how many of these a step has where it has several."""
     rows = case.rows_per_chip
-    accumulate = int(_setting(result, "data.rows")) // (result["chips"] * rows)
+    accumulate = int(_setting(result, "data.batch_size")) // (result["chips"] * rows)
     return str(rows) if accumulate == 1 else f"{accumulate} x {rows}"
 
 

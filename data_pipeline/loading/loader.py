@@ -166,8 +166,8 @@ class Loader:
         skipped = [list(rows) for rows in self._skipped]
         state = {"row": self._row, "plan": self.plan.fingerprint, "skipped": skipped}
         if self._repeat:
-            passes = self._rows.passes(self._row)
-            state |= {"pass": passes[0]} if len(passes) == 1 else {"passes": passes}
+            epochs = self._rows.epochs(self._row)
+            state |= {"pass": epochs[0]} if len(epochs) == 1 else {"passes": epochs}
         return state
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -185,9 +185,9 @@ class Loader:
                 "resume with the dataset, packing and seed of the checkpoint"
             )
         self._row, self._skipped = row, [list(skip) for skip in state.get("skipped", [])]
-        passes = state.get("passes", [state["pass"]] if "pass" in state else None)
-        if passes is not None:
-            self._rows = self._rows.from_passes(passes)
+        epochs = state.get("passes", [state["pass"]] if "pass" in state else None)
+        if epochs is not None:
+            self._rows = self._rows.from_epochs(epochs)
         self.close()
 
     def _start(self) -> Iterator[dict[str, np.ndarray]]:

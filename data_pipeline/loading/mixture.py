@@ -260,13 +260,13 @@ class MixturePlan:
         content = [MIXTURE_VERSION, _BLOCK, self.shares, [plan.fingerprint for plan in self.plans]]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
-    def num_rows(self, pass_number: int = 0) -> int:
+    def num_rows(self, epoch: int = 0) -> int:
         """Rows of one pass over every component."""
-        return sum(plan.num_rows(pass_number) for plan in self.plans)
+        return sum(plan.num_rows(epoch) for plan in self.plans)
 
-    def efficiency(self, pass_number: int = 0) -> dict[str, float]:
+    def efficiency(self, epoch: int = 0) -> dict[str, float]:
         """Shares of computed positions and of predicted stacks that are real."""
-        parts = [plan.efficiency(pass_number) for plan in self.plans]
+        parts = [plan.efficiency(epoch) for plan in self.plans]
         return {
             key: sum(share * part[key] for share, part in zip(self.shares, parts, strict=True))
             for key in parts[0]

@@ -67,18 +67,18 @@ class MixtureRows:
         component, place = self.plan.source(number)
         return self.components[component].row(place)
 
-    def passes(self, row: int) -> list[list[int]]:
+    def epochs(self, row: int) -> list[list[int]]:
         """Of each component the pass that its next row at `row` lies in, and its first row."""
         places = zip(self.components, self.plan.drawn(row), strict=True)
         return [list(component.plan.locate(place)) for component, place in places]
 
-    def from_passes(self, passes: list[list[int]]) -> Self:
+    def from_epochs(self, epochs: list[list[int]]) -> Self:
         """The same rows for processes to come that need not plan the passes before these."""
         later = dataclasses.replace(
             self,
             components=tuple(
                 component.from_pass(int(number), int(first))
-                for component, (number, first) in zip(self.components, passes, strict=True)
+                for component, (number, first) in zip(self.components, epochs, strict=True)
             ),
         )
         later.__dict__["plan"] = self.plan

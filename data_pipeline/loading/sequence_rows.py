@@ -15,13 +15,13 @@ from data_pipeline.tokens.vocabulary import Vocabulary
 
 
 def build_sequence_row(
-    vocabulary: Vocabulary, row_length: int, sequences: list[tuple[np.ndarray, np.ndarray]]
+    vocabulary: Vocabulary, sequence_length: int, sequences: list[tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, np.ndarray]:
     """Arrays of one row, padded on the right.
 
     Args:
         vocabulary: of the ids.
-        row_length: L.
+        sequence_length: L.
         sequences: of each one ids (n,) and loss mask (n,), see `SequenceRecord`.
 
     Returns:
@@ -29,10 +29,10 @@ def build_sequence_row(
         in padding; `targets`, the next id of the sequence where its mask asks for it, else -1.
     """
     row = {
-        "tokens": np.full(row_length, vocabulary.padding, np.int32),
-        "positions": np.zeros(row_length, np.int32),
-        "segment_ids": np.zeros(row_length, np.int32),
-        "targets": np.full(row_length, NO_TARGET, np.int32),
+        "tokens": np.full(sequence_length, vocabulary.padding, np.int32),
+        "positions": np.zeros(sequence_length, np.int32),
+        "segment_ids": np.zeros(sequence_length, np.int32),
+        "targets": np.full(sequence_length, NO_TARGET, np.int32),
     }
     here = 0
     for number, (ids, mask) in enumerate(sequences, start=1):
@@ -70,11 +70,12 @@ class SequenceRows(ComponentRows):
 
     def _make_plan(self) -> SequencePlan:
         longest, length = int(self.index.lengths.argmax()), int(self.index.lengths.max())
-        if length > self.packing.row_length:
+        if length > self.packing.sequence_length:
             raise UserError(
                 f"{self.dataset_dir}: the sequence {self.reader[longest].id} of the split "
-                f"{self.split} has {length} ids, row_length is {self.packing.row_length}: raise "
-                "it, or build the sequences again with a smaller --max_length"
+                f"{self.split} has {length} ids, sequence_length is "
+                f"{self.packing.sequence_length}: raise it, "
+                "or build the sequences again with a smaller --max_length"
             )
         return SequencePlan(self.packing, self.index)
 
@@ -88,4 +89,4 @@ class SequenceRows(ComponentRows):
         return self._build([])
 
     def _build(self, sequences: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
-        return build_sequence_row(self.spec.vocabulary, self.packing.row_length, sequences)
+        return build_sequence_row(self.spec.vocabulary, self.packing.sequence_length, sequences)

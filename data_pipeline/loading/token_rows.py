@@ -31,7 +31,7 @@ def build_row(
         `frame_index` (F,) position whose hidden predicts the stack; `frame_segments` (F,) from 1,
         0 in padding.
     """
-    length, budget = packing.row_length, packing.frame_budget
+    length, budget = packing.sequence_length, packing.frame_budget
     row = {
         "tokens": np.full((length, layout.num_codebooks), PAD, np.int32),
         "positions": np.zeros(length, np.int32),

@@ -14,24 +14,24 @@ import numpy as np
 def pack(
     positions: np.ndarray,
     stacks: np.ndarray,
-    row_length: int,
+    sequence_length: int,
     frame_budget: int,
     order: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Assigns every segment to one row.
 
     Args:
-        positions: (G,) positions of each segment, at most `row_length`; G >= 1.
+        positions: (G,) positions of each segment, at most `sequence_length`; G >= 1.
         stacks: (G,) predicted stacks of each segment, at most `frame_budget`.
-        row_length: positions of a row.
+        sequence_length: positions of a row.
         frame_budget: predicted stacks of a row.
         order: (G,) permutation in which segments of one size are used.
 
     Returns:
         Segment numbers (G,) int32 row after row, and the offsets (rows + 1,) int64 of the rows.
     """
-    sizes = np.maximum(positions * frame_budget, stacks * row_length).astype(np.int64)[order]
-    if sizes.max() > row_length * frame_budget:
+    sizes = np.maximum(positions * frame_budget, stacks * sequence_length).astype(np.int64)[order]
+    if sizes.max() > sequence_length * frame_budget:
         raise ValueError("a segment exceeds the budget of a row")
     by_size = np.argsort(sizes, kind="stable")
     queue, sizes = order[by_size].astype(np.int32), sizes[by_size]
@@ -39,7 +39,7 @@ def pack(
     counts = np.diff(np.append(used, len(sizes)))
 
     blocks, offsets, filled = [], [np.zeros(1, np.int64)], 0
-    patterns = _patterns(sizes[used].tolist(), counts.tolist(), row_length * frame_budget)
+    patterns = _patterns(sizes[used].tolist(), counts.tolist(), sequence_length * frame_budget)
     for pattern, repeats in patterns:
         columns = []
         for number, copies in pattern:

@@ -1,6 +1,6 @@
 """What every plan of rows is: passes that follow one another, and random draws that stay the same.
 
-A plan is a pure function of (seed, pass, lengths). Row numbers run on over passes, so the state of
+A plan is a pure function of (seed, pass, lengths). Row numbers run on over epochs, so the state of
 a reader is one number.
 """
 
@@ -38,7 +38,7 @@ class RowPlan(abc.ABC, Generic[Pass]):
 
     def __init__(self) -> None:
         self._passes: OrderedDict[int, Pass] = OrderedDict()
-        self._first_rows = {0: 0}  # of passes: known for every pass before one that is known
+        self._first_rows = {0: 0}  # of epochs: known for every pass before one that is known
         self._lock = threading.RLock()
 
     @abc.abstractmethod
@@ -50,7 +50,7 @@ class RowPlan(abc.ABC, Generic[Pass]):
         """See `fingerprint`."""
 
     @abc.abstractmethod
-    def efficiency(self, pass_number: int = 0) -> dict[str, float]:
+    def efficiency(self, epoch: int = 0) -> dict[str, float]:
         """Shares of what is computed that is real in one pass."""
 
     @abc.abstractmethod
@@ -62,14 +62,14 @@ class RowPlan(abc.ABC, Generic[Pass]):
         """SHA-256 over all that the plan depends on."""
         return self._fingerprint()
 
-    def num_rows(self, pass_number: int) -> int:
+    def num_rows(self, epoch: int) -> int:
         """Rows of one pass; passes differ a little."""
-        return self._plan(pass_number).num_rows
+        return self._plan(epoch).num_rows
 
     def locate(self, row: int) -> tuple[int, int]:
         """The pass that a row number lies in, and the first row number of that pass.
 
-        Row numbers run on over passes, so this plans all passes before it, once; `remember` spares
+        Row numbers run on over epochs, so this plans all passes before it, once; `remember` spares
         a resumed run that.
         """
         if row < 0:
@@ -85,10 +85,10 @@ class RowPlan(abc.ABC, Generic[Pass]):
                     return number, first
                 number += 1
 
-    def remember(self, pass_number: int, first_row: int) -> None:
+    def remember(self, epoch: int, first_row: int) -> None:
         """Takes the first row of a pass from an earlier reader of the same plan."""
         with self._lock:
-            self._first_rows[pass_number] = first_row
+            self._first_rows[epoch] = first_row
 
     def _plan(self, number: int) -> Pass:
         with self._lock:
@@ -103,8 +103,8 @@ class RowPlan(abc.ABC, Generic[Pass]):
 class RandomKeys:
     """Random draws that are the same for ever: raw Philox output, which NumPy keeps stable."""
 
-    def __init__(self, seed: int, pass_number: int):
-        self._bits = np.random.Philox(np.random.SeedSequence((seed, pass_number)))
+    def __init__(self, seed: int, epoch: int):
+        self._bits = np.random.Philox(np.random.SeedSequence((seed, epoch)))
 
     def permutation(self, size: int) -> np.ndarray:
         """A permutation (size,) int64."""

@@ -21,7 +21,7 @@ PLAN_VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Pass:
+class _Epoch:
     members: np.ndarray  # sequence numbers, row after row
     starts: np.ndarray  # (rows + 1,) offsets into members
 
@@ -30,7 +30,7 @@ class _Pass:
         return len(self.starts) - 1
 
 
-class SequencePlan(RowPlan[_Pass]):
+class SequencePlan(RowPlan[_Epoch]):
     """Rows of whole sequences over an endless number of passes."""
 
     def __init__(self, config: PackingConfig, index: SequenceIndex):
@@ -44,28 +44,28 @@ class SequencePlan(RowPlan[_Pass]):
     def _fingerprint(self) -> str:
         content = {
             "version": PLAN_VERSION,
-            "row_length": self.config.row_length,
+            "row_length": self.config.sequence_length,
             "seed": self.config.seed,
         }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
         digest.update(self._index.lengths.tobytes())
         return digest.hexdigest()
 
-    def efficiency(self, pass_number: int = 0) -> dict[str, float]:
+    def efficiency(self, epoch: int = 0) -> dict[str, float]:
         """Share of the computed positions that hold a sequence in one pass."""
-        computed = self._plan(pass_number).num_rows * self.config.row_length
+        computed = self._plan(epoch).num_rows * self.config.sequence_length
         return {"positions": int(self._index.lengths.sum()) / computed}
 
     def row(self, row: int) -> list[int]:
         """Numbers of the sequences in a row, 0 <= row."""
-        pass_number, first = self.locate(row)
-        plan = self._plan(pass_number)
+        epoch, first = self.locate(row)
+        plan = self._plan(epoch)
         start, stop = plan.starts[row - first : row - first + 2]
         return plan.members[start:stop].tolist()
 
-    def _make(self, number: int) -> _Pass:
+    def _make(self, number: int) -> _Epoch:
         random = RandomKeys(self.config.seed, number)
-        lengths, budget = self._index.lengths.astype(np.int64), self.config.row_length
+        lengths, budget = self._index.lengths.astype(np.int64), self.config.sequence_length
         members, starts = pack(lengths, lengths, budget, budget, random.permutation(len(lengths)))
         members, starts = reorder_rows(members, starts, random.permutation(len(starts) - 1))
-        return _Pass(members, starts)
+        return _Epoch(members, starts)

@@ -37,7 +37,7 @@ class PackingConfig:
     """How records become rows.
 
     Attributes:
-        row_length: L, positions of a row.
+        sequence_length: L, positions of a row.
         frame_budget: F, predicted stacks of a row, the closing stack of each segment included.
         crop_seconds: longest segment.
         deduplicate: the loader collapses repeated units; only whole records are used then, since
@@ -50,7 +50,7 @@ class PackingConfig:
             of a sequence dataset.
     """
 
-    row_length: int
+    sequence_length: int
     frame_budget: int
     crop_seconds: float
     deduplicate: bool = False
@@ -65,7 +65,7 @@ class PackingConfig:
             raise UserError(f"arrangement {self.arrangement!r} is none that rows have")
         if self.arrangement == "frames" and self.deduplicate:
             raise UserError("deduplicate: every frame needs its unit here, set it to false")
-        for name in ("row_length", "frame_budget", "crop_seconds"):
+        for name in ("sequence_length", "frame_budget", "crop_seconds"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name} must be positive, is {getattr(self, name)}")
         if self.positions not in ("time", "running"):
@@ -97,7 +97,7 @@ class Segment:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Pass:
+class _Epoch:
     """The plan of one pass: segments on their lines, and the segments of every row."""
 
     segments: Segments
@@ -111,7 +111,7 @@ class _Pass:
         return len(self.row_starts) - 1
 
 
-class PackingPlan(RowPlan[_Pass]):
+class PackingPlan(RowPlan[_Epoch]):
     """Rows of segments over an endless number of passes. Safe to use from several threads."""
 
     def __init__(
@@ -159,11 +159,12 @@ class PackingPlan(RowPlan[_Pass]):
             self._check_frames(frames)
             return
         length = 2 + self._crop // unit + frames
-        if config.row_length < length or config.frame_budget < frames + 1:
+        if config.sequence_length < length or config.frame_budget < frames + 1:
             raise UserError(
                 f"a segment of crop_seconds {config.crop_seconds} takes up to {length} positions "
-                f"and {frames + 1} predicted stacks, a row has row_length {config.row_length} and "
-                f"frame_budget {config.frame_budget}: raise these or lower crop_seconds"
+                f"and {frames + 1} predicted frames, a row has sequence_length "
+                f"{config.sequence_length} and frame_budget {config.frame_budget}: "
+                "raise these or lower crop_seconds"
             )
 
     def _check_frames(self, frames: int) -> None:
@@ -183,16 +184,19 @@ class PackingPlan(RowPlan[_Pass]):
         config, rate = self.config, self.layout.tick_rate
         durations, lengths = self._durations(), self._index.units_dedup + self._index.frames + 2
         longest = (int(durations.max()), int(lengths.max()), int(self._index.frames.max()) + 1)
-        if any(np.greater(longest, (self._crop, config.row_length, config.frame_budget))):
+        if any(np.greater(longest, (self._crop, config.sequence_length, config.frame_budget))):
             raise UserError(
                 f"deduplicate takes whole records, the longest of which need crop_seconds "
-                f"{math.ceil(1000 * longest[0] / rate) / 1000}, row_length {longest[1]} and "
-                f"frame_budget {longest[2]}; they are {config.crop_seconds}, {config.row_length} "
-                f"and {config.frame_budget}: raise them, or tokenise with a smaller chunk_seconds"
+                f"{math.ceil(1000 * longest[0] / rate) / 1000}, sequence_length {longest[1]} and "
+                f"frame_budget {longest[2]}; they are {config.crop_seconds}, "
+                f"{config.sequence_length} and {config.frame_budget}: raise "
+                "them, or tokenise with a smaller chunk_seconds"
             )
 
     def _fingerprint(self) -> str:
         settings = dataclasses.asdict(self.config)
+        # As checkpoints have it since before the field had its name of today.
+        settings["row_length"] = settings.pop("sequence_length")
         if self.config.arrangement == "interleaved":
             del settings["arrangement"]  # as before there were others
         content = {
@@ -207,10 +211,10 @@ class PackingPlan(RowPlan[_Pass]):
             digest.update(getattr(self._index, name).tobytes())
         return digest.hexdigest()
 
-    def efficiency(self, pass_number: int = 0) -> dict[str, float]:
+    def efficiency(self, epoch: int = 0) -> dict[str, float]:
         """Shares of computed positions and of predicted stacks that are real in one pass."""
-        plan, config = self._plan(pass_number), self.config
-        length = config.frame_budget if config.arrangement == "frames" else config.row_length
+        plan, config = self._plan(epoch), self.config
+        length = config.frame_budget if config.arrangement == "frames" else config.sequence_length
         return {
             "positions": plan.positions / (plan.num_rows * length),
             "frames": plan.frames / (plan.num_rows * config.frame_budget),
@@ -218,8 +222,8 @@ class PackingPlan(RowPlan[_Pass]):
 
     def row(self, row: int) -> list[Segment]:
         """The segments of a row, 0 <= row."""
-        pass_number, first = self.locate(row)
-        plan = self._plan(pass_number)
+        epoch, first = self.locate(row)
+        plan = self._plan(epoch)
         start, stop = plan.row_starts[row - first : row - first + 2]
         return [self._segment(plan.segments, s) for s in plan.row_segments[start:stop]]
 
@@ -244,25 +248,25 @@ class PackingPlan(RowPlan[_Pass]):
         units = self._index.units.astype(np.int64) * self.layout.ticks_per_unit
         return np.maximum(units, self._index.frames.astype(np.int64) * self.layout.ticks_per_frame)
 
-    def _make(self, number: int) -> _Pass:
+    def _make(self, number: int) -> _Epoch:
         random = RandomKeys(self.config.seed, number)
         segments = self._join(random)
         units, frames = self._totals(segments)
         if self.config.arrangement == "frames":
             order, starts = random.permutation(len(frames)), np.arange(len(frames) + 1)
-            return _Pass(segments, order, starts, int(frames.sum()), int(frames.sum()))
+            return _Epoch(segments, order, starts, int(frames.sum()), int(frames.sum()))
         positions, stacks = 2 + units + frames, frames + 1
         row_segments, row_starts = pack(
             positions,
             stacks,
-            self.config.row_length,
+            self.config.sequence_length,
             self.config.frame_budget,
             random.permutation(len(positions)),
         )
         row_segments, row_starts = reorder_rows(
             row_segments, row_starts, random.permutation(len(row_starts) - 1)
         )
-        return _Pass(segments, row_segments, row_starts, int(positions.sum()), int(stacks.sum()))
+        return _Epoch(segments, row_segments, row_starts, int(positions.sum()), int(stacks.sum()))
 
     def _join(self, random: RandomKeys) -> Segments:
         config, index = self.config, self._index
@@ -294,7 +298,11 @@ class PackingPlan(RowPlan[_Pass]):
             starts,
             measures=(
                 (durations, self._gap, self._crop),
-                (index.units_dedup[order] + frames, gap_units + gap_frames, config.row_length - 2),
+                (
+                    index.units_dedup[order] + frames,
+                    gap_units + gap_frames,
+                    config.sequence_length - 2,
+                ),
                 (frames, gap_frames, config.frame_budget - 1),
             ),
         )

@@ -26,6 +26,6 @@ def get_config() -> RunConfig:
             net=TransformerConfig(d_model=1792, num_layers=12, num_heads=14, d_ff=7168),
             remat="dots",
         ),
-        data=dataclasses.replace(config.data, rows=1024),
+        data=dataclasses.replace(config.data, batch_size=1024),
         mesh=MeshConfig(replica=-1, fsdp=16),
     )

@@ -39,7 +39,7 @@ def get_config() -> RunConfig:
             dtype="bfloat16",
             remat="full",
         ),
-        data=DataConfig(rows=322, frame_budget=640, crop_seconds=12.0, workers=8),
+        data=DataConfig(batch_size=322, frame_budget=640, crop_seconds=12.0, num_workers=8),
         optimizer=OptimizerConfig(
             name="adamw",
             learning_rate=1e-4,

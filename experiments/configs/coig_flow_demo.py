@@ -33,7 +33,7 @@ def get_config() -> RunConfig:
             max_prompt_seconds=4.0,
             prompt_per_item=True,
         ),
-        data=DataConfig(rows=4, frame_budget=304, crop_seconds=6.0),
+        data=DataConfig(batch_size=4, frame_budget=304, crop_seconds=6.0),
         optimizer=OptimizerConfig(
             name="muon",
             learning_rate=2e-3,

@@ -39,7 +39,7 @@ def get_config() -> RunConfig:
             dtype="bfloat16",
             remat="dots",
         ),
-        data=DataConfig(rows=512, row_length=2048, workers=8),
+        data=DataConfig(batch_size=512, sequence_length=2048, num_workers=8),
         optimizer=OptimizerConfig(
             name="adamw",
             learning_rate=2e-5,

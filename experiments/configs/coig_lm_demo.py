@@ -28,7 +28,7 @@ def get_config() -> RunConfig:
         model=SemanticLMConfig(
             net=TransformerConfig(d_model=256, num_layers=4, num_heads=4, d_ff=672),
         ),
-        data=DataConfig(rows=2, row_length=512),
+        data=DataConfig(batch_size=2, sequence_length=512),
         optimizer=OptimizerConfig(
             name="muon",
             learning_rate=2e-3,

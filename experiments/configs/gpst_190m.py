@@ -11,7 +11,7 @@ square root decay over 1M updates of 64 crops of 10 s.
 Hardware: one v5e:4x4 slice (16 chips, 4 times one row each): 1.53 of 15.75 GiB per chip, MFU at
 most 99 %; v5p:2x2x4: 1.94 of 95.74 GiB, 64 %; v6e:4x4: 1.74 of 31.25 GiB, 40 %; these two are bound
 by HBM, for activations of the local transformer, 512 wide (compile-only, docs/pods.md). On N chips
-data.rows is a multiple of 4 N. Quality: not measured.
+data.batch_size is a multiple of 4 N. Quality: not measured.
 """
 
 from data_pipeline.tokens import TokenLayout
@@ -47,14 +47,14 @@ def get_config() -> RunConfig:
         ),
         # A crop of 10 s fills a row: at most 500 units, 750 frames and two start symbols.
         data=DataConfig(
-            rows=64,
-            row_length=1280,
+            batch_size=64,
+            sequence_length=1280,
             frame_budget=768,
             crop_seconds=10.0,
             deduplicate=True,
             positions="running",
             join_speakers=False,
-            workers=4,
+            num_workers=4,
         ),
         optimizer=OptimizerConfig(
             name="adamw",
@@ -66,7 +66,7 @@ def get_config() -> RunConfig:
         # One row on a chip at a time: then most activations stay in the chip's own memory.
         train=TrainConfig(
             steps=1_000_000,
-            accumulate=4,
+            grad_accum_steps=4,
             log_every=100,
             eval_every=5000,
             checkpoint_every_steps=5000,

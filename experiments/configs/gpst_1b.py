@@ -40,7 +40,13 @@ def get_config() -> RunConfig:
             remat="dots",
         ),
         # A segment of 20 s fills a row: 1,000 units, 1,500 frames and two start symbols.
-        data=DataConfig(rows=256, row_length=2560, frame_budget=1536, crop_seconds=20.0, workers=8),
+        data=DataConfig(
+            batch_size=256,
+            sequence_length=2560,
+            frame_budget=1536,
+            crop_seconds=20.0,
+            num_workers=8,
+        ),
         optimizer=OptimizerConfig(
             name="muon",
             learning_rate=1e-3,

@@ -29,6 +29,6 @@ def get_config() -> RunConfig:
             local_drop=0.5,
             remat="dots",
         ),
-        data=dataclasses.replace(config.data, rows=512),
+        data=dataclasses.replace(config.data, batch_size=512),
         optimizer=dataclasses.replace(config.optimizer, learning_rate=6e-4),
     )

@@ -29,6 +29,6 @@ def get_config() -> RunConfig:
             local_drop=0.5,
             remat="dots",
         ),
-        data=dataclasses.replace(config.data, rows=1024),
+        data=dataclasses.replace(config.data, batch_size=1024),
         optimizer=dataclasses.replace(config.optimizer, learning_rate=3e-4),
     )

@@ -30,7 +30,7 @@ def get_config() -> RunConfig:
             block="modern",
         ),
         # One segment of 5 s fills a row: 250 units, 250 frames and two start symbols.
-        data=DataConfig(rows=2, row_length=512, frame_budget=256, crop_seconds=5.0),
+        data=DataConfig(batch_size=2, sequence_length=512, frame_budget=256, crop_seconds=5.0),
         optimizer=OptimizerConfig(
             name="muon",
             learning_rate=2e-3,

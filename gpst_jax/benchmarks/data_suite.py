@@ -22,7 +22,7 @@ def demand(config: RunConfig, layout: TokenLayout) -> dict[str, Any]:
 
     It is chips x peak x MFU over the FLOPs of a row, forward and backward.
     """
-    flops = sum(GPSTObjective(config, layout).flops().values()) / config.data.rows
+    flops = sum(GPSTObjective(config, layout).flops().values()) / config.data.batch_size
     peak = chips.peak_flops(HOST_KIND) or 0.0
     return {
         "config": config.name,
@@ -39,7 +39,7 @@ def measure(
 ) -> dict[str, Any]:
     """All cases; `scale` shrinks them for a look, 1 is the full size."""
     data = config.data
-    packing = PackingConfig(data.row_length, data.frame_budget, data.crop_seconds)
+    packing = PackingConfig(data.sequence_length, data.frame_budget, data.crop_seconds)
     cores = len(os.sched_getaffinity(0))
     wanted = demand(config, layout)
     result: dict[str, Any] = {"suite": "data", "cores": cores, "demand": wanted}

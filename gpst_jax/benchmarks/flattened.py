@@ -19,7 +19,7 @@ from gpst_jax.benchmarks.workload import Workload
 from gpst_jax.config import GPSTConfig, TransformerConfig
 from gpst_jax.models import gpst
 from gpst_jax.models.rope import rotary
-from gpst_jax.models.transformer import Context, Head, Style
+from gpst_jax.models.transformer import AttentionContext, BlockConfig, Head
 from gpst_jax.objectives import Batch, Metrics, Params, losses
 
 
@@ -28,19 +28,21 @@ class Flattened(nnx.Module):
 
     Args:
         config: dimensions of the stack.
-        workload: gives the style of the block and the vocabularies.
+        workload: gives the block_config of the block and the vocabularies.
         rngs: for the initial values.
     """
 
     def __init__(self, config: TransformerConfig, workload: Workload, *, rngs: nnx.Rngs):
         model, layout, width = workload.config.model_as(GPSTConfig), workload.layout, config.d_model
-        style = Style(model.block, jnp.dtype(model.dtype), 0.0, model.attention, model.remat)
-        self.style, self.config = style, config
-        self.global_net = gpst.Net(
+        block_config = BlockConfig(
+            model.block, jnp.dtype(model.dtype), 0.0, model.attention, model.remat
+        )
+        self.block_config, self.config = block_config, config
+        self.global_net = gpst.TokenTransformer(
             config,
-            style._replace(rotary=style.modern),
+            block_config._replace(rotary=block_config.modern),
             vocab=layout.global_vocab,
-            positions=0 if style.modern else flat_length(workload),
+            positions=0 if block_config.modern else flat_length(workload),
             rngs=rngs,
         )
         heads = (layout.num_codebooks, width, layout.acoustic_classes)
@@ -53,10 +55,10 @@ class Flattened(nnx.Module):
         at = jnp.arange(tokens.shape[1])[None]
         if self.global_net.positions is not None:
             x = x + self.global_net.positions.embedding[...][None]
-        if self.style.modern:
+        if self.block_config.modern:
             angles = rotary(at, self.config.head_dim)
             angles = jnp.broadcast_to(angles, (len(tokens), *angles.shape[1:]))
-        return self.global_net(x.astype(self.style.dtype), Context(angles=angles))
+        return self.global_net(x.astype(self.block_config.dtype), AttentionContext(angles=angles))
 
 
 def flat_length(workload: Workload) -> int:
@@ -144,7 +146,7 @@ class FlattenedObjective:
         """Mean semantic plus mean acoustic cross-entropy."""
         model, work = self.model(params), self.workload
         hidden = model.hidden(batch["tokens"])
-        dtype, units = model.style.dtype, work.units + 1
+        dtype, units = model.block_config.dtype, work.units + 1
         semantic = losses.chunked_cross_entropy(
             hidden[:, :units],
             model.semantic_head.kernel[...].astype(dtype),

@@ -34,8 +34,8 @@ def compare(workload: Workload) -> dict[str, Any]:
     """
     data = dataclasses.replace(
         workload.config.data,
-        rows=1,
-        row_length=workload.units + workload.frames + 2,
+        batch_size=1,
+        sequence_length=workload.units + workload.frames + 2,
         frame_budget=workload.frames + 1,
     )
     config = dataclasses.replace(workload.config, data=data)

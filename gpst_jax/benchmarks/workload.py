@@ -42,17 +42,17 @@ class Workload:
 
     def __post_init__(self):
         length, data = self.units + self.frames + 2, self.config.data
-        if length > data.row_length or self.frames + 1 > data.frame_budget:
+        if length > data.sequence_length or self.frames + 1 > data.frame_budget:
             raise ConfigError(
-                f"config field data.row_length: {self.units} units and {self.frames} frames take "
-                f"{length} positions and {self.frames + 1} stacks, a row holds {data.row_length} "
-                f"and {data.frame_budget}"
+                f"config field data.sequence_length: {self.units} units and {self.frames} frames "
+                f"take {length} positions and {self.frames + 1} predicted frames, a row holds "
+                f"{data.sequence_length} and {data.frame_budget}"
             )
 
     @property
     def rows(self) -> int:
         """B, utterances of one step."""
-        return self.config.data.rows
+        return self.config.data.batch_size
 
     @property
     def frames_per_step(self) -> int:
@@ -61,7 +61,7 @@ class Workload:
 
     def with_rows(self, rows: int) -> "Workload":
         """The same with so many rows in a step."""
-        data = dataclasses.replace(self.config.data, rows=rows)
+        data = dataclasses.replace(self.config.data, batch_size=rows)
         return dataclasses.replace(self, config=dataclasses.replace(self.config, data=data))
 
     def with_model(self, **changes: Any) -> "Workload":
@@ -79,7 +79,7 @@ class Workload:
     def batch(self) -> dict[str, np.ndarray]:
         """The batch of `GPSTObjective`, with one segment in each row."""
         data, depth = self.config.data, self.layout.num_codebooks
-        row, budget = (self.rows, data.row_length), (self.rows, data.frame_budget)
+        row, budget = (self.rows, data.sequence_length), (self.rows, data.frame_budget)
         batch = {
             "tokens": np.full((*row, depth), PAD, np.int32),
             "positions": np.zeros(row, np.int32),
@@ -118,7 +118,7 @@ def from_config(config: RunConfig, layout: TokenLayout, rows: int) -> Workload:
     What a peer does not have is switched off, so that all do the same work: dropout, label
     smoothing, local-drop, recomputation, Muon and gradient accumulation.
     """
-    data = dataclasses.replace(config.data, rows=rows)
+    data = dataclasses.replace(config.data, batch_size=rows)
     model = dataclasses.replace(
         config.model_as(GPSTConfig), dropout=0.0, label_smoothing=0.0, local_drop=0.0, remat="none"
     )
@@ -127,11 +127,11 @@ def from_config(config: RunConfig, layout: TokenLayout, rows: int) -> Workload:
         model=model,
         data=data,
         optimizer=dataclasses.replace(config.optimizer, name="adamw"),
-        train=dataclasses.replace(config.train, accumulate=1),
+        train=dataclasses.replace(config.train, grad_accum_steps=1),
     )
     units = int(config.data.crop_seconds * layout.unit_rate)
     frames = int(config.data.crop_seconds * layout.frame_rate)
-    units = min(units, data.row_length - frames - 2)
+    units = min(units, data.sequence_length - frames - 2)
     return Workload(config, layout, units, min(frames, data.frame_budget - 1))
 
 
@@ -149,8 +149,8 @@ def small(name: str) -> Workload:
             name=name,
             model=GPSTConfig(global_net=wide, local_net=narrow),
             data=DataConfig(
-                rows=2,
-                row_length=units + frames + 2,
+                batch_size=2,
+                sequence_length=units + frames + 2,
                 frame_budget=frames + 1,
                 crop_seconds=frames / layout.frame_rate,
             ),

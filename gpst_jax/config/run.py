@@ -45,19 +45,19 @@ class DataConfig:
     """Which shards are read and how rows are packed from them."""
 
     path: str = ""  # directory that holds dataset.json, or a mixture.json
-    rows: int = 8  # rows of one global batch
-    row_length: int = 512  # positions of one row; on TPU a multiple of 128
+    batch_size: int = 8  # rows of one global batch
+    sequence_length: int = 512  # positions of one row; on TPU a multiple of 128
     frame_budget: int = 320  # predicted stacks of one row, end-of-speech stacks included
     crop_seconds: float = 4.0  # longest segment
     deduplicate: bool = False  # collapse repeated units; positions must then be `running`
     positions: str = "time"  # time: ticks of the common multiple of both rates; running: 0, 1, 2
     join_speakers: bool = True  # fill segments with further utterances of the same speaker
     seed: int = 0
-    workers: int = 0  # loader processes; 0 reads in threads of this process
+    num_workers: int = 0  # loader processes; 0 reads in threads of this process
 
     def __post_init__(self):
         choice(self, "positions", ("time", "running"))
-        positive(self, "rows", "row_length", "frame_budget", "crop_seconds")
+        positive(self, "batch_size", "sequence_length", "frame_budget", "crop_seconds")
         require(
             not (self.deduplicate and self.positions == "time"),
             "positions",
@@ -117,7 +117,7 @@ class TrainConfig:
     steps: int = 1000
     seed: int = 0
     init_from: str = ""  # a run's directory, or an export, that the first parameters come from
-    accumulate: int = 1  # micro-batches added up for one update
+    grad_accum_steps: int = 1  # micro-batches added up for one update
     log_every: int = 10
     eval_every: int = 200  # 0: only at the end
     eval_batches: int = 8
@@ -134,7 +134,9 @@ class TrainConfig:
     stall_abort_minutes: float = 60.0  # without a finished step the process gives up; 0: never
 
     def __post_init__(self):
-        positive(self, "steps", "accumulate", "log_every", "keep_latest", "checkpoint_every_steps")
+        positive(
+            self, "steps", "grad_accum_steps", "log_every", "keep_latest", "checkpoint_every_steps"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,9 +152,10 @@ class RunConfig:
 
     def __post_init__(self):
         require(
-            self.data.rows % self.train.accumulate == 0,
-            "train.accumulate",
-            f"{self.train.accumulate} micro-batches do not divide data.rows {self.data.rows}",
+            self.data.batch_size % self.train.grad_accum_steps == 0,
+            "train.grad_accum_steps",
+            f"{self.train.grad_accum_steps} micro-batches do not divide data.batch_size "
+            f"{self.data.batch_size}",
         )
 
     def model_as(self, kind: type[Model]) -> Model:

@@ -23,7 +23,7 @@ class FlowSettings:
     Attributes:
         solver: a name of `solvers.SOLVERS`.
         steps: equal steps from noise to latents.
-        guidance: w of v + w (v - v without prompt and told semantics); 0 is without guidance.
+        guidance: w of v + w (v - v without prompt and semantics); 0 is without guidance.
         temperature: of the noise that paths begin with; below 1, samples vary less than the data.
     """
 
@@ -129,8 +129,8 @@ class FlowSampler:
                 twice(times, times),
                 twice(valid, valid),
             )
-            told, untold = jnp.split(both, 2)
-            return told + weight * (told - untold)
+            conditional, unconditional = jnp.split(both, 2)
+            return conditional + weight * (conditional - unconditional)
 
         latents = ode_solvers.integrate(field, start, self.settings.steps, self.settings.solver)
         if self.config.chain == "explicit":

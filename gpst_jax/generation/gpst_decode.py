@@ -13,14 +13,14 @@ import jax.numpy as jnp
 
 from data_pipeline.tokens import ACOUSTIC, EOS, NUM_SPECIALS, PAD, SEMANTIC
 from gpst_jax.models import gpst
-from gpst_jax.models.transformer import Cache, Context
+from gpst_jax.models.transformer import AttentionContext, Cache
 from gpst_jax.parallel import sharding
 
 
 class _State(NamedTuple):
     cache: Cache
     hidden: jax.Array  # (B, D) hidden state of the newest position
-    filled: jax.Array  # (B,) positions in the cache
+    cache_length: jax.Array  # (B,) positions in the cache
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -54,22 +54,22 @@ def decode_batch(config, layout, positions, static, params, seed, items, units, 
     state = _State(
         cache=model.global_net.init_cache(rows, length),
         hidden=jnp.zeros((rows, config.global_net.d_model), config.dtype),
-        filled=jnp.zeros(rows, jnp.int32),
+        cache_length=jnp.zeros(rows, jnp.int32),
     )
-    state = _read(model, positions, state, units, SEMANTIC)
-    outputs = _nothing("units", (rows, 0))
+    state = _prefill(model, positions, state, units, SEMANTIC)
+    outputs = _empty_outputs("units", (rows, 0))
     if max_units:
         state, outputs = _sample_units(
             model, positions, state, keys, limits, semantic_top_k, max_units
         )
-    frames = _nothing("frames", (rows, 0, layout.num_codebooks))
+    frames = _empty_outputs("frames", (rows, 0, layout.num_codebooks))
     if max_frames:
-        state = _read(model, positions, state, codes, ACOUSTIC)
+        state = _prefill(model, positions, state, codes, ACOUSTIC)
         frames = _sample_frames(model, positions, state, keys, limits, acoustic_top_k, max_frames)
     return jax.tree.map(lambda x: sharding.constrain(x, (None,) * x.ndim), outputs | frames)
 
 
-def _nothing(name: str, shape: tuple[int, ...]) -> dict[str, jax.Array]:
+def _empty_outputs(name: str, shape: tuple[int, ...]) -> dict[str, jax.Array]:
     """What a stream that is not sampled gives."""
     rows = shape[0]
     return {
@@ -80,32 +80,34 @@ def _nothing(name: str, shape: tuple[int, ...]) -> dict[str, jax.Array]:
     }
 
 
-def _read(model, positions, state: _State, prefix, stream: int) -> _State:
+def _prefill(model, positions, state: _State, prefix, stream: int) -> _State:
     """Reads a right-padded prefix. Padding is written too, and overwritten by what follows."""
     tokens, lengths = prefix["tokens"], prefix["lengths"]
     times = prefix["times"]
     if positions == "running":
-        times = state.filled[:, None] + jnp.arange(tokens.shape[1])[None]
+        times = state.cache_length[:, None] + jnp.arange(tokens.shape[1])[None]
     streams = jnp.full(tokens.shape[:2], stream, jnp.int32)
-    hidden, cache = model.extend(tokens, times, streams, state.filled, state.cache)
+    hidden, cache = model.extend(tokens, times, streams, state.cache_length, state.cache)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    return _State(cache, last, state.filled + lengths)
+    return _State(cache, last, state.cache_length + lengths)
 
 
-def _append(model, positions, state: _State, stack, time, stream: int, active) -> _State:
+def _decode_step(model, positions, state: _State, stack, time, stream: int, active) -> _State:
     """Feeds one stack (B, Q) to the active rows; the others keep their state."""
     if positions == "running":
-        time = state.filled
+        time = state.cache_length
     streams = jnp.full((stack.shape[0], 1), stream, jnp.int32)
-    hidden, cache = model.extend(stack[:, None], time[:, None], streams, state.filled, state.cache)
+    hidden, cache = model.extend(
+        stack[:, None], time[:, None], streams, state.cache_length, state.cache
+    )
     return _State(
         cache,
         jnp.where(active[:, None], hidden[:, 0], state.hidden),
-        state.filled + active.astype(jnp.int32),
+        state.cache_length + active.astype(jnp.int32),
     )
 
 
-def _draw(logits, allowed, keys, temperature, top_k: int):
+def _sample_token(logits, allowed, keys, temperature, top_k: int):
     """Samples classes (B,) and their log-probabilities under the unmasked model."""
     log_probs = jax.nn.log_softmax(logits)
     logits = jnp.where(allowed, logits / temperature, -jnp.inf)
@@ -133,14 +135,16 @@ def _sample_units(model, positions, state, keys, limits, top_k, max_units):
         step, state, done, ended, units, count, log_prob = carry
         step_keys = jax.vmap(lambda key: jax.random.fold_in(key, step))(keys)
         logits = model.semantic_logits(state.hidden)
-        unit, unit_log_prob = _draw(logits, allowed, step_keys, limits["temperatures"][0], top_k)
+        unit, unit_log_prob = _sample_token(
+            logits, allowed, step_keys, limits["temperatures"][0], top_k
+        )
         log_prob = log_prob + jnp.where(done, 0.0, unit_log_prob)
         ended = ended | (~done & (unit == EOS))
         active = ~done & (unit != EOS)
         units = units.at[:, step].set(jnp.where(active, unit, units[:, step]))
         stack = jnp.full((rows, layout.num_codebooks), PAD, jnp.int32).at[:, 0].set(unit)
         time = limits["unit_start"] + (count + 1) * layout.ticks_per_unit
-        state = _append(model, positions, state, stack, time, SEMANTIC, active)
+        state = _decode_step(model, positions, state, stack, time, SEMANTIC, active)
         count = count + active
         done = done | ended | (count >= limits["max_units"])
         return step + 1, state, done, ended, units, count, log_prob
@@ -184,7 +188,7 @@ def _sample_frames(model, positions, state, keys, limits, top_k, max_frames):
         active = ~done & ~end
         frames = frames.at[:, step].set(jnp.where(active[:, None], frame, frames[:, step]))
         time = limits["frame_start"] + (count + 1) * layout.ticks_per_frame
-        state = _append(
+        state = _decode_step(
             model, positions, state, frame + layout.semantic_vocab, time, ACOUSTIC, active
         )
         count = count + active
@@ -239,12 +243,12 @@ def sample_frame(model: gpst.GPST, hidden, may_end, keys, temperature, top_k: in
     def step(carry, codebook):
         x, cache, end, log_prob = carry
         x = (x + positions[codebook][None]).astype(model.config.dtype)
-        filled = jnp.full(rows, codebook, jnp.int32)
-        out, cache = net.extend(x[:, None], Context(filled=filled), cache)
+        cache_length = jnp.full(rows, codebook, jnp.int32)
+        out, cache = net.extend(x[:, None], AttentionContext(cache_length=cache_length), cache)
         logits = model.codebook_logits(out[:, 0], codebook)
         code_keys = jax.vmap(lambda key: jax.random.fold_in(key, codebook))(keys)
         allowed = jnp.where(codebook == 0, first_allowed, codes_only)
-        drawn, drawn_log_prob = _draw(logits, allowed, code_keys, temperature, top_k)
+        drawn, drawn_log_prob = _sample_token(logits, allowed, code_keys, temperature, top_k)
         end = end | (drawn == EOS)
         end_log_prob = jax.nn.log_softmax(logits)[:, EOS]
         log_prob = log_prob + jnp.where(end, end_log_prob, drawn_log_prob)

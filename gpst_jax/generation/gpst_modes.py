@@ -26,7 +26,7 @@ def join(stretches: Sequence[Part], silence: Part) -> list[Part]:
 
 
 @dataclasses.dataclass(frozen=True)
-class ModeBuilder:
+class RequestBuilder:
     """Builds requests for a model.
 
     Attributes:

@@ -64,7 +64,7 @@ def decode_batch(
     num_phases = allowed.shape[0]
 
     def step(carry):
-        step, cache, hidden, filled, phase, done, ids, log_probs, count = carry
+        step, cache, hidden, cache_length, phase, done, ids, log_probs, count = carry
         step_keys = jax.vmap(lambda key: jax.random.fold_in(key, step))(keys)
         logits = model.logits(hidden)
         at = jnp.minimum(phase, num_phases - 1)
@@ -78,10 +78,10 @@ def decode_batch(
         phase = jnp.where(done, phase, following[at, token])
         count = count + ~done
         done = done | (phase == num_phases) | (count >= limits)
-        extended, cache = model.extend(token[:, None], filled, cache)
+        extended, cache = model.extend(token[:, None], cache_length, cache)
         hidden = jnp.where(done[:, None], hidden, extended[:, 0])
-        filled = filled + ~done
-        return step + 1, cache, hidden, filled, phase, done, ids, log_probs, count
+        cache_length = cache_length + ~done
+        return step + 1, cache, hidden, cache_length, phase, done, ids, log_probs, count
 
     initial = (
         jnp.zeros((), jnp.int32),
@@ -112,8 +112,8 @@ def read(
     def body(carry, inputs):
         cache, last = carry
         number, tokens = inputs
-        filled = jnp.full(rows, number * CHUNK, jnp.int32)
-        hidden, cache = model.extend(tokens, filled, cache)
+        cache_length = jnp.full(rows, number * CHUNK, jnp.int32)
+        hidden, cache = model.extend(tokens, cache_length, cache)
         here = jnp.take_along_axis(hidden, last_place[:, None, None], axis=1)[:, 0]
         return (cache, jnp.where((last_chunk == number)[:, None], here, last)), None
 

@@ -33,8 +33,8 @@ class FlowForSpeech(PreTrainedModel):
         self.latent_scale = nn.Parameter(torch.ones(()), requires_grad=False)
         table = model.semantics == "table"
         self.semantic_embed = nn.Embedding(layout.num_units, latent) if table else None
-        self.tells_semantics = model.chain != "implicit"
-        self.to_embed = nn.Linear((3 if self.tells_semantics else 2) * latent + 1, width)
+        self.condition_on_semantics = model.chain != "implicit"
+        self.to_embed = nn.Linear((3 if self.condition_on_semantics else 2) * latent + 1, width)
         self.backbone = make_backbone(model.backbone, model.net, model.conv_kernel)
         self.to_pred = nn.Linear(width, latent, bias=False)
         self.post_init()
@@ -73,8 +73,8 @@ class FlowForSpeech(PreTrainedModel):
             valid: (B, T) bool, or None where every frame is.
         """
         time = t[:, None, None].expand(*x.shape[:2], 1).to(x.dtype)
-        told = [e] if self.tells_semantics else []
-        hidden = self.to_embed(torch.cat([x, *told, context, time], dim=-1))
+        semantics = [e] if self.condition_on_semantics else []
+        hidden = self.to_embed(torch.cat([x, *semantics, context, time], dim=-1))
         frames = frame_context(self.model_config.net, x.shape[1], x.device, valid)
         return self.to_pred(self.backbone(hidden, frames, t)).float()
 
@@ -128,11 +128,11 @@ class FlowForSpeech(PreTrainedModel):
 
         def field(x: torch.Tensor, t: float) -> torch.Tensor:
             time = torch.full((1,), t, device=x.device)
-            told = self(x, e, context, time)
+            conditional = self(x, e, context, time)
             if not settings.guidance:
-                return told
-            untold = self(x, torch.zeros_like(e), torch.zeros_like(context), time)
-            return told + settings.guidance * (told - untold)
+                return conditional
+            unconditional = self(x, torch.zeros_like(e), torch.zeros_like(context), time)
+            return conditional + settings.guidance * (conditional - unconditional)
 
         method, size = ode_solvers.tableau(settings.solver), 1.0 / settings.steps
         for step in range(settings.steps):

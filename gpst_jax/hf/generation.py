@@ -1,6 +1,6 @@
 """Decoding in torch: the same requests and results as `gpst_jax.generation.gpst_sampler`.
 
-`gpst_jax.generation.gpst_modes.ModeBuilder` makes the requests of the inference modes. Greedy
+`gpst_jax.generation.gpst_modes.RequestBuilder` makes the requests of the inference modes. Greedy
 decoding equals JAX; random samples follow the same distributions with other random numbers.
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from data_pipeline.tokens import ACOUSTIC, EOS, NUM_SPECIALS, PAD, SEMANTIC
-from gpst_jax.hf.layers import Context, KeysValues, causal
+from gpst_jax.hf.layers import AttentionContext, KeysValues, causal
 
 if TYPE_CHECKING:
     from gpst_jax.generation.config import SamplingConfig
@@ -25,18 +25,18 @@ class _Run:
         self.model, self.request, self.device = model, request, device
         self.past: list[KeysValues] | None = None
         self.hidden = torch.zeros(0)
-        self.filled = 0
+        self.cache_length = 0
         self.generator = torch.Generator(device).manual_seed(seed * 1_000_003 + request.item)
 
     def feed(self, stacks: np.ndarray, times: np.ndarray, stream: int) -> None:
         """Reads stacks (n, Q) that end at `times` (n,)."""
         if self.model.config.positions == "running":
-            times = self.filled + np.arange(len(stacks))
+            times = self.cache_length + np.arange(len(stacks))
         tokens = torch.as_tensor(np.asarray(stacks, np.int64), device=self.device)[None]
         positions = torch.as_tensor(np.asarray(times, np.int64), device=self.device)[None]
         streams = torch.full_like(positions, stream)
         hidden, self.past = self.model.extend(tokens, positions, streams, self.past)
-        self.hidden, self.filled = hidden[:, -1], self.filled + len(stacks)
+        self.hidden, self.cache_length = hidden[:, -1], self.cache_length + len(stacks)
 
     def draw(
         self, logits: torch.Tensor, allowed: torch.Tensor, sampling: "SamplingConfig"
@@ -182,7 +182,7 @@ class SpeechGeneration:
         x = self.projector(run.hidden)  # type: ignore[attr-defined]
         for codebook in range(layout.num_codebooks):
             x = (x + net.positions.weight[codebook])[:, None]
-            visible = Context(visible=causal(1, codebook, run.device))
+            visible = AttentionContext(visible=causal(1, codebook, run.device))
             out, past = net(x, visible, past)
             weight = head.weight[codebook] if head.weight.ndim == 3 else head.weight
             logits = (out[0, 0] @ weight.T).float()

@@ -13,7 +13,7 @@ from data_pipeline.tokens import EOS, PAD
 from gpst_jax.config.models import TransformerConfig
 from gpst_jax.hf.configuration import GPSTSpeechConfig
 from gpst_jax.hf.generation import SpeechGeneration
-from gpst_jax.hf.layers import Context, KeysValues, Stack, causal, rotary
+from gpst_jax.hf.layers import AttentionContext, KeysValues, Transformer, causal, rotary
 
 
 @dataclass
@@ -33,7 +33,7 @@ class GPSTOutput(ModelOutput):
     hidden: torch.Tensor | None = None
 
 
-class Net(Stack):
+class TokenTransformer(Transformer):
     """A stack with its token table and, where `positions` is not 0, learned positions."""
 
     def __init__(
@@ -77,9 +77,11 @@ class GPSTForSpeech(SpeechGeneration, PreTrainedModel):
         modern = model.block == "modern"
         wide, narrow = model.global_net.d_model, model.local_net.d_model
         positions = 0 if modern else model.max_positions
-        self.global_net = Net(model.global_net, modern, modern, layout.global_vocab, positions)
+        self.global_net = TokenTransformer(
+            model.global_net, modern, modern, layout.global_vocab, positions
+        )
         self.streams = nn.Embedding(2, wide) if modern else None
-        self.local_net = Net(
+        self.local_net = TokenTransformer(
             model.local_net, modern, False, layout.acoustic_vocab, layout.num_codebooks
         )
         self.projector = nn.Linear(wide, narrow)
@@ -162,7 +164,7 @@ class GPSTForSpeech(SpeechGeneration, PreTrainedModel):
         if segment_ids is not None:
             same = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
             visible = visible & same
-        return net(x, Context(angles, visible), past)
+        return net(x, AttentionContext(angles, visible), past)
 
     def acoustic_logits(self, hidden: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
         """(N, Q, classes) of the frames (N, Q) local ids that hidden states (N, D) predict."""
@@ -170,7 +172,7 @@ class GPSTForSpeech(SpeechGeneration, PreTrainedModel):
         assert net.positions is not None
         first = self.projector(hidden)[:, None]
         x = torch.cat([first, net.lookup(frames[:, :-1])], dim=1) + net.positions.weight
-        local, _ = net(x, Context(visible=causal(x.shape[1], 0, x.device)))
+        local, _ = net(x, AttentionContext(visible=causal(x.shape[1], 0, x.device)))
         return self.acoustic_head(local)
 
     def targets(self, frames: torch.Tensor) -> torch.Tensor:

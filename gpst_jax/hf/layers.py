@@ -13,7 +13,7 @@ ROTARY_BASE = 300.0  # as gpst_jax.models.rope.rotary
 KeysValues = tuple[torch.Tensor, torch.Tensor]  # (B, H, C, D/H) each
 
 
-class Context(NamedTuple):
+class AttentionContext(NamedTuple):
     """What every layer of a stack sees beside its input."""
 
     angles: torch.Tensor | None = None  # (B, L, D/H/2), None without rotary positions
@@ -71,7 +71,7 @@ class Attention(nn.Module):
             self.register_parameter(name, value)
 
     def forward(
-        self, x: torch.Tensor, context: Context, past: KeysValues | None
+        self, x: torch.Tensor, context: AttentionContext, past: KeysValues | None
     ) -> tuple[torch.Tensor, KeysValues]:
         """(B, L, D) to (B, L, D), and keys and values of the past and of x."""
         query, key, value = (
@@ -124,7 +124,7 @@ class Block(nn.Module):
         self.mlp = Mlp(config, modern)
 
     def forward(
-        self, x: torch.Tensor, context: Context, past: KeysValues | None = None
+        self, x: torch.Tensor, context: AttentionContext, past: KeysValues | None = None
     ) -> tuple[torch.Tensor, KeysValues]:
         """(B, L, D) to (B, L, D), and keys and values of the past and of x."""
         mixed, present = self.attn(self.attn_norm(x), context, past)
@@ -132,7 +132,7 @@ class Block(nn.Module):
         return x + self.mlp(self.mlp_norm(x)), present
 
 
-class Stack(nn.Module):
+class Transformer(nn.Module):
     """Equal blocks and the final norm."""
 
     def __init__(
@@ -145,7 +145,7 @@ class Stack(nn.Module):
         self.final_norm = make_norm(config.d_model, modern, epsilon)
 
     def forward(
-        self, x: torch.Tensor, context: Context, past: list[KeysValues] | None = None
+        self, x: torch.Tensor, context: AttentionContext, past: list[KeysValues] | None = None
     ) -> tuple[torch.Tensor, list[KeysValues]]:
         """(B, L, D) to (B, L, D), and each layer's keys and values of the past and of x."""
         present = []

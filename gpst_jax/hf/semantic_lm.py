@@ -16,7 +16,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from gpst_jax.config.fields import ConfigError
 from gpst_jax.hf.configuration import SemanticLMSpeechConfig
-from gpst_jax.hf.layers import Context, KeysValues, Stack, causal, rotary
+from gpst_jax.hf.layers import AttentionContext, KeysValues, Transformer, causal, rotary
 
 if TYPE_CHECKING:
     from gpst_jax.generation.config import SamplingConfig
@@ -36,7 +36,7 @@ class SemanticLM(PreTrainedModel):
         if model.block != "modern" or model.rope_scaling is not None:
             raise ConfigError("config field model.block: this class is that of 'modern' alone")
         width = model.net.d_model
-        self.net = Stack(model.net, True, True, model.norm_epsilon)
+        self.net = Transformer(model.net, True, True, model.norm_epsilon)
         self.embed = nn.Embedding(config.vocab_size, width)
         tied = model.tie_embeddings
         self.head = None if tied else nn.Linear(width, config.vocab_size, bias=False)
@@ -81,16 +81,16 @@ class SemanticLM(PreTrainedModel):
         past: list[KeysValues] | None = None,
     ) -> tuple[torch.Tensor, list[KeysValues]]:
         """Hidden states (B, L, D) of ids after those in `past`, and keys and values of all."""
-        filled = past[0][0].shape[2] if past else 0
+        cache_length = past[0][0].shape[2] if past else 0
         if positions is None:
-            positions = filled + torch.arange(ids.shape[1], device=ids.device)[None]
+            positions = cache_length + torch.arange(ids.shape[1], device=ids.device)[None]
         model = self.model_config
-        visible = causal(ids.shape[1], filled, ids.device)
+        visible = causal(ids.shape[1], cache_length, ids.device)
         if segment_ids is not None:
             visible = visible & (segment_ids[:, None, :, None] == segment_ids[:, None, None, :])
         x = math.sqrt(model.net.d_model) * self.embed(ids)
         angles = rotary(positions, model.net.head_dim, model.rope_base)
-        return self.net(x, Context(angles, visible), past)
+        return self.net(x, AttentionContext(angles, visible), past)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(..., D) to (..., V) float32."""

@@ -90,30 +90,30 @@ def _weighted_sum(
 
 
 def attend_cache(
-    query: jax.Array, key: jax.Array, value: jax.Array, filled: jax.Array
+    query: jax.Array, key: jax.Array, value: jax.Array, cache_length: jax.Array
 ) -> jax.Array:
     """Attention of n new positions over a cache that already holds them.
 
     Args:
-        query: (B, n, H, D/H), the positions `filled` to `filled + n - 1` of each row.
+        query: (B, n, H, D/H), the positions `cache_length` to `cache_length + n - 1` of each row.
         key: (B, H_kv, C, D/H) cache; heads first, so that no step copies it to multiply.
         value: (B, H_kv, C, D/H) cache.
-        filled: (B,) int, how many positions each row held before these.
+        cache_length: (B,) int, how many positions each row held before these.
 
     Returns:
         (B, n, H, D/H).
     """
-    at = filled[:, None] + jnp.arange(query.shape[1])[None]
+    at = cache_length[:, None] + jnp.arange(query.shape[1])[None]
     visible = jnp.arange(key.shape[2])[None, None, :] <= at[:, :, None]
     return _weighted_sum(query.swapaxes(1, 2), key, value, visible[:, None]).swapaxes(1, 2)
 
 
-def write_cache(cache: jax.Array, new: jax.Array, filled: jax.Array) -> jax.Array:
-    """Writes (B, n, H_kv, D/H) into (B, H_kv, C, D/H), each row at its own `filled` (B,)."""
+def write_cache(cache: jax.Array, new: jax.Array, cache_length: jax.Array) -> jax.Array:
+    """Writes (B, n, H_kv, D/H) into (B, H_kv, C, D/H), each row at its own `cache_length` (B,)."""
     new = new.swapaxes(1, 2).astype(cache.dtype)
     return jax.vmap(
         lambda row, update, at: jax.lax.dynamic_update_slice_in_dim(row, update, at, axis=1)
-    )(cache, new, filled)
+    )(cache, new, cache_length)
 
 
 def resolve(implementation: str, query: jax.Array) -> str:
@@ -129,7 +129,7 @@ def resolve(implementation: str, query: jax.Array) -> str:
         length = query.shape[1]
         if length % splash.LANES:
             raise ConfigError(
-                f"config field data.row_length: on TPUs rows are a multiple of {splash.LANES} "
+                f"config field data.sequence_length: on TPUs rows are a multiple of {splash.LANES} "
                 f"positions, {length} is not; take {-(-length // splash.LANES) * splash.LANES}, "
                 "or model.attention=xla, which keeps all logits of a row in memory"
             )

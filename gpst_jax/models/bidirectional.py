@@ -14,7 +14,7 @@ from flax import nnx
 from gpst_jax.config import TransformerConfig
 from gpst_jax.models import attention, splash_attention
 from gpst_jax.models.rope import rotary, rotate
-from gpst_jax.models.transformer import Style, apply_flat, make_norm, rematerialized
+from gpst_jax.models.transformer import BlockConfig, apply_flat, make_norm, rematerialized
 from gpst_jax.parallel import sharding
 
 ROTARY_BASE = 10_000.0
@@ -41,17 +41,17 @@ class FrameAttention(nnx.Module):
     queries and keys.
     """
 
-    def __init__(self, config: TransformerConfig, style: Style, *, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, block_config: BlockConfig, *, rngs: nnx.Rngs):
         width = config.d_model
         self.num_heads, self.head_dim = config.num_heads, config.head_dim
 
         def linear(bias: bool) -> nnx.Linear:
-            return make_linear(width, width, style, bias=bias, rngs=rngs)
+            return make_linear(width, width, block_config, bias=bias, rngs=rngs)
 
         self.q, self.k, self.v = linear(False), linear(False), linear(False)
-        self.out = linear(not style.modern)
-        self.q_norm = make_norm(self.head_dim, style, rngs) if style.modern else None
-        self.k_norm = make_norm(self.head_dim, style, rngs) if style.modern else None
+        self.out = linear(not block_config.modern)
+        self.q_norm = make_norm(self.head_dim, block_config, rngs) if block_config.modern else None
+        self.k_norm = make_norm(self.head_dim, block_config, rngs) if block_config.modern else None
 
     def __call__(self, x: jax.Array, frames: Frames) -> jax.Array:
         """(B, T, D) to (B, T, D)."""
@@ -83,14 +83,19 @@ class LayerStack(nnx.Module):
     Args:
         make: one layer from random streams; it maps (x, frames, skip=..., key=...) to x.
         count: how many.
-        style: for the activations' type and what the backward pass recomputes.
+        block_config: for the activations' type and what the backward pass recomputes.
         rngs: for the initial values.
     """
 
     def __init__(
-        self, make: Callable[[nnx.Rngs], nnx.Module], count: int, style: Style, *, rngs: nnx.Rngs
+        self,
+        make: Callable[[nnx.Rngs], nnx.Module],
+        count: int,
+        block_config: BlockConfig,
+        *,
+        rngs: nnx.Rngs,
     ):
-        self.count, self.dtype, self.remat = count, style.dtype, style.remat
+        self.count, self.dtype, self.remat = count, block_config.dtype, block_config.remat
 
         @nnx.split_rngs(splits=count)
         @nnx.vmap(in_axes=0, out_axes=0, transform_metadata={nnx.PARTITION_NAME: None})
@@ -137,7 +142,7 @@ class LayerStack(nnx.Module):
 def make_linear(
     fan_in: int,
     fan_out: int,
-    style: Style,
+    block_config: BlockConfig,
     *,
     bias: bool = True,
     init: nnx.initializers.Initializer | None = None,
@@ -149,6 +154,6 @@ def make_linear(
         fan_out,
         use_bias=bias,
         kernel_init=init or nnx.initializers.normal(fan_in**-0.5),
-        dtype=style.dtype,
+        dtype=block_config.dtype,
         rngs=rngs,
     )

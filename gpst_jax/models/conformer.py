@@ -13,7 +13,7 @@ from flax import nnx
 
 from gpst_jax.config import TransformerConfig
 from gpst_jax.models.bidirectional import FrameAttention, Frames, LayerStack, make_linear
-from gpst_jax.models.transformer import Style, apply_flat, dropout, make_norm
+from gpst_jax.models.transformer import BlockConfig, apply_flat, dropout, make_norm
 
 _WINDOW = 32  # frames whose products one block of the convolution's gradient sums
 _MIN_VARIANCE = 1e-6  # clamp of the channel norm
@@ -22,10 +22,10 @@ _MIN_VARIANCE = 1e-6  # clamp of the channel norm
 class FeedForward(nnx.Module):
     """Two linear maps with a swish between them."""
 
-    def __init__(self, config: TransformerConfig, style: Style, *, rngs: nnx.Rngs):
-        self.up = make_linear(config.d_model, config.d_ff, style, rngs=rngs)
-        self.down = make_linear(config.d_ff, config.d_model, style, rngs=rngs)
-        self.dropout = style.dropout
+    def __init__(self, config: TransformerConfig, block_config: BlockConfig, *, rngs: nnx.Rngs):
+        self.up = make_linear(config.d_model, config.d_ff, block_config, rngs=rngs)
+        self.down = make_linear(config.d_ff, config.d_model, block_config, rngs=rngs)
+        self.dropout = block_config.dropout
 
     def __call__(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
         """(B, T, D) to (B, T, D)."""
@@ -37,15 +37,17 @@ class FeedForward(nnx.Module):
 class ConvModule(nnx.Module):
     """Gated pointwise map to 2 D channels, depthwise convolution, channel norm, and back to D."""
 
-    def __init__(self, config: TransformerConfig, style: Style, kernel: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self, config: TransformerConfig, block_config: BlockConfig, kernel: int, *, rngs: nnx.Rngs
+    ):
         width, inner = config.d_model, 2 * config.d_model
-        self.up = make_linear(width, inner, style, rngs=rngs)
-        self.gate = make_linear(width, inner, style, rngs=rngs)
+        self.up = make_linear(width, inner, block_config, rngs=rngs)
+        self.gate = make_linear(width, inner, block_config, rngs=rngs)
         init = nnx.initializers.normal(kernel**-0.5)
         self.taps = nnx.Param(init(rngs.params(), (kernel, inner), jnp.float32))
         self.taps_bias = nnx.Param(jnp.zeros(inner))
         self.channel_scale = nnx.Param(jnp.ones(inner))
-        self.down = make_linear(inner, width, style, rngs=rngs)
+        self.down = make_linear(inner, width, block_config, rngs=rngs)
 
     def __call__(self, x: jax.Array, valid: jax.Array | None) -> jax.Array:
         """(B, T, D) to (B, T, D); frames that are not valid enter and leave the taps as zeros."""
@@ -69,24 +71,24 @@ class ConformerBlock(nnx.Module):
     def __init__(
         self,
         config: TransformerConfig,
-        style: Style,
+        block_config: BlockConfig,
         kernel: int,
         *,
         skip: bool = False,
         rngs: nnx.Rngs,
     ):
         width = config.d_model
-        self.skip = make_linear(2 * width, width, style, rngs=rngs) if skip else None
-        self.ff1_norm = make_norm(width, style, rngs)
-        self.ff1 = FeedForward(config, style, rngs=rngs)
-        self.attn_norm = make_norm(width, style, rngs)
-        self.attn = FrameAttention(config, style, rngs=rngs)
-        self.conv_norm = make_norm(width, style, rngs)
-        self.conv = ConvModule(config, style, kernel, rngs=rngs)
-        self.ff2_norm = make_norm(width, style, rngs)
-        self.ff2 = FeedForward(config, style, rngs=rngs)
-        self.post_norm = make_norm(width, style, rngs)
-        self.dropout = style.dropout
+        self.skip = make_linear(2 * width, width, block_config, rngs=rngs) if skip else None
+        self.ff1_norm = make_norm(width, block_config, rngs)
+        self.ff1 = FeedForward(config, block_config, rngs=rngs)
+        self.attn_norm = make_norm(width, block_config, rngs)
+        self.attn = FrameAttention(config, block_config, rngs=rngs)
+        self.conv_norm = make_norm(width, block_config, rngs)
+        self.conv = ConvModule(config, block_config, kernel, rngs=rngs)
+        self.ff2_norm = make_norm(width, block_config, rngs)
+        self.ff2 = FeedForward(config, block_config, rngs=rngs)
+        self.post_norm = make_norm(width, block_config, rngs)
+        self.dropout = block_config.dropout
 
     def __call__(
         self,
@@ -118,11 +120,13 @@ class ConformerBlock(nnx.Module):
 class Conformer(nnx.Module):
     """Blocks in sequence."""
 
-    def __init__(self, config: TransformerConfig, style: Style, kernel: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self, config: TransformerConfig, block_config: BlockConfig, kernel: int, *, rngs: nnx.Rngs
+    ):
         def make(rngs):
-            return ConformerBlock(config, style, kernel, rngs=rngs)
+            return ConformerBlock(config, block_config, kernel, rngs=rngs)
 
-        self.stack = LayerStack(make, config.num_layers, style, rngs=rngs)
+        self.stack = LayerStack(make, config.num_layers, block_config, rngs=rngs)
 
     def __call__(self, x: jax.Array, frames: Frames, *, key: jax.Array | None = None) -> jax.Array:
         """(B, T, D) to (B, T, D); a key switches dropout on."""
@@ -135,14 +139,16 @@ class UConformer(nnx.Module):
     No block changes the frame rate: contracting and expanding name the two ends of the skips.
     """
 
-    def __init__(self, config: TransformerConfig, style: Style, kernel: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self, config: TransformerConfig, block_config: BlockConfig, kernel: int, *, rngs: nnx.Rngs
+    ):
         side, middle = split_depth(config.num_layers)
 
         def stack(count: int, skip: bool) -> LayerStack:
             def make(rngs):
-                return ConformerBlock(config, style, kernel, skip=skip, rngs=rngs)
+                return ConformerBlock(config, block_config, kernel, skip=skip, rngs=rngs)
 
-            return LayerStack(make, count, style, rngs=rngs)
+            return LayerStack(make, count, block_config, rngs=rngs)
 
         self.contracting = stack(side, False) if side else None
         self.bottleneck = stack(middle, False)

@@ -10,7 +10,7 @@ from flax import nnx
 
 from gpst_jax.config import TransformerConfig
 from gpst_jax.models.bidirectional import FrameAttention, Frames, LayerStack, make_linear
-from gpst_jax.models.transformer import Mlp, Style, dropout, make_norm
+from gpst_jax.models.transformer import BlockConfig, Mlp, dropout, make_norm
 
 _TIME_FEATURES = 256
 _TIME_SCALE = 1000.0  # of times in [0, 1] before their sines and cosines
@@ -19,14 +19,14 @@ _TIME_SCALE = 1000.0  # of times in [0, 1] before their sines and cosines
 class DiTBlock(nnx.Module):
     """Attention and feed-forward, each scaled, shifted and gated by the time."""
 
-    def __init__(self, config: TransformerConfig, style: Style, *, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, block_config: BlockConfig, *, rngs: nnx.Rngs):
         width = config.d_model
         self.modulation = _zero_linear(width, 6 * width, rngs)
-        self.attn_norm = make_norm(width, style, rngs)
-        self.attn = FrameAttention(config, style, rngs=rngs)
-        self.mlp_norm = make_norm(width, style, rngs)
-        self.mlp = Mlp(config, style, rngs=rngs)
-        self.dropout = style.dropout
+        self.attn_norm = make_norm(width, block_config, rngs)
+        self.attn = FrameAttention(config, block_config, rngs=rngs)
+        self.mlp_norm = make_norm(width, block_config, rngs)
+        self.mlp = Mlp(config, block_config, rngs=rngs)
+        self.dropout = block_config.dropout
 
     def __call__(
         self,
@@ -48,17 +48,17 @@ class DiTBlock(nnx.Module):
 class DiT(nnx.Module):
     """Blocks in sequence and a final norm, all of them told the time."""
 
-    def __init__(self, config: TransformerConfig, style: Style, *, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, block_config: BlockConfig, *, rngs: nnx.Rngs):
         width = config.d_model
 
         def make(rngs):
-            return DiTBlock(config, style, rngs=rngs)
+            return DiTBlock(config, block_config, rngs=rngs)
 
-        wide = style._replace(dtype=jnp.dtype(jnp.float32))
+        wide = block_config._replace(dtype=jnp.dtype(jnp.float32))
         self.time_in = make_linear(_TIME_FEATURES, width, wide, rngs=rngs)
         self.time_out = make_linear(width, width, wide, rngs=rngs)
-        self.stack = LayerStack(make, config.num_layers, style, rngs=rngs)
-        self.final_norm = make_norm(width, style, rngs)
+        self.stack = LayerStack(make, config.num_layers, block_config, rngs=rngs)
+        self.final_norm = make_norm(width, block_config, rngs)
         self.final_modulation = _zero_linear(width, 2 * width, rngs)
 
     def __call__(

@@ -23,7 +23,7 @@ from gpst_jax.config import ConfigError, FlowConfig
 from gpst_jax.models.bidirectional import frame_context, make_linear
 from gpst_jax.models.conformer import Conformer, UConformer
 from gpst_jax.models.dit import DiT
-from gpst_jax.models.transformer import Style
+from gpst_jax.models.transformer import BlockConfig
 from gpst_jax.parallel import sharding
 
 FROZEN = ("codebooks/embedding", "latent_scale", "latent_shift")
@@ -51,7 +51,7 @@ class FlowMatcher(nnx.Module):
         width, latent = config.net.d_model, shape[-1]
         self.dtype = jnp.dtype(config.dtype)
         block = "modern" if config.backbone == "dit" else "paper"
-        style = Style(block, self.dtype, config.dropout, remat=config.remat)
+        block_config = BlockConfig(block, self.dtype, config.dropout, remat=config.remat)
         self.codebooks = nnx.Embed(
             shape[0], latent, embedding_init=lambda *_: jnp.zeros(shape), rngs=rngs
         )
@@ -64,17 +64,17 @@ class FlowMatcher(nnx.Module):
             if config.semantics == "table"
             else None
         )
-        self.tells_semantics = config.chain != "implicit"
-        inputs = (3 if self.tells_semantics else 2) * latent + 1
-        self.to_embed = make_linear(inputs, width, style, rngs=rngs)
+        self.condition_on_semantics = config.chain != "implicit"
+        inputs = (3 if self.condition_on_semantics else 2) * latent + 1
+        self.to_embed = make_linear(inputs, width, block_config, rngs=rngs)
         self.backbone: DiT | UConformer | Conformer
         if config.backbone == "dit":
-            self.backbone = DiT(config.net, style, rngs=rngs)
+            self.backbone = DiT(config.net, block_config, rngs=rngs)
         else:
             make = UConformer if config.backbone == "uconformer" else Conformer
-            self.backbone = make(config.net, style, config.conv_kernel, rngs=rngs)
+            self.backbone = make(config.net, block_config, config.conv_kernel, rngs=rngs)
         zeros = nnx.initializers.zeros
-        self.to_pred = make_linear(width, latent, style, bias=False, init=zeros, rngs=rngs)
+        self.to_pred = make_linear(width, latent, block_config, bias=False, init=zeros, rngs=rngs)
 
     def latents(self, codes: jax.Array) -> jax.Array:
         """x1 (B, T, D) float32, shifted and scaled, of codes (B, T, Q)."""
@@ -114,8 +114,8 @@ class FlowMatcher(nnx.Module):
     ) -> jax.Array:
         """What the network is given: [x, (e,) context, t], (B, T, 2D + 1) or (B, T, 3D + 1)."""
         time = jnp.broadcast_to(t[:, None, None], (*x.shape[:2], 1)).astype(x.dtype)
-        told = [e] if self.tells_semantics else []
-        return jnp.concatenate([x, *told, context, time], axis=-1)
+        semantics = [e] if self.condition_on_semantics else []
+        return jnp.concatenate([x, *semantics, context, time], axis=-1)
 
     def velocity(
         self,

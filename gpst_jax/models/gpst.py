@@ -12,23 +12,30 @@ from flax import nnx
 from data_pipeline.tokens import EOS, PAD, TokenLayout
 from gpst_jax.config import GPSTConfig, TransformerConfig
 from gpst_jax.models.rope import rotary
-from gpst_jax.models.transformer import Cache, Context, Head, Stack, Style, dropout
+from gpst_jax.models.transformer import (
+    AttentionContext,
+    BlockConfig,
+    Cache,
+    Head,
+    Transformer,
+    dropout,
+)
 from gpst_jax.parallel import sharding
 
 
-class Net(Stack):
+class TokenTransformer(Transformer):
     """A stack with its token table and, where `positions` is not 0, learned positions."""
 
     def __init__(
         self,
         config: TransformerConfig,
-        style: Style,
+        block_config: BlockConfig,
         *,
         vocab: int,
         positions: int,
         rngs: nnx.Rngs,
     ):
-        super().__init__(config, style, rngs=rngs)
+        super().__init__(config, block_config, rngs=rngs)
         width = config.d_model
         init = nnx.initializers.normal(width**-0.5)
 
@@ -58,15 +65,17 @@ class GPST(nnx.Module):
     def __init__(self, config: GPSTConfig, layout: TokenLayout, *, rngs: nnx.Rngs):
         self.config, self.layout = config, layout
         dtype = jnp.dtype(config.dtype)
-        style = Style(config.block, dtype, config.dropout, config.attention, config.remat)
+        block_config = BlockConfig(
+            config.block, dtype, config.dropout, config.attention, config.remat
+        )
         wide, narrow = config.global_net.d_model, config.local_net.d_model
-        paper = not style.modern
+        paper = not block_config.modern
         # The local network is tiny per frame: plain attention, fused by the compiler.
-        local_style = style._replace(attention="xla")
-        style = style._replace(rotary=style.modern)
-        self.global_net = Net(
+        local_block_config = block_config._replace(attention="xla")
+        block_config = block_config._replace(rotary=block_config.modern)
+        self.global_net = TokenTransformer(
             config.global_net,
-            style,
+            block_config,
             vocab=layout.global_vocab,
             positions=config.max_positions if paper else 0,
             rngs=rngs,
@@ -74,9 +83,9 @@ class GPST(nnx.Module):
         # Which stream a position belongs to is known from its ids, but not its time alone.
         unit = nnx.initializers.normal(1.0)
         self.streams = None if paper else nnx.Embed(2, wide, embedding_init=unit, rngs=rngs)
-        self.local_net = Net(
+        self.local_net = TokenTransformer(
             config.local_net,
-            local_style,
+            local_block_config,
             vocab=layout.acoustic_vocab,
             positions=layout.num_codebooks,
             rngs=rngs,
@@ -105,12 +114,12 @@ class GPST(nnx.Module):
             x = x + self.streams(streams)
         return sharding.constrain(x.astype(self.config.dtype), ("batch", "length", "embed"))
 
-    def context(self, positions: jax.Array, **fields) -> Context:
+    def context(self, positions: jax.Array, **fields) -> AttentionContext:
         """Rotary angles of the positions (B, L) for the modern block, and the given fields."""
         angles = None
         if self.config.block == "modern":
             angles = rotary(positions, self.config.global_net.head_dim)
-        return Context(angles=angles, **fields)
+        return AttentionContext(angles=angles, **fields)
 
     def hidden(
         self,
@@ -156,7 +165,7 @@ class GPST(nnx.Module):
         """Local hidden states (N, Q, d) under teacher forcing."""
         keys = (None, None) if key is None else jax.random.split(key)
         x = dropout(self.local_inputs(hidden, frames), self.config.dropout, keys[0])
-        return self.local_net(x, Context(), key=keys[1])
+        return self.local_net(x, AttentionContext(), key=keys[1])
 
     def semantic_kernel(self) -> jax.Array:
         """The semantic head (D, V_s) in the activation dtype."""
@@ -200,12 +209,12 @@ class GPST(nnx.Module):
         tokens: jax.Array,
         positions: jax.Array,
         streams: jax.Array,
-        filled: jax.Array,
+        cache_length: jax.Array,
         cache: Cache,
     ) -> tuple[jax.Array, Cache]:
-        """Decodes n further positions (B, n, Q) after `filled` (B,) cached ones."""
+        """Decodes n further positions (B, n, Q) after `cache_length` (B,) cached ones."""
         x = self.embed(tokens, positions, streams)
-        return self.global_net.extend(x, self.context(positions, filled=filled), cache)
+        return self.global_net.extend(x, self.context(positions, cache_length=cache_length), cache)
 
 
 def init(config: GPSTConfig, layout: TokenLayout, key: jax.Array) -> dict:

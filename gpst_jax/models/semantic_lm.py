@@ -10,7 +10,14 @@ from flax import nnx
 
 from gpst_jax.config import SemanticLMConfig
 from gpst_jax.models.rope import rotary
-from gpst_jax.models.transformer import Cache, Context, Head, Stack, Style, dropout
+from gpst_jax.models.transformer import (
+    AttentionContext,
+    BlockConfig,
+    Cache,
+    Head,
+    Transformer,
+    dropout,
+)
 from gpst_jax.parallel import sharding
 
 NEW_ROWS = ("mean", "normal")
@@ -29,7 +36,7 @@ class SemanticLM(nnx.Module):
         self.config, width = config, config.net.d_model
         self.dtype = jnp.dtype(config.dtype)
         modern = config.block == "modern"
-        style = Style(
+        block_config = BlockConfig(
             config.block,
             self.dtype,
             config.dropout,
@@ -42,7 +49,7 @@ class SemanticLM(nnx.Module):
         # whose table and output matrix are of one size.
         self.scale = width**0.5 if modern else 1.0
         init = nnx.initializers.normal(width**-0.5)
-        self.net = Stack(config.net, style, rngs=rngs)
+        self.net = Transformer(config.net, block_config, rngs=rngs)
         self.embed = nnx.Embed(vocab_size, width, embedding_init=init, dtype=jnp.float32, rngs=rngs)
         self.head = None if config.tie_embeddings else Head((width, vocab_size), width, rngs=rngs)
 
@@ -52,11 +59,11 @@ class SemanticLM(nnx.Module):
         x = (table[tokens] * self.scale).astype(self.dtype)
         return sharding.constrain(x, ("batch", "length", "embed"))
 
-    def context(self, positions: jax.Array, **fields) -> Context:
+    def context(self, positions: jax.Array, **fields) -> AttentionContext:
         """Rotary angles of the positions (B, L), and the given fields."""
         config = self.config
         angles = rotary(positions, config.net.head_dim, config.rope_base, config.rope_scaling)
-        return Context(angles=angles, **fields)
+        return AttentionContext(angles=angles, **fields)
 
     def hidden(
         self,
@@ -83,10 +90,14 @@ class SemanticLM(nnx.Module):
         """(..., D) to (..., V) float32."""
         return (hidden @ self.output_kernel()).astype(jnp.float32)
 
-    def extend(self, tokens: jax.Array, filled: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-        """Decodes n further ids (B, n) after `filled` (B,) cached ones."""
-        positions = filled[:, None] + jnp.arange(tokens.shape[1])[None]
-        return self.net.extend(self.lookup(tokens), self.context(positions, filled=filled), cache)
+    def extend(
+        self, tokens: jax.Array, cache_length: jax.Array, cache: Cache
+    ) -> tuple[jax.Array, Cache]:
+        """Decodes n further ids (B, n) after `cache_length` (B,) cached ones."""
+        positions = cache_length[:, None] + jnp.arange(tokens.shape[1])[None]
+        return self.net.extend(
+            self.lookup(tokens), self.context(positions, cache_length=cache_length), cache
+        )
 
 
 def init(config: SemanticLMConfig, vocab_size: int, key: jax.Array) -> dict:

@@ -14,7 +14,7 @@ from data_pipeline.tokens import TokenLayout
 from gpst_jax.config import ConfigError, SoundStormConfig
 from gpst_jax.models.bidirectional import frame_context, make_linear
 from gpst_jax.models.conformer import Conformer
-from gpst_jax.models.transformer import Style, apply_flat, make_norm
+from gpst_jax.models.transformer import BlockConfig, apply_flat, make_norm
 from gpst_jax.parallel import sharding
 
 
@@ -33,14 +33,14 @@ class SoundStorm(nnx.Module):
         self.mask_id = layout.codebook_size  # the row behind the codes, in every table
         self.dtype = jnp.dtype(config.dtype)
         width = config.net.d_model
-        style = Style("paper", self.dtype, config.dropout, remat=config.remat)
+        block_config = BlockConfig("paper", self.dtype, config.dropout, remat=config.remat)
         unit = nnx.initializers.normal(1.0)
         rows = self.num_levels * (layout.codebook_size + 1)
         self.code_embed = nnx.Embed(rows, width, embedding_init=unit, rngs=rngs)
         self.semantic_embed = nnx.Embed(layout.num_units, width, embedding_init=unit, rngs=rngs)
-        self.backbone = Conformer(config.net, style, config.conv_kernel, rngs=rngs)
-        self.level_head = make_linear(width, self.num_levels * width, style, rngs=rngs)
-        self.head_norm = make_norm(width, style, rngs)
+        self.backbone = Conformer(config.net, block_config, config.conv_kernel, rngs=rngs)
+        self.level_head = make_linear(width, self.num_levels * width, block_config, rngs=rngs)
+        self.head_norm = make_norm(width, block_config, rngs)
         self.acoustic_head = CodeHead(self.num_levels, width, layout.codebook_size, rngs=rngs)
 
     def embed(self, codes: jax.Array, units: jax.Array) -> jax.Array:

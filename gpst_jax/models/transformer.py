@@ -30,15 +30,15 @@ class Cache(NamedTuple):
     values: tuple[jax.Array, ...]
 
 
-class Context(NamedTuple):
+class AttentionContext(NamedTuple):
     """What every layer of a stack sees beside its input."""
 
     angles: jax.Array | None = None  # (B, L, D/H/2), None without rotary positions
     segment_ids: jax.Array | None = None  # (B, L), None when a row is one segment
-    filled: jax.Array | None = None  # (B,) positions already in the cache; None: no cache
+    cache_length: jax.Array | None = None  # (B,) positions already in the cache; None: no cache
 
 
-class Style(NamedTuple):
+class BlockConfig(NamedTuple):
     """The block as published for GPST (`paper`) or for Llama (`llama`), or the current one."""
 
     name: str
@@ -68,10 +68,10 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
 
 
-def make_norm(width: int, style: Style, rngs: nnx.Rngs) -> nnx.Module:
+def make_norm(width: int, block_config: BlockConfig, rngs: nnx.Rngs) -> nnx.Module:
     """RMSNorm, or LayerNorm with bias and epsilon 1e-5 (paper), in float32."""
-    if not style.paper:
-        return nnx.RMSNorm(width, epsilon=style.epsilon, dtype=jnp.float32, rngs=rngs)
+    if not block_config.paper:
+        return nnx.RMSNorm(width, epsilon=block_config.epsilon, dtype=jnp.float32, rngs=rngs)
     return nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, dtype=jnp.float32, rngs=rngs)
 
 
@@ -81,23 +81,23 @@ class Attention(nnx.Module):
     Groups of query heads may share a head of keys and values (arXiv 2305.13245).
     """
 
-    def __init__(self, config: TransformerConfig, style: Style, *, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, block_config: BlockConfig, *, rngs: nnx.Rngs):
         width = config.d_model
         self.num_heads, self.kv_heads = config.num_heads, config.kv_heads
         self.head_dim = config.head_dim
-        self.implementation = style.attention
+        self.implementation = block_config.attention
 
         def linear(init: Initializer, heads: int) -> nnx.Linear:
             return nnx.Linear(
                 width,
                 heads * config.head_dim,
-                use_bias=style.paper,
+                use_bias=block_config.paper,
                 kernel_init=init,
-                dtype=style.dtype,
+                dtype=block_config.dtype,
                 rngs=rngs,
             )
 
-        if not style.paper:
+        if not block_config.paper:
             inner, outer = _normal(width), _normal(width, config.num_layers)
         else:  # fairseq: Xavier, with gain 1/sqrt(2) on queries, keys and values
             inner = nnx.initializers.variance_scaling(0.5, "fan_avg", "uniform")
@@ -105,21 +105,21 @@ class Attention(nnx.Module):
         self.q = linear(inner, self.num_heads)
         self.k, self.v = linear(inner, self.kv_heads), linear(inner, self.kv_heads)
         self.out = linear(outer, self.num_heads)
-        self.q_norm = make_norm(self.head_dim, style, rngs) if style.modern else None
-        self.k_norm = make_norm(self.head_dim, style, rngs) if style.modern else None
+        self.q_norm = make_norm(self.head_dim, block_config, rngs) if block_config.modern else None
+        self.k_norm = make_norm(self.head_dim, block_config, rngs) if block_config.modern else None
         # A constant part of queries and keys, turned by the positions, prefers certain distances
         # in time from the first step on: a frame finds the units of its own time much sooner.
         unit = nnx.initializers.normal(1.0)
 
         def bias(heads: int) -> nnx.Param | None:
-            if not style.rotary:
+            if not block_config.rotary:
                 return None
             return nnx.Param(unit(rngs.params(), (heads, self.head_dim)))
 
         self.q_bias, self.k_bias = bias(self.num_heads), bias(self.kv_heads)
 
     def __call__(
-        self, x: jax.Array, context: Context, cache: tuple[jax.Array, jax.Array] | None
+        self, x: jax.Array, context: AttentionContext, cache: tuple[jax.Array, jax.Array] | None
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
         """(B, L, D) to (B, L, D); with a cache, also the cache extended by L positions."""
         query, key, value = (
@@ -144,32 +144,32 @@ class Attention(nnx.Module):
                 implementation=self.implementation,
             )
         else:
-            assert context.filled is not None
+            assert context.cache_length is not None
             cache = (
-                attention.write_cache(cache[0], key, context.filled),
-                attention.write_cache(cache[1], value, context.filled),
+                attention.write_cache(cache[0], key, context.cache_length),
+                attention.write_cache(cache[1], value, context.cache_length),
             )
-            mixed = attention.attend_cache(query, *cache, context.filled)
+            mixed = attention.attend_cache(query, *cache, context.cache_length)
         return apply_flat(self.out, mixed.reshape(x.shape)), cache
 
 
 class Mlp(nnx.Module):
     """Feed-forward: SwiGLU without biases, or exact GELU with biases (paper)."""
 
-    def __init__(self, config: TransformerConfig, style: Style, *, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, block_config: BlockConfig, *, rngs: nnx.Rngs):
         def linear(fan_in: int, fan_out: int, init: Initializer) -> nnx.Linear:
             return nnx.Linear(
                 fan_in,
                 fan_out,
-                use_bias=style.paper,
+                use_bias=block_config.paper,
                 kernel_init=init,
-                dtype=style.dtype,
+                dtype=block_config.dtype,
                 rngs=rngs,
             )
 
         width, inner = config.d_model, config.d_ff
-        self.gate = None if style.paper else linear(width, inner, _normal(width))
-        if not style.paper:
+        self.gate = None if block_config.paper else linear(width, inner, _normal(width))
+        if not block_config.paper:
             self.up = linear(width, inner, _normal(width))
             self.down = linear(inner, width, _normal(inner, config.num_layers))
         else:  # torch's default for linear layers: uniform within 1/sqrt(fan_in)
@@ -189,17 +189,17 @@ class Mlp(nnx.Module):
 class Block(nnx.Module):
     """One pre-norm block: attention, then feed-forward, each added to the residual stream."""
 
-    def __init__(self, config: TransformerConfig, style: Style, *, rngs: nnx.Rngs):
-        self.attn_norm = make_norm(config.d_model, style, rngs)
-        self.attn = Attention(config, style, rngs=rngs)
-        self.mlp_norm = make_norm(config.d_model, style, rngs)
-        self.mlp = Mlp(config, style, rngs=rngs)
-        self.dropout = style.dropout
+    def __init__(self, config: TransformerConfig, block_config: BlockConfig, *, rngs: nnx.Rngs):
+        self.attn_norm = make_norm(config.d_model, block_config, rngs)
+        self.attn = Attention(config, block_config, rngs=rngs)
+        self.mlp_norm = make_norm(config.d_model, block_config, rngs)
+        self.mlp = Mlp(config, block_config, rngs=rngs)
+        self.dropout = block_config.dropout
 
     def __call__(
         self,
         x: jax.Array,
-        context: Context,
+        context: AttentionContext,
         cache: tuple[jax.Array, jax.Array] | None = None,
         key: jax.Array | None = None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
@@ -211,22 +211,22 @@ class Block(nnx.Module):
         return x, cache
 
 
-class Stack(nnx.Module):
+class Transformer(nnx.Module):
     """Equal blocks under one scan, and the final norm."""
 
-    def __init__(self, config: TransformerConfig, style: Style, *, rngs: nnx.Rngs):
-        self.config, self.style = config, style
+    def __init__(self, config: TransformerConfig, block_config: BlockConfig, *, rngs: nnx.Rngs):
+        self.config, self.block_config = config, block_config
 
         @nnx.split_rngs(splits=config.num_layers)
         @nnx.vmap(in_axes=0, out_axes=0, transform_metadata={nnx.PARTITION_NAME: None})
         def build(rngs: nnx.Rngs) -> Block:
-            return Block(config, style, rngs=rngs)
+            return Block(config, block_config, rngs=rngs)
 
         self.layers = build(rngs)
-        self.final_norm = make_norm(config.d_model, style, rngs)
+        self.final_norm = make_norm(config.d_model, block_config, rngs)
 
     def __call__(
-        self, x: jax.Array, context: Context, *, key: jax.Array | None = None
+        self, x: jax.Array, context: AttentionContext, *, key: jax.Array | None = None
     ) -> jax.Array:
         """Teacher-forced pass: (B, L, D) to (B, L, D). A key switches dropout on."""
         graph, params = nnx.split(self.layers)
@@ -234,15 +234,17 @@ class Stack(nnx.Module):
 
         def body(x, layer):
             params, key = layer
-            kernels = sharding.gather_layer(nnx.to_pure_dict(params), self.style.dtype)
+            kernels = sharding.gather_layer(nnx.to_pure_dict(params), self.block_config.dtype)
             nnx.replace_by_pure_dict(params, kernels)
             x = nnx.merge(graph, params)(x, context, key=key)[0]
             return sharding.constrain(x, ("batch", "length", "embed")), None
 
-        x, _ = jax.lax.scan(rematerialized(body, self.style.remat), x, (params, keys))
+        x, _ = jax.lax.scan(rematerialized(body, self.block_config.remat), x, (params, keys))
         return self.final_norm(x).astype(x.dtype)
 
-    def extend(self, x: jax.Array, context: Context, cache: Cache) -> tuple[jax.Array, Cache]:
+    def extend(
+        self, x: jax.Array, context: AttentionContext, cache: Cache
+    ) -> tuple[jax.Array, Cache]:
         """Runs n further positions (B, n, D) of a decode over the cache and extends it."""
         graph, params = nnx.split(self.layers)
         keys, values = [], []
@@ -257,7 +259,9 @@ class Stack(nnx.Module):
     def init_cache(self, rows: int, length: int) -> Cache:
         """An empty cache for `rows` rows of `length` positions, in the activation dtype."""
         shape = (rows, self.config.kv_heads, length, self.config.head_dim)
-        empty = tuple(jnp.zeros(shape, self.style.dtype) for _ in range(self.config.num_layers))
+        empty = tuple(
+            jnp.zeros(shape, self.block_config.dtype) for _ in range(self.config.num_layers)
+        )
         return Cache(empty, empty)
 
 

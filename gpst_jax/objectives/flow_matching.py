@@ -82,13 +82,13 @@ class FlowObjective(FrameObjective):
         else:
             t = spread(2 * rows)[rows:]  # other numbers than those of the prompts
         start, end = model.endpoints(x1, e, jax.random.normal(noise_key, x1.shape))
-        told = e
+        condition = e
         if train and config.guidance_drop > 0:
             kept = ~jax.random.bernoulli(drop_key, config.guidance_drop, (rows, 1, 1))
-            told, context = jnp.where(kept, told, 0.0), jnp.where(kept, context, 0.0)
+            condition, context = jnp.where(kept, condition, 0.0), jnp.where(kept, context, 0.0)
         prediction = model.velocity(
             flow_matching.path_point(start, end, t[:, None, None], config.sigma),
-            told,
+            condition,
             context,
             t,
             valid,
@@ -104,7 +104,7 @@ class FlowObjective(FrameObjective):
         model, data = self.model_config, self.config.data
         net, latent = model.net, self.codebooks.shape[-1]
         inputs = (2 if model.chain == "implicit" else 3) * latent + 1
-        frames = data.rows * data.frame_budget
+        frames = data.batch_size * data.frame_budget
         if model.backbone == "dit":
             weights = 4.0 * net.d_model**2 + 3.0 * net.d_model * net.d_ff
         else:

@@ -72,7 +72,7 @@ class FrameObjective:
 
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of the global batch: units, codes, and 1 on real frames."""
-        row = (self.config.data.rows, self.config.data.frame_budget)
+        row = (self.config.data.batch_size, self.config.data.frame_budget)
         shapes = {"units": row, "codes": (*row, self.layout.num_codebooks), "segment_ids": row}
         return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes.items()}
 
@@ -128,7 +128,7 @@ class FrameObjective:
             weights: of the matrices of one layer.
         """
         data = self.config.data
-        frames, layers = data.rows * data.frame_budget, net.num_layers
+        frames, layers = data.batch_size * data.frame_budget, net.num_layers
         return {
             "backbone": 6.0 * frames * layers * weights,
             "attention": 12.0 * frames * layers * data.frame_budget * net.d_model,

@@ -54,7 +54,7 @@ class GPSTObjective:
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of the global batch; data_pipeline/loading/loader.py says what the names mean."""
         data, depth = self.config.data, self.layout.num_codebooks
-        row, budget = (data.rows, data.row_length), (data.rows, data.frame_budget)
+        row, budget = (data.batch_size, data.sequence_length), (data.batch_size, data.frame_budget)
         shapes = {
             "tokens": (*row, depth),
             "positions": row,
@@ -177,12 +177,19 @@ class GPSTObjective:
         local stack and the acoustic head over kept frames, the semantic head over whole rows.
         """
         model, data, layout = self.model_config, self.config.data, self.layout
-        positions, frames = data.rows * data.row_length, data.rows * self.kept_frames
+        positions, frames = (
+            data.batch_size * data.sequence_length,
+            data.batch_size * self.kept_frames,
+        )
         codes, depth = frames * layout.num_codebooks, layout.num_codebooks
         wide, narrow = model.global_net, model.local_net
         return {
             "global": 6.0 * positions * self._matrix_weights(wide),
-            "global_attention": 6.0 * positions * data.row_length * wide.d_model * wide.num_layers,
+            "global_attention": 6.0
+            * positions
+            * data.sequence_length
+            * wide.d_model
+            * wide.num_layers,
             "projector": 6.0 * frames * wide.d_model * narrow.d_model,
             "local": 6.0 * codes * self._matrix_weights(narrow),
             "local_attention": 6.0 * codes * depth * narrow.d_model * narrow.num_layers,

@@ -43,9 +43,9 @@ class SemanticLMObjective:
         """Shapes of the global batch.
 
         `tokens`, `positions` from 0 in every segment, `segment_ids` from 1, 0 in padding, and
-        `targets`, the ids that follow, -1 where nothing is predicted; all (rows, row_length).
+        `targets`, the ids that follow, -1 where nothing is predicted; all (rows, sequence_length).
         """
-        shape = (self.config.data.rows, self.config.data.row_length)
+        shape = (self.config.data.batch_size, self.config.data.sequence_length)
         names = ("tokens", "positions", "segment_ids", "targets")
         return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in names}
 
@@ -89,12 +89,12 @@ class SemanticLMObjective:
     def flops(self) -> dict[str, float]:
         """Training FLOPs of one global batch: 6 per weight and position, attention halved."""
         net, data = self.model_config.net, self.config.data
-        positions = data.rows * data.row_length
+        positions = data.batch_size * data.sequence_length
         projections = 2 * net.d_model * (net.d_model + net.kv_heads * net.head_dim)
         weights = net.num_layers * (projections + 3 * net.d_model * net.d_ff)
         return {
             "net": 6.0 * positions * weights,
-            "attention": 6.0 * positions * data.row_length * net.d_model * net.num_layers,
+            "attention": 6.0 * positions * data.sequence_length * net.d_model * net.num_layers,
             "head": 6.0 * positions * net.d_model * self.vocabulary.size,
         }
 

@@ -94,7 +94,7 @@ class SoundStormObjective(FrameObjective):
         """Training FLOPs of one global batch: 6 per weight and frame, and attention."""
         net, data = self.model_config.net, self.config.data
         head = net.d_model * (self.num_levels * net.d_model + self.layout.codebook_size)
-        parts = {"heads": 6.0 * data.rows * data.frame_budget * head}
+        parts = {"heads": 6.0 * data.batch_size * data.frame_budget * head}
         return self.stack_flops(net, conformer_weights(net)) | parts
 
     def trainable(self, path: str) -> bool:

@@ -25,9 +25,9 @@ from gpst_jax.generation.lm_tasks import SemanticTasks
 from gpst_jax.samples.items import Item, ItemSet, Stretch, text_kind
 from gpst_jax.samples.manifest import blank_entry
 from gpst_jax.samples.writer import (
-    ConditionWriter,
     Entries,
     Prompt,
+    SampleWriter,
     check_tokenizers,
     codes_of,
     units_of,
@@ -60,7 +60,7 @@ class CoIGConfig:
             raise UserError(f"--modes: unknown {unknown[0]!r}; choose from {', '.join(TASKS)}")
 
 
-class CoIGGenerator:
+class CoIGSamples:
     """Generates all conditions of a pair of models on one dataset.
 
     Args:
@@ -122,7 +122,7 @@ class CoIGGenerator:
                     f"{dataset_dir}: its units have sha256 {ours}, those of the language model "
                     f"{theirs}: both stages must be trained on the units of one tokenizer"
                 )
-        self.writer = ConditionWriter(
+        self.writer = SampleWriter(
             dataset_dir,
             spec,
             audio_dir,

@@ -14,11 +14,11 @@ from data_pipeline.runtime.progress import progress
 from gpst_jax.checkpoints.manager import Loaded
 from gpst_jax.config import GPSTConfig
 from gpst_jax.generation.config import SamplingConfig
-from gpst_jax.generation.gpst_modes import ModeBuilder
+from gpst_jax.generation.gpst_modes import RequestBuilder
 from gpst_jax.generation.gpst_sampler import Decoder, Request
 from gpst_jax.samples.items import Item, ItemSet
 from gpst_jax.samples.manifest import blank_entry
-from gpst_jax.samples.writer import ConditionWriter, Entries, check_tokenizers, units_of
+from gpst_jax.samples.writer import Entries, SampleWriter, check_tokenizers, units_of
 
 MODES = ("unconditional", "semantic_to_acoustic", "speaker_transfer", "continuation")
 
@@ -48,7 +48,7 @@ class GenerationConfig:
             raise UserError(f"--modes: unknown {unknown[0]!r}; choose from {', '.join(MODES)}")
 
 
-class Generator:
+class GPSTSamples:
     """Generates all conditions of one model on one dataset.
 
     Args:
@@ -76,8 +76,8 @@ class Generator:
         gpst, data = model.config.model_as(GPSTConfig), model.config.data
         self.decoder = Decoder(gpst, self.layout, model.params, data.positions)
         silence = (np.array(spec.silence.units), np.array(spec.silence.codes))
-        self.builder = ModeBuilder(self.layout, silence, data.deduplicate)
-        self.writer = ConditionWriter(
+        self.builder = RequestBuilder(self.layout, silence, data.deduplicate)
+        self.writer = SampleWriter(
             dataset_dir,
             spec,
             audio_dir,

@@ -29,7 +29,7 @@ from gpst_jax.samples.manifest import UNSEEN, blank_entry
 Entries = list[dict[str, Any]]
 
 
-class ConditionWriter:
+class SampleWriter:
     """Writes the conditions of one generation; a context in which processes decode audio.
 
     Args:

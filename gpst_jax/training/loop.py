@@ -154,7 +154,9 @@ def train(
         else:
             state = init_state(objective, config, mesh, initial)
         if skip_batches:
-            loader.skip(*(config.data.rows * (k - 1) for k in (skip_batches[0], skip_batches.stop)))
+            loader.skip(
+                *(config.data.batch_size * (k - 1) for k in (skip_batches[0], skip_batches.stop))
+            )
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         log = TrainLog(config, objective, mesh, workdir, saved_step)
         stack.callback(log.close)
@@ -187,7 +189,7 @@ def train(
         last_save = time.monotonic()
         while step < settings.steps and not stop:
             asked = time.perf_counter()
-            number = loader.row // config.data.rows + 1
+            number = loader.row // config.data.batch_size + 1
             batch = next(loader)
             wait = time.perf_counter() - asked
             profiler.before(step + 1)

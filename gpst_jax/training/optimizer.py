@@ -136,7 +136,7 @@ def _matrices(tree: Any) -> Any:
 def _orthogonalise(updates: Any) -> Any:
     """Newton-Schulz steps on each layer's matrix, and the scale of its shape.
 
-    On a mesh the layers are dealt out, so that a device has some matrices whole: one exchange
+    On a mesh the layers are gathered out, so that a device has some matrices whole: one exchange
     before and one after, and none between replicas. Left to itself the compiler iterates on
     matrices cut over `fsdp` and sums every product, and spreads the rows over all replicas, also
     those on the other side of the network between slices.
@@ -151,26 +151,26 @@ def _orthogonalise(updates: Any) -> Any:
     else:
         # Stating where they come from keeps the compiler from dealing out the moments instead.
         own = sharding.parameter_shardings(mesh, updates)
-        dealt = jax.tree.map(_deal, jax.lax.with_sharding_constraint(updates, own), own)
-        dealt, _ = iteration.update(dealt, iteration.init(dealt))
-        result = jax.tree.map(_collect, dealt, own, updates)
+        gathered = jax.tree.map(_gather_layers, jax.lax.with_sharding_constraint(updates, own), own)
+        gathered, _ = iteration.update(gathered, iteration.init(gathered))
+        result = jax.tree.map(_scatter_layers, gathered, own, updates)
     return jax.tree.map(lambda x: x * math.sqrt(max(1, x.shape[-1] / x.shape[-2])), result)
 
 
-def _deal(x: jax.Array, own: NamedSharding) -> jax.Array:
+def _gather_layers(x: jax.Array, own: NamedSharding) -> jax.Array:
     """Layers over all devices of a replica, filled up with zeros until they divide."""
     fill = -x.shape[0] % (own.mesh.shape["fsdp"] * own.mesh.shape["tensor"])
     x = jnp.pad(x, ((0, fill), (0, 0), (0, 0)))
-    return functools.reduce(jax.lax.with_sharding_constraint, _stations(own), x)
+    return functools.reduce(jax.lax.with_sharding_constraint, _resharding_steps(own), x)
 
 
-def _collect(x: jax.Array, own: NamedSharding, like: jax.Array) -> jax.Array:
-    """Undoes `_deal`."""
-    x = functools.reduce(jax.lax.with_sharding_constraint, reversed(_stations(own)), x)
+def _scatter_layers(x: jax.Array, own: NamedSharding, like: jax.Array) -> jax.Array:
+    """Undoes `_gather_layers`."""
+    x = functools.reduce(jax.lax.with_sharding_constraint, reversed(_resharding_steps(own)), x)
     return jax.lax.with_sharding_constraint(x[: like.shape[0]], own)
 
 
-def _stations(own: NamedSharding) -> list[PartitionSpec]:
+def _resharding_steps(own: NamedSharding) -> list[PartitionSpec]:
     """First `fsdp` moves to the layers, then `tensor`: the compiler exchanges one at a time."""
     tensor = sharding.without_data_axes(own.spec)[1:]
     return [PartitionSpec("fsdp", *tensor), PartitionSpec(("fsdp", "tensor"), None, None)]

@@ -16,7 +16,7 @@ from data_pipeline.datasets.token_records import RecordReader
 from data_pipeline.tokenizers import load_codec
 from gpst_jax.config import GPSTConfig, RunConfig
 from gpst_jax.generation.config import SamplingConfig
-from gpst_jax.generation.gpst_modes import ModeBuilder
+from gpst_jax.generation.gpst_modes import RequestBuilder
 from gpst_jax.generation.gpst_sampler import Decoder
 from gpst_jax.training.metrics import MetricsWriter
 
@@ -53,7 +53,7 @@ def make_preview(
             break
     codec = load_codec(Path(dataset_dir) / spec.codec.path)
     silence = (np.array(spec.silence.units), np.array(spec.silence.codes))
-    builder = ModeBuilder(layout, silence, data.deduplicate)
+    builder = RequestBuilder(layout, silence, data.deduplicate)
 
     def preview(step: int, params: Any, writer: MetricsWriter | None) -> None:
         decoder = Decoder(config.model_as(GPSTConfig), layout, params, data.positions)

@@ -108,7 +108,7 @@ def make_train_step(objective: Objective, config: RunConfig, mesh: Any) -> jax.s
 
     The program maps a TrainState and a batch to the next TrainState and StepMetrics.
 
-    With `train.accumulate` = A the rows are cut in A micro-batches that run one after another.
+    With `train.grad_accum_steps` = A the batch is split into A micro-batches that run in sequence.
     Their losses are normalised by the weights of the whole batch, so they add up to its loss.
 
     Args:
@@ -119,14 +119,14 @@ def make_train_step(objective: Objective, config: RunConfig, mesh: Any) -> jax.s
     Raises:
         ConfigError: the rows do not divide over the micro-batches and the mesh.
     """
-    count = config.train.accumulate
+    count = config.train.grad_accum_steps
     shards = sharding.num_row_shards(mesh)
     rows = jax.tree.leaves(objective.batch_spec())[0].shape[0]
     if rows % (count * shards):
         raise ConfigError(
-            f"config field data.rows: {rows} rows cannot be cut in train.accumulate={count} "
-            f"micro-batches over {shards} devices (mesh.replica x mesh.fsdp); "
-            f"make it a multiple of {count * shards}"
+            f"config field data.batch_size: {rows} rows cannot be split into "
+            f"train.grad_accum_steps={count} micro-batches over {shards} "
+            f"devices (mesh.replica x mesh.fsdp); make it a multiple of {count * shards}"
         )
     abstract = abstract_state(objective, config, mesh)
     state_shardings = _shardings(abstract)

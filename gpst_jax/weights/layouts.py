@@ -59,7 +59,7 @@ def _llama_config(
     """The same as transformers says it of Llama, whose own class loads it."""
     vocabulary = _vocabulary(dataset)
     return to_hf_config(
-        config.model_as(SemanticLMConfig), vocabulary.size, config.data.row_length
+        config.model_as(SemanticLMConfig), vocabulary.size, config.data.sequence_length
     ) | {
         "bos_token_id": None,
         "eos_token_id": vocabulary.end,

@@ -128,8 +128,8 @@ def _training(about: Description) -> list[str]:
     data, optimizer, train = config.data, config.optimizer, config.train
     average = f", moving average with {train.ema_decay}" if about.weights == "ema" else ""
     return [
-        f"- {about.step:,} of {train.steps:,} steps of {data.rows} rows of {data.row_length} "
-        f"positions, segments of at most {data.crop_seconds:g} s{average}",
+        f"- {about.step:,} of {train.steps:,} steps of {data.batch_size} rows of "
+        f"{data.sequence_length} positions, segments of at most {data.crop_seconds:g} s{average}",
         f"- {optimizer.name}, learning rate {optimizer.learning_rate:g} ({optimizer.schedule}, "
         f"{optimizer.warmup_steps} steps of warm-up), weight decay {optimizer.weight_decay:g}",
         f"- gpst_jax {about.code_version}, JAX {about.jax_version}",

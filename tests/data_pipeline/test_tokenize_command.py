@@ -87,7 +87,7 @@ def test_worker_processes_write_the_same_shards(audio, fitted, tmp_path) -> None
 
 
 def test_a_tokenised_corpus_can_be_loaded(fitted) -> None:
-    packing = PackingConfig(row_length=384, frame_budget=224, crop_seconds=2.2)
+    packing = PackingConfig(sequence_length=384, frame_budget=224, crop_seconds=2.2)
     loader = Loader(fitted, "train", packing, 2, repeat=False)
     assert loader.plan.layout.global_vocab == 4 + 16 + 4 + 2 * 16
     tokens = np.concatenate([batch["tokens"] for batch in loader])

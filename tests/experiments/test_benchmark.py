@@ -130,7 +130,7 @@ def test_the_batch_holds_every_frame_of_the_workload():
 
 
 def test_rows_that_are_too_short_are_refused():
-    with pytest.raises(ConfigError, match="row_length"):
+    with pytest.raises(ConfigError, match="sequence_length"):
         dataclasses.replace(TOY, frames=TOY.frames + 1)
 
 

@@ -26,7 +26,7 @@ class FakeCompiler:
 
     def __call__(self, config: RunConfig) -> tuple[aot.Report, str]:
         remat = config.model.remat
-        rows = config.data.rows // (CHIPS * config.train.accumulate)
+        rows = config.data.batch_size // (CHIPS * config.train.grad_accum_steps)
         self.tried.append((remat, rows))
         total = self.fixed + rows * self.bytes_per_row[remat]
         fits = total <= self.capacity
@@ -56,8 +56,8 @@ def run(accumulate: int = 1) -> RunConfig:
     config = gpst_demo.get_config()
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, rows=4),
-        train=dataclasses.replace(config.train, accumulate=accumulate),
+        data=dataclasses.replace(config.data, batch_size=4),
+        train=dataclasses.replace(config.train, grad_accum_steps=accumulate),
     )
 
 
@@ -66,7 +66,7 @@ def test_the_highest_ceiling_that_fits_is_found(accumulate):
     compiler = FakeCompiler(fixed=100)
     config, report, text = compile_program.suggest(run(accumulate), CHIPS, compiler)
     # none: 2 rows, 2/3; dots: 8 rows, 8/9.8; full: 16 rows, 16/23.4.
-    assert (config.model.remat, config.data.rows) == ("dots", 8 * CHIPS * accumulate)
+    assert (config.model.remat, config.data.batch_size) == ("dots", 8 * CHIPS * accumulate)
     assert text == "dots 8"
     assert report.mfu_ceiling == pytest.approx(8 / 9.8)
     # Doubled until it does not fit, for every policy, and never beyond.
@@ -74,7 +74,7 @@ def test_the_highest_ceiling_that_fits_is_found(accumulate):
     tried += [("dots", 1 << n) for n in range(5)] + [("full", 1 << n) for n in range(6)]
     assert compiler.tried == tried
     assert compile_program.settings(config) == [
-        f"--set=data.rows={8 * CHIPS * accumulate}",
+        f"--set=data.batch_size={8 * CHIPS * accumulate}",
         "--set=model.remat=dots",
     ]
 
@@ -84,7 +84,7 @@ def test_the_search_ends_where_more_rows_do_not_help():
     config, _, _ = compile_program.suggest(run(), CHIPS, compiler)
     assert config.model.remat == "none"
     assert max(rows for _, rows in compiler.tried) == 128  # 64 to 128 rows: 0.8 %
-    assert config.data.rows == 128 * CHIPS
+    assert config.data.batch_size == 128 * CHIPS
 
 
 def test_nothing_that_fits_is_an_error():

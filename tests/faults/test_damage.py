@@ -54,11 +54,11 @@ def run(workdir, config, dataset):
 
     def loader(split):
         packing = PackingConfig(
-            row_length=data.row_length,
+            sequence_length=data.sequence_length,
             frame_budget=data.frame_budget,
             crop_seconds=data.crop_seconds,
         )
-        return Loader(dataset, split, packing, data.rows) if split == "train" else None
+        return Loader(dataset, split, packing, data.batch_size) if split == "train" else None
 
     spec = DatasetSpec.load(dataset)
     record = json.loads((dataset / "dataset.json").read_text())
@@ -90,7 +90,7 @@ def cached(tmp_path_factory):
 @pytest.mark.timeout(900)
 def test_every_file_damaged_in_turn(dataset, config, cached, tmp_path):
     tiny = load_config(str(config)).override(
-        ["train.steps=4", "train.checkpoint_every_steps=2", "mesh.fsdp=2", "data.rows=8"]
+        ["train.steps=4", "train.checkpoint_every_steps=2", "mesh.fsdp=2", "data.batch_size=8"]
     )
     whole = tmp_path / "whole"
     run(whole, tiny, dataset)
@@ -125,7 +125,7 @@ def test_every_file_damaged_in_turn(dataset, config, cached, tmp_path):
 def test_damaged_arrays_are_set_aside(damage, dataset, config, cached, tmp_path):
     """The file that holds most of the bytes is needed: what is wrong with it must be noticed."""
     tiny = load_config(str(config)).override(
-        ["train.steps=2", "train.checkpoint_every_steps=1", "mesh.fsdp=2", "data.rows=8"]
+        ["train.steps=2", "train.checkpoint_every_steps=1", "mesh.fsdp=2", "data.batch_size=8"]
     )
     run(tmp_path, tiny, dataset)
     good = params(tmp_path)
@@ -143,7 +143,7 @@ def test_damaged_arrays_are_set_aside(damage, dataset, config, cached, tmp_path)
 
 def test_no_whole_checkpoint_is_a_clear_error(dataset, config, cached, tmp_path):
     tiny = load_config(str(config)).override(
-        ["train.steps=2", "train.checkpoint_every_steps=1", "mesh.fsdp=2", "data.rows=8"]
+        ["train.steps=2", "train.checkpoint_every_steps=1", "mesh.fsdp=2", "data.batch_size=8"]
     )
     run(tmp_path, tiny, dataset)
     for path in (tmp_path / manager.CHECKPOINT_DIRECTORY).rglob("*"):

@@ -28,7 +28,7 @@ PAIRS = [
 def run(dataset, tmp_path_factory):
     path = tmp_path_factory.mktemp("config") / "tiny.py"
     path.write_text(CONFIG)
-    config = load_config(str(path)).override(["data.rows=8", "train.ema_decay=0.9"])
+    config = load_config(str(path)).override(["data.batch_size=8", "train.ema_decay=0.9"])
     return config, make_objective(config, DatasetSpec.load(dataset), dataset)
 
 

@@ -43,7 +43,7 @@ def begin(start, number, dataset, config, workdir, *settings, steps=STEPS):
                 "experiments.pretrain",
                 *(f"--config={config}", f"--workdir={workdir}", f"--set=data.path={dataset}"),
                 *(f"--set=train.steps={steps}", "--set=train.checkpoint_every_steps=5"),
-                *("--set=data.rows=4", f"--heartbeat_seconds={HEARTBEAT}", *settings),
+                *("--set=data.batch_size=4", f"--heartbeat_seconds={HEARTBEAT}", *settings),
                 *(flags if number > 1 else []),
                 XLA_FLAGS=f"--xla_force_host_platform_device_count={DEVICES // number}",
                 NPROC="16",  # threads of the collectives: with the cores' number they can starve

@@ -107,7 +107,7 @@ def get_config():
     return RunConfig(
         name="tiny",
         model=GPSTConfig(global_net=net, local_net=net),
-        data=DataConfig(rows=2, row_length=64, frame_budget=32, crop_seconds=0.5),
+        data=DataConfig(batch_size=2, sequence_length=64, frame_budget=32, crop_seconds=0.5),
         optimizer=OptimizerConfig(schedule="inverse_sqrt"),  # the same program for any steps
         train=TrainConfig(steps=40, log_every=1, eval_every=0, eval_batches=1),
     )

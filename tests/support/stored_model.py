@@ -87,8 +87,8 @@ def make_config(dataset: Path, block: str = "modern", shared: bool = False, **fi
         ),
         data=DataConfig(
             path=str(dataset),
-            rows=2,
-            row_length=80,
+            batch_size=2,
+            sequence_length=80,
             frame_budget=56,
             crop_seconds=0.5,
             positions="time" if block == "modern" else "running",

@@ -44,7 +44,7 @@ def soundstorm(net: TransformerConfig = NET, **model) -> SoundStormObjective:
 
 
 def _run(model) -> RunConfig:
-    data = DataConfig(rows=ROWS, frame_budget=FRAMES, crop_seconds=FRAMES / 50)
+    data = DataConfig(batch_size=ROWS, frame_budget=FRAMES, crop_seconds=FRAMES / 50)
     return RunConfig("toy", model, data, mesh=MeshConfig())
 
 

@@ -161,7 +161,7 @@ def toy_config(rows: int = 8, mesh: MeshConfig | None = None, **sections) -> Run
     return RunConfig(
         name="toy",
         model=GPSTConfig(global_net=net, local_net=net),
-        data=DataConfig(rows=rows),
+        data=DataConfig(batch_size=rows),
         optimizer=OptimizerConfig(**(optimizer | sections.get("optimizer", {}))),
         train=TrainConfig(**(train | sections.get("train", {}))),
         mesh=mesh or MeshConfig(replica=1, fsdp=1, tensor=1),

@@ -131,7 +131,11 @@ def test_the_whole_preflight(tmp_path, dataset, config, environment):
     pytest.importorskip("libtpu", reason="the extra aot holds the TPU compiler")
     workdir = tmp_path / "a run"
     arguments = (str(config), "v5e:2x2", f"--data={dataset}", f"--workdir={workdir}")
-    small = ("--set=data.rows=4", "--set=data.row_length=128", "--price_per_chip_hour=1.5")
+    small = (
+        "--set=data.batch_size=4",
+        "--set=data.sequence_length=128",
+        "--price_per_chip_hour=1.5",
+    )
     done = call(*arguments, *small, PYTHONPATH="")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "28 records" in done.stdout

@@ -41,7 +41,7 @@ def get_config() -> RunConfig:
     return RunConfig(
         name="rehearsal",
         model=GPSTConfig(global_net=net, local_net=net),
-        data=DataConfig(rows={rows}, row_length=64, frame_budget=32, crop_seconds=0.5),
+        data=DataConfig(batch_size={rows}, sequence_length=64, frame_budget=32, crop_seconds=0.5),
         optimizer=OptimizerConfig(schedule="inverse_sqrt"),
         train=TrainConfig(
             steps={steps}, log_every=1, eval_every=0, eval_batches=0, checkpoint_every_steps={every}

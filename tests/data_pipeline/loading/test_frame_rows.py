@@ -15,7 +15,7 @@ from data_pipeline.tokens import TokenLayout
 
 LAYOUT = TokenLayout(20, 3, 16, 50.0, 50.0)
 PACKING = PackingConfig(
-    row_length=1, frame_budget=100, crop_seconds=2.0, seed=3, arrangement="frames"
+    sequence_length=1, frame_budget=100, crop_seconds=2.0, seed=3, arrangement="frames"
 )
 SILENCE_UNIT = 7
 

@@ -29,7 +29,7 @@ from data_pipeline.tokens import EOS, PAD, deduplicate
 NUM_UNITS, CODEBOOKS, CODEBOOK_SIZE = 20, 3, 16
 SHARDS = 3
 SILENCE = SilenceSpec(0.1, (7,) * 5, ((1,) * 8, (2,) * 8, (3,) * 8))
-PACKING = PackingConfig(row_length=600, frame_budget=340, crop_seconds=2.0, seed=3)
+PACKING = PackingConfig(sequence_length=600, frame_budget=340, crop_seconds=2.0, seed=3)
 
 
 def _record(number: int) -> Record:
@@ -115,7 +115,7 @@ def _take(loader: Loader, count: int) -> list[dict]:
 
 
 def test_batches_have_fixed_shapes_and_consistent_fields(dataset) -> None:
-    length, budget = PACKING.row_length, PACKING.frame_budget
+    length, budget = PACKING.sequence_length, PACKING.frame_budget
     for batch in _take(Loader(dataset, "train", PACKING, 4), 6):
         shapes = {name: array.shape for name, array in batch.items()}
         assert shapes == {

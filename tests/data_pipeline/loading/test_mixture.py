@@ -14,7 +14,7 @@ from data_pipeline.loading.mixture import MixturePlan
 from data_pipeline.packing.token_plan import PackingConfig
 from data_pipeline.runtime.errors import UserError
 
-PACKING = PackingConfig(row_length=600, frame_budget=340, crop_seconds=2.0, seed=3)
+PACKING = PackingConfig(sequence_length=600, frame_budget=340, crop_seconds=2.0, seed=3)
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ def _durations(seed: int, size: int = 300) -> np.ndarray:
 def _plan(layout: TokenLayout, index: LengthIndex, crop: float = 4.0, **changes) -> PackingPlan:
     length = int(crop * (layout.unit_rate + layout.frame_rate)) + 2
     values = {
-        "row_length": 2 * length + 40,
+        "sequence_length": 2 * length + 40,
         "frame_budget": 2 * int(crop * layout.frame_rate) + 12,
         "crop_seconds": crop,
         **changes,
@@ -61,9 +61,9 @@ def _plan(layout: TokenLayout, index: LengthIndex, crop: float = 4.0, **changes)
     return PackingPlan(PackingConfig(**values), layout, index, _silence(layout))
 
 
-def _rows(plan: PackingPlan, pass_number: int = 0) -> list[list[Segment]]:
-    first = sum(plan.num_rows(p) for p in range(pass_number))
-    return [plan.row(first + row) for row in range(plan.num_rows(pass_number))]
+def _rows(plan: PackingPlan, epoch: int = 0) -> list[list[Segment]]:
+    first = sum(plan.num_rows(p) for p in range(epoch))
+    return [plan.row(first + row) for row in range(plan.num_rows(epoch))]
 
 
 def _lengths(plan: PackingPlan, segment: Segment) -> tuple[int, int]:
@@ -81,10 +81,10 @@ def test_every_unit_is_used_exactly_once_a_pass(rates: tuple[float, float], seed
     layout = _layout(*rates)
     index = _index(layout, _durations(seed), ["a", "b", "c", "unknown"], seed)
     plan = _plan(layout, index, seed=seed)
-    for pass_number in (0, 1):
+    for epoch in (0, 1):
         units = [np.zeros(size, int) for size in index.units]
         frames = [np.zeros(size, int) for size in index.frames]
-        for segment in (s for row in _rows(plan, pass_number) for s in row):
+        for segment in (s for row in _rows(plan, epoch) for s in row):
             for piece in segment.pieces:
                 units[piece.record][slice(*piece.units)] += 1
                 frames[piece.record][slice(*piece.frames)] += 1
@@ -127,7 +127,7 @@ def test_rows_hold_their_budgets(join_speakers: bool) -> None:
     for row in _rows(plan):
         assert row
         lengths = np.array([_lengths(plan, segment) for segment in row])
-        assert (lengths.sum(axis=1) + 2).sum() <= plan.config.row_length
+        assert (lengths.sum(axis=1) + 2).sum() <= plan.config.sequence_length
         assert (lengths[:, 1] + 1).sum() <= plan.config.frame_budget
         several += len(row) > 1
         if not join_speakers:
@@ -182,7 +182,7 @@ def test_deduplicated_plans_take_whole_records_once(seed: int) -> None:
     random = np.random.default_rng(seed)
     index = _index(layout, random.uniform(0.1, 9.9, 400), ["a", "b", "unknown"], seed)
     plan = _plan(
-        layout, index, 10.0, deduplicate=True, positions="running", row_length=1400, seed=seed
+        layout, index, 10.0, deduplicate=True, positions="running", sequence_length=1400, seed=seed
     )
     used = np.zeros(len(index), int)
     gap = len(_silence(layout).codes[0]) + 1  # silence of one repeated unit collapses to one
@@ -214,7 +214,7 @@ def test_librispeech_like_lengths_fill_the_rows() -> None:
     )
     layout = _layout()
     index = _index(layout, seconds.clip(1.3, 30), [str(i) for i in range(50)])
-    plan = _plan(layout, index, 10.0, row_length=1280, frame_budget=751)
+    plan = _plan(layout, index, 10.0, sequence_length=1280, frame_budget=751)
     real = np.array([_lengths(plan, s) for row in _rows(plan) for s in row])
     efficiency = plan.efficiency()
     assert efficiency["positions"] >= 0.95
@@ -244,7 +244,7 @@ def test_other_lengths_fill_the_rows_too(
         layout,
         _index(layout, seconds, names),
         crop,
-        row_length=int(50 * crop) + stacks + 1,
+        sequence_length=int(50 * crop) + stacks + 1,
         frame_budget=stacks,
     )
     assert min(plan.efficiency().values()) >= 0.95
@@ -261,7 +261,7 @@ def test_long_and_short_rows_are_mixed() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"row_length": 400}, "takes up to 502 positions"),
+        ({"sequence_length": 400}, "takes up to 502 positions"),
         ({"frame_budget": 300}, "301 predicted stacks"),
         ({"crop_seconds": 0.2}, "too short"),
         ({"crop_seconds": -1.0}, "must be positive"),

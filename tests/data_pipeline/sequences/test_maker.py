@@ -29,7 +29,7 @@ from data_pipeline.tokens.vocabulary import Vocabulary
 
 LENGTH = 300
 PACKING = PackingConfig(
-    row_length=LENGTH, frame_budget=1, crop_seconds=1.0, seed=5, arrangement="sequences"
+    sequence_length=LENGTH, frame_budget=1, crop_seconds=1.0, seed=5, arrangement="sequences"
 )
 
 
@@ -160,22 +160,22 @@ def _librispeech(count: int) -> np.ndarray:
     return np.ceil(50 * seconds.clip(1.3, 16.5)) + 3
 
 
-@pytest.mark.parametrize("row_length", [2048, 4096])
-def test_librispeech_like_lengths_fill_the_rows(row_length) -> None:
+@pytest.mark.parametrize("sequence_length", [2048, 4096])
+def test_librispeech_like_lengths_fill_the_rows(sequence_length) -> None:
     lengths = _librispeech(20_000)
-    config = dataclasses.replace(PACKING, row_length=row_length)
+    config = dataclasses.replace(PACKING, sequence_length=sequence_length)
     plan = SequencePlan(config, _index(lengths))
     rows = [plan.row(row) for row in range(plan.num_rows(0))]
     assert Counter(number for row in rows for number in row) == Counter(range(len(lengths)))
-    assert all(lengths[row].sum() <= row_length for row in rows)
+    assert all(lengths[row].sum() <= sequence_length for row in rows)
     share = plan.efficiency(0)["positions"]
-    assert share == lengths.sum() / (len(rows) * row_length)
+    assert share == lengths.sum() / (len(rows) * sequence_length)
     assert share >= 0.95
 
 
 def test_passes_differ_and_a_plan_is_a_function_of_seed_and_lengths() -> None:
     lengths = _librispeech(500)
-    plan, same = (SequencePlan(dataclasses.replace(PACKING, row_length=2048), _index(lengths))
+    plan, same = (SequencePlan(dataclasses.replace(PACKING, sequence_length=2048), _index(lengths))
                   for _ in range(2))  # fmt: skip
     first = [plan.row(row) for row in range(plan.num_rows(0))]
     second = [plan.row(plan.num_rows(0) + row) for row in range(plan.num_rows(1))]
@@ -297,7 +297,7 @@ def test_a_sequence_longer_than_a_row_is_named_with_the_remedy(sequences) -> Non
     records = list(SequenceReader(sequences, "train"))
     longest = max(records, key=lambda record: len(record.ids))
     message = (
-        rf"{longest.id} of the split train has {len(longest.ids)} ids, row_length is 60: raise"
+        rf"{longest.id} of the split train has {len(longest.ids)} ids, sequence_length is 60: raise"
     )
     with pytest.raises(UserError, match=message):
-        next(Loader(sequences, "train", dataclasses.replace(PACKING, row_length=60), 4))
+        next(Loader(sequences, "train", dataclasses.replace(PACKING, sequence_length=60), 4))

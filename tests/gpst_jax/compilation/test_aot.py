@@ -33,7 +33,7 @@ CONFIG = RunConfig(
         remat="none",
         attention="xla",
     ),
-    data=DataConfig(rows=256, row_length=256, frame_budget=128, crop_seconds=1.5),
+    data=DataConfig(batch_size=256, sequence_length=256, frame_budget=128, crop_seconds=1.5),
     mesh=MeshConfig(-1, 16, 1),
 )
 
@@ -46,7 +46,7 @@ needs_compiler = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def compiled():
     """The tiny run for one v5e:4x4 slice."""
-    config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, rows=32))
+    config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, batch_size=32))
     return aot.compile_step(GPSTObjective(config, LAYOUT), config, "v5e:4x4")
 
 

@@ -21,9 +21,9 @@ def run():
             local_drop=0.5,
             label_smoothing=0.1,
         ),
-        data=config.DataConfig(path="tokens", rows=6, positions="running", deduplicate=True),
+        data=config.DataConfig(path="tokens", batch_size=6, positions="running", deduplicate=True),
         optimizer=config.OptimizerConfig(schedule="inverse_sqrt", learning_rate=4e-4),
-        train=config.TrainConfig(accumulate=3),
+        train=config.TrainConfig(grad_accum_steps=3),
         mesh=config.MeshConfig(tensor=2),
     )
 
@@ -94,8 +94,8 @@ def test_a_missing_field_without_default_is_named(run):
         ("model.dtype", "float16", "dtype"),
         ("model.local_drop", 1.5, "local_drop"),
         ("model.label_smoothing", -0.1, "label_smoothing"),
-        ("data.rows", 0, "rows"),
-        ("data.rows", 8, "accumulate"),  # three micro-batches
+        ("data.batch_size", 0, "batch_size"),
+        ("data.batch_size", 8, "grad_accum_steps"),  # three micro-batches
         ("data.positions", "time", "positions"),  # de-duplicated
         ("optimizer.schedule", "linear", "schedule"),
         ("optimizer.warmup_steps", -1, "warmup_steps"),

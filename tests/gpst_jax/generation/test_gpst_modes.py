@@ -7,7 +7,7 @@ import pytest
 from data_pipeline.tokens import TokenLayout, segment_tokens
 from gpst_jax.config import GPSTConfig, TransformerConfig
 from gpst_jax.generation.config import SamplingConfig
-from gpst_jax.generation.gpst_modes import ModeBuilder, join
+from gpst_jax.generation.gpst_modes import RequestBuilder, join
 from gpst_jax.generation.gpst_sampler import Decoder
 from gpst_jax.models import gpst
 
@@ -34,8 +34,8 @@ def decoder(request) -> Decoder:
     return make_decoder(request.param)
 
 
-def builder(deduplicated: bool = False) -> ModeBuilder:
-    return ModeBuilder(LAYOUT, SILENCE, deduplicated)
+def builder(deduplicated: bool = False) -> RequestBuilder:
+    return RequestBuilder(LAYOUT, SILENCE, deduplicated)
 
 
 def test_transfer_puts_silence_in_both_streams():

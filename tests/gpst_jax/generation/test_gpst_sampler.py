@@ -190,7 +190,7 @@ def test_results_do_not_depend_on_the_batch(toy, requests, results):
 
 
 def test_results_do_not_depend_on_the_batch_size(modern, requests):
-    """Three at a time, in another order, the last batch filled up: the same, in order."""
+    """Three at a time, in another order, the last batch cache_length up: the same, in order."""
     done = []
     whole = modern.decoder.decode(requests, seed=3)
     split = modern.decoder.decode(requests, seed=3, batch_size=3, on_progress=done.append)

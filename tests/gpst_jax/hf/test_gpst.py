@@ -11,7 +11,7 @@ import pytest
 from data_pipeline import tokens
 from gpst_jax.config import GPSTConfig
 from gpst_jax.generation.config import SamplingConfig
-from gpst_jax.generation.gpst_modes import ModeBuilder
+from gpst_jax.generation.gpst_modes import RequestBuilder
 from gpst_jax.generation.gpst_sampler import Decoder
 from gpst_jax.models import gpst
 from gpst_jax.objectives import GPSTObjective
@@ -91,7 +91,7 @@ def test_greedy_decoding_is_equal_in_every_mode(pair, random_part):
     model, loaded = pair
     layout, rng = model.spec.layout(), np.random.default_rng(2)
     silence = model.spec.silence
-    builder = ModeBuilder(layout, (np.array(silence.units), np.array(silence.codes)))
+    builder = RequestBuilder(layout, (np.array(silence.units), np.array(silence.codes)))
     parts = [random_part(layout, rng, units, frames) for units, frames in ((6, 9), (4, 6), (8, 12))]
     requests = [
         builder.unconditional(0.4, item=0),
@@ -127,7 +127,7 @@ def modern(stored, tmp_path_factory):
 def test_drawn_samples_depend_on_seed_and_item_alone(modern):
     model, directory = modern
     loaded = hf.GPSTForSpeech.from_pretrained(directory)
-    builder = ModeBuilder(model.spec.layout(), ((), ()))
+    builder = RequestBuilder(model.spec.layout(), ((), ()))
     requests = [builder.semantic_to_acoustic(np.arange(6), item=item) for item in (0, 1)]
     sampling = SamplingConfig(temperature=2.0, top_k=5)
     first = loaded.generate(requests, acoustic=sampling, seed=3)

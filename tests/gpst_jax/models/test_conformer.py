@@ -13,11 +13,11 @@ from gpst_jax.config import DataConfig, FlowConfig, RunConfig, SoundStormConfig,
 from gpst_jax.models import conformer
 from gpst_jax.models.bidirectional import FrameAttention, Frames, frame_context
 from gpst_jax.models.rope import rotary
-from gpst_jax.models.transformer import Style
+from gpst_jax.models.transformer import BlockConfig
 from gpst_jax.objectives import FlowObjective, SoundStormObjective
 
 NET = toy_frames.NET
-STYLE = Style("paper", jnp.dtype(jnp.float32))
+STYLE = BlockConfig("paper", jnp.dtype(jnp.float32))
 
 
 @pytest.mark.parametrize("length", [7, 32, 45])

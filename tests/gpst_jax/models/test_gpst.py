@@ -11,7 +11,7 @@ import pytest
 from data_pipeline.tokens import EOS, TokenLayout, segment_tokens
 from gpst_jax.config import GPSTConfig, TransformerConfig
 from gpst_jax.models import attention, gpst
-from gpst_jax.models.transformer import Context
+from gpst_jax.models.transformer import AttentionContext
 
 LAYOUT = TokenLayout(num_units=11, num_codebooks=3, codebook_size=5, unit_rate=50, frame_rate=75)
 UNITS, FRAMES = 4, 6
@@ -269,7 +269,7 @@ def test_local_gradients_respect_codebook_order(toy):
     direction = jax.random.normal(jax.random.key(1), (9,))
 
     def outputs(x):
-        return model.acoustic_logits(model.local_net(x, Context()))[0] @ direction
+        return model.acoustic_logits(model.local_net(x, AttentionContext()))[0] @ direction
 
     depends = np.abs(jax.jacrev(outputs)(x)[:, 0]).max(-1) > 0
     np.testing.assert_array_equal(depends, np.tril(np.ones((3, 3), bool)))

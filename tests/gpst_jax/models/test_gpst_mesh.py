@@ -11,7 +11,7 @@ from flax import nnx
 from data_pipeline.tokens import NUM_SPECIALS, PAD, TokenLayout
 from gpst_jax.compilation import hlo, hlo_cost
 from gpst_jax.config import DataConfig, GPSTConfig, MeshConfig, RunConfig, TransformerConfig
-from gpst_jax.models.transformer import Context
+from gpst_jax.models.transformer import AttentionContext
 from gpst_jax.objectives import GPSTObjective
 from gpst_jax.parallel import sharding
 
@@ -21,8 +21,8 @@ ROWS, LENGTH, FRAMES = 8, 32, 16
 
 def _objective(block: str, remat: str = "none") -> GPSTObjective:
     data = DataConfig(
-        rows=ROWS,
-        row_length=LENGTH,
+        batch_size=ROWS,
+        sequence_length=LENGTH,
         frame_budget=FRAMES,
         crop_seconds=0.3,
         positions="time" if block == "modern" else "running",
@@ -124,7 +124,7 @@ def test_scan_equals_the_layers_one_after_another():
     model = objective.model(objective.init(jax.random.key(1)))
     x = jax.random.normal(jax.random.key(2), (2, LENGTH, 32))
     context = model.context(jnp.broadcast_to(jnp.arange(LENGTH)[None], (2, LENGTH)))
-    assert isinstance(context, Context)
+    assert isinstance(context, AttentionContext)
     graph, stacked = nnx.split(model.global_net.layers)
     y = x
     for layer in range(3):

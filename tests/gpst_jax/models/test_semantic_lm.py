@@ -46,7 +46,7 @@ def _objective(name="modern", **changes):
     config = RunConfig(
         "toy",
         model,
-        DataConfig(rows=ROWS, row_length=LENGTH),
+        DataConfig(batch_size=ROWS, sequence_length=LENGTH),
         OptimizerConfig(learning_rate=1e-2, warmup_steps=5),
     )
     return SemanticLMObjective(config, VOCABULARY)

@@ -62,5 +62,7 @@ def test_what_auto_means_follows_the_platform_that_is_compiled_for():
         assert attention.resolve("auto", query) == "splash"
         odd = jax.ShapeDtypeStruct((2, 200, 2, 64), jnp.bfloat16)
         assert attention.resolve("xla", odd) == "xla"
-        with pytest.raises(ConfigError, match=r"data.row_length: .* 128 .* 200 is not; take 256"):
+        with pytest.raises(
+            ConfigError, match=r"data.sequence_length: .* 128 .* 200 is not; take 256"
+        ):
             attention.resolve("auto", odd)

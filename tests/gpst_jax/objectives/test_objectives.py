@@ -26,12 +26,17 @@ KEY = jax.random.key(0)
 
 def _objective(data=None, **model):
     nets = TransformerConfig(32, 2, 4, 48), TransformerConfig(16, 2, 2, 24)
-    fields = {"rows": ROWS, "row_length": LENGTH, "frame_budget": BUDGET, "crop_seconds": 1.0}
+    fields = {
+        "batch_size": ROWS,
+        "sequence_length": LENGTH,
+        "frame_budget": BUDGET,
+        "crop_seconds": 1.0,
+    }
     config = RunConfig(
         name="toy",
         model=GPSTConfig(*nets, **model),
         data=DataConfig(**(fields | (data or {}))),
-        train=TrainConfig(accumulate=2),
+        train=TrainConfig(grad_accum_steps=2),
     )
     return GPSTObjective(config, LAYOUT)
 
@@ -312,7 +317,7 @@ def test_every_frame_is_kept_equally_often(dropping, batch):
 
 def test_the_local_net_runs_on_a_static_part_of_the_frames():
     """K is fixed by the configuration and smaller than the budget, and FLOPs follow it."""
-    data = {"frame_budget": 640, "rows": 2, "row_length": 1024}
+    data = {"frame_budget": 640, "batch_size": 2, "sequence_length": 1024}
     whole, half = _objective(data), _objective(data, local_drop=0.5)
     assert whole.kept_frames == 640
     assert 320 < half.kept_frames < 640
@@ -326,7 +331,9 @@ def test_rows_of_very_many_segments_lose_no_frame_silently(pack_rows, random_par
     """More segments than the static budget is made for: what is counted is what is computed."""
     rng, many = np.random.default_rng(0), 140
     row = [segment_tokens(LAYOUT, [random_part(LAYOUT, rng, 1, 1)]) for _ in range(many)]
-    objective = _objective({"frame_budget": 300, "rows": 2, "row_length": 600}, local_drop=0.5)
+    objective = _objective(
+        {"frame_budget": 300, "batch_size": 2, "sequence_length": 600}, local_drop=0.5
+    )
     batch = pack_rows([row, row[:3]], 600, 300)
     kept = _kept(objective, batch, KEY)[2].sum()
     assert 3 * kept == objective.weights(batch)["acoustic_kept"]

@@ -50,7 +50,9 @@ def _objective(name):
         if name == "soundstorm"
         else FlowConfig(net, backbone="dit", chain=name, prompt_per_item=True, **prompts)
     )
-    run = RunConfig("toy", model, DataConfig(rows=ROWS, frame_budget=FRAMES, crop_seconds=0.48))
+    run = RunConfig(
+        "toy", model, DataConfig(batch_size=ROWS, frame_budget=FRAMES, crop_seconds=0.48)
+    )
     kind = SoundStormObjective if name == "soundstorm" else FlowObjective
     return kind(run, LAYOUT, _codebooks())
 

@@ -16,9 +16,9 @@ GREEDY = SamplingConfig(top_k=1)
 KEY = jax.random.key(0)
 
 
-def _objective(layout, *, rows, row_length, frame_budget, **model):
+def _objective(layout, *, rows, sequence_length, frame_budget, **model):
     positions = "running" if model.get("block") == "paper" else "time"
-    fields = {"rows": rows, "row_length": row_length, "frame_budget": frame_budget}
+    fields = {"batch_size": rows, "sequence_length": sequence_length, "frame_budget": frame_budget}
     data = DataConfig(**fields, positions=positions, crop_seconds=1.0)
     nets = TransformerConfig(32, 2, 4, 64), TransformerConfig(16, 2, 2, 32)
     config = GPSTConfig(*nets, max_positions=512, **model)
@@ -60,7 +60,7 @@ def test_one_batch_is_learnt_by_heart(block, pack_rows, random_part, random_para
     """Both streams below 0.1 nats, and greedy decoding gives the training codes back."""
     rng = np.random.default_rng(0)
     parts = [random_part(LAYOUT, rng, 18, 27) for _ in range(3)]
-    objective = _objective(LAYOUT, rows=2, row_length=96, frame_budget=56, block=block)
+    objective = _objective(LAYOUT, rows=2, sequence_length=96, frame_budget=56, block=block)
     positions = objective.config.data.positions
     segments = [segment_tokens(LAYOUT, [part], positions=positions) for part in parts]
     batch = pack_rows([segments[:2], segments[2:]], 96, 56)
@@ -117,7 +117,7 @@ def corpus(pack_rows):
 
 
 def _toy_objective(**model):
-    return _objective(TOY, rows=16, row_length=26, frame_budget=13, **model)
+    return _objective(TOY, rows=16, sequence_length=26, frame_budget=13, **model)
 
 
 @pytest.fixture(scope="module")

@@ -29,8 +29,8 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 def run_train(workdir, config, objective=None, loader=None, valid=None, **options):
-    objective = objective or ToyObjective(config.data.rows)
-    loader = loader or ToyLoader(config.data.rows)
+    objective = objective or ToyObjective(config.data.batch_size)
+    loader = loader or ToyLoader(config.data.batch_size)
     return loop.train(
         config,
         objective,

@@ -88,7 +88,7 @@ def test_state_is_sharded_like_its_parameters(name):
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 1, 2)])
 def test_accumulation_equals_the_large_batch(sizes, one_device):
     devices = jax.devices()[: int(np.prod(sizes))]
-    config = toy_config(mesh=MeshConfig(*sizes), train={"accumulate": 4})
+    config = toy_config(mesh=MeshConfig(*sizes), train={"grad_accum_steps": 4})
     state, reports = run_steps(ToyObjective(), config, 2, devices)
     # The masks differ between micro-batches, so means of means would not pass.
     for report, reference in zip(reports, one_device[1], strict=True):
@@ -140,9 +140,11 @@ def test_average_follows_the_parameters():
 
 
 def test_rows_that_do_not_divide_are_an_error():
-    config = toy_config(mesh=MeshConfig(1, 8, 1), train={"accumulate": 2})
+    config = toy_config(mesh=MeshConfig(1, 8, 1), train={"grad_accum_steps": 2})
     mesh = sharding.make_mesh(config.mesh)
-    with pytest.raises(ConfigError, match=r"8 rows .*accumulate=2.* 8 devices.*multiple of 16"):
+    with pytest.raises(
+        ConfigError, match=r"8 rows .*grad_accum_steps=2.* 8 devices.*multiple of 16"
+    ):
         train_step.make_train_step(ToyObjective(), config, mesh)
 
 

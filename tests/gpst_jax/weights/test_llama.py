@@ -303,7 +303,7 @@ VOCABULARY = Vocabulary(text_size=V - 1, num_units=20)  # the table has a row mo
 
 def _objective(saved, vocabulary=VOCABULARY, **changes):
     model = dataclasses.replace(llama.read_config(saved["llama2"][0])[0], **changes)
-    config = RunConfig("toy", model, DataConfig(rows=8, row_length=16))
+    config = RunConfig("toy", model, DataConfig(batch_size=8, sequence_length=16))
     return SemanticLMObjective(config, vocabulary)
 
 
@@ -399,7 +399,7 @@ def test_the_global_transformer_of_gpst_begins_with_llama(saved, monkeypatch):
     layout = TokenLayout(num_units=8, num_codebooks=2, codebook_size=8, unit_rate=50, frame_rate=50)
     net = llama.read_config(directory)[0].net
     small = TransformerConfig(16, 1, 2, 24)
-    data = DataConfig(rows=8, row_length=16, frame_budget=8, crop_seconds=0.1)
+    data = DataConfig(batch_size=8, sequence_length=16, frame_budget=8, crop_seconds=0.1)
     objective = GPSTObjective(RunConfig("toy", GPSTConfig(net, small), data), layout)
     drawn = _random_params(objective.init)
     monkeypatch.setattr(from_weights, "_draw", lambda *_: drawn)

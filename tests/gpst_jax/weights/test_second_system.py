@@ -72,7 +72,7 @@ def language_model(request, sequences, tmp_path_factory):
     """Configuration, parameters, contract, and the torch model of an export."""
     directory, spec = sequences
     model = LANGUAGE_MODELS[request.param]
-    config = RunConfig("lm", model, DataConfig(rows=2, row_length=128))
+    config = RunConfig("lm", model, DataConfig(batch_size=2, sequence_length=128))
     params = _random(semantic_lm.init, model, spec.vocabulary.size)
     out = tmp_path_factory.mktemp("lm") / "out"
     export(MemorySource(config, params, spec, directory, "SemanticLMObjective"), out, "hf")
@@ -158,7 +158,9 @@ def flow(request, tmp_path_factory):
     layout = spec.layout()
     model = FLOWS[request.param]
     books = load_codec(directory / "dataset" / "tokenizers" / "codec").codebooks
-    config = RunConfig("flow", model, DataConfig(rows=2, row_length=128, frame_budget=128))
+    config = RunConfig(
+        "flow", model, DataConfig(batch_size=2, sequence_length=128, frame_budget=128)
+    )
     params = _random(flow_matching.init, model, layout, books)
     made = flow_matching.init(model, layout, books, jax.random.key(0))
     params |= {name: made[name] for name in ("codebooks", "latent_scale", "latent_shift")}
