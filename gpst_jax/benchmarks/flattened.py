@@ -18,7 +18,7 @@ from data_pipeline.tokens import EOS
 from gpst_jax.benchmarks.workload import Workload
 from gpst_jax.config import GPSTConfig, TransformerConfig
 from gpst_jax.models import gpst
-from gpst_jax.models.rope import rotary
+from gpst_jax.models.rope import rope_angles
 from gpst_jax.models.transformer import AttentionContext, BlockConfig, Head
 from gpst_jax.objectives import Batch, Metrics, Params, losses
 
@@ -38,6 +38,7 @@ class Flattened(nnx.Module):
             model.block, jnp.dtype(model.dtype), 0.0, model.attention, model.remat
         )
         self.block_config, self.config = block_config, config
+        self.rope_base = model.rope_base
         self.global_net = gpst.TokenTransformer(
             config,
             block_config._replace(rotary=block_config.modern),
@@ -56,7 +57,7 @@ class Flattened(nnx.Module):
         if self.global_net.positions is not None:
             x = x + self.global_net.positions.embedding[...][None]
         if self.block_config.modern:
-            angles = rotary(at, self.config.head_dim)
+            angles = rope_angles(at, self.config.head_dim, self.rope_base)
             angles = jnp.broadcast_to(angles, (len(tokens), *angles.shape[1:]))
         return self.global_net(x.astype(self.block_config.dtype), AttentionContext(angles=angles))
 

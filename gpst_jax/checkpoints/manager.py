@@ -6,7 +6,6 @@ holds the parameters, their average where one is kept, the rest of the training 
 version) and the checksums of all arrays. Whatever is read is checked against them.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,13 @@ from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
 from gpst_jax.checkpoints import checksums
-from gpst_jax.checkpoints.record import CheckpointError, DamagedCheckpointError, seal, unseal
+from gpst_jax.checkpoints.record import (
+    CheckpointError,
+    DamagedCheckpointError,
+    read_config,
+    seal,
+    unseal,
+)
 from gpst_jax.checkpoints.storage import storage_error
 from gpst_jax.config import ConfigError, RunConfig
 from gpst_jax.parallel import multihost
@@ -301,7 +306,7 @@ def load_params(
     """
     with reading(workdir, step) as (checkpoints, step):
         record = checkpoints.read_record(step)
-        config = RunConfig.from_json(json.dumps(record["config"]))
+        config = read_config(record)
         item = "ema" if average and "ema" in record["arrays"] else "params"
         shapes = checkpoints.read_shapes(step, item)
         if shardings is None:

@@ -71,6 +71,15 @@ def describe_run(config: RunConfig, family: str, dataset: Mapping[str, Any]) -> 
     }
 
 
+def read_config(record: Mapping[str, Any]) -> RunConfig:
+    """The configuration in a checkpoint's record, of any version.
+
+    Raises:
+        ConfigError: it has a field that is not known.
+    """
+    return RunConfig.from_json(json.dumps(record["config"]))
+
+
 def check_resume(saved: Mapping[str, Any], current: Mapping[str, Any], workdir: Any) -> list[str]:
     """Compares the record of a checkpoint with the run that wants to continue it.
 
@@ -94,7 +103,10 @@ def check_resume(saved: Mapping[str, Any], current: Mapping[str, Any], workdir: 
         if old != new:
             raise _mismatch(workdir, name, old, new)
     changes = []
-    old_fields, new_fields = _flatten(saved["config"]), _flatten(current["config"])
+    # Read and written anew, so that names and values of former versions count as those of today.
+    old_fields, new_fields = (
+        _flatten(json.loads(read_config(record).to_json())) for record in (saved, current)
+    )
     for name in sorted(old_fields.keys() | new_fields.keys()):
         old, new = old_fields.get(name), new_fields.get(name)
         if old == new:

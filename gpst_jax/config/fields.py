@@ -1,9 +1,13 @@
 """What every configuration shares: checked fields, and reading nested dicts exactly."""
 
 import dataclasses
+import functools
 import types
 import typing
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Config = TypeVar("Config")
 
 
 class ConfigError(ValueError):
@@ -34,10 +38,61 @@ def positive(config: Any, *names: str) -> None:
         require(getattr(config, name) > 0, name, f"must be positive, is {getattr(config, name)}")
 
 
+def stored_as(
+    renamed: dict[str, str] | None = None, absent: dict[str, Any] | None = None
+) -> Callable[[type[Config]], type[Config]]:
+    """Class decorator: how records that older versions stored are read.
+
+    Args:
+        renamed: old name of a field -> its name now. `from_dict` reads both; the constructor
+            raises ConfigError that says the new name.
+        absent: values of fields that records do not have which were stored before the fields were
+            there. They are not the defaults: editing a default changes no stored model.
+    """
+    names, values = renamed or {}, absent or {}
+
+    def decorate(cls: type[Config]) -> type[Config]:
+        construct = cls.__init__
+
+        @functools.wraps(construct)
+        def checked(self: Config, *args: Any, **fields: Any) -> None:
+            for name in fields.keys() & names.keys():
+                raise ConfigError(
+                    f"config field {name}: {cls.__name__}({name}=...) is now "
+                    f"{cls.__name__}({names[name]}=...)"
+                )
+            construct(self, *args, **fields)
+
+        cls.__init__ = checked  # type: ignore[method-assign, assignment]
+        _STORED[cls] = (names, values)
+        return cls
+
+    return decorate
+
+
+_STORED: dict[type, tuple[dict[str, str], dict[str, Any]]] = {}
+
+
+def renamed_to(cls: type, name: str) -> str | None:
+    """What a field of former versions is called now; None for any other name."""
+    return _STORED.get(cls, ({}, {}))[0].get(name)
+
+
 def from_dict(cls: type, tree: Any, path: str = "") -> Any:
-    """Builds dataclass `cls` from nested dicts, checking names and types at every level."""
+    """Builds dataclass `cls` from nested dicts, checking names and types at every level.
+
+    Names of former versions are read as those of today, see `stored_as`.
+
+    Raises:
+        ConfigError: a field is unknown, missing, given twice or of another type.
+    """
     if not isinstance(tree, dict):
         raise ConfigError(f"config field {path or cls.__name__}: expected fields, got {tree!r}")
+    renamed, absent = _STORED.get(cls, ({}, {}))
+    for old in renamed.keys() & tree.keys():
+        if renamed[old] in tree:
+            raise ConfigError(f"config field {path}{old}: given as {renamed[old]} as well")
+    tree = absent | {renamed.get(name, name): value for name, value in tree.items()}
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     unknown = sorted(set(tree) - set(fields))

@@ -7,7 +7,7 @@ Each family names itself in `family`, by which a configuration is read back from
 import dataclasses
 from typing import Any
 
-from gpst_jax.config.fields import choice, fraction, positive, require
+from gpst_jax.config.fields import choice, fraction, positive, require, stored_as
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,7 @@ class TransformerConfig:
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
 
+@stored_as(absent={"rope_base": 300.0, "rope_time_scale": 1.0, "norm_epsilon": 1e-6})
 @dataclasses.dataclass(frozen=True)
 class GPSTConfig:
     """The hierarchical transformer of GPST (arXiv 2406.00976, section 3).
@@ -60,6 +61,12 @@ class GPSTConfig:
     local_drop: float = 0.0  # share of frames the local net skips in training; Hi-Res: 0.5
     dropout: float = 0.0  # the paper: 0.1
     max_positions: int = 1629  # rows of the learned position table of the `paper` block
+    # RoPE base of the `modern` block. Rows of speech are short, and the two streams meet at offsets
+    # of a tick or two: at the 10,000 that is usual for text, half of each head cannot tell such
+    # offsets apart, and a model takes longer to align frames with their units.
+    rope_base: float = 300.0
+    rope_time_scale: float = 1.0  # positions are multiplied by it before RoPE (`modern`)
+    norm_epsilon: float = 1e-6  # of RMSNorm (`modern`); LayerNorm of `paper` has 1e-5
     dtype: str = "float32"  # of activations; parameters, logits and losses stay float32
     remat: str = "none"  # none | dots | full: what the backward pass recomputes
     attention: str = "auto"  # auto | xla | cudnn | splash
@@ -71,6 +78,7 @@ class GPSTConfig:
         _check_execution(self)
         for name in ("label_smoothing", "local_drop", "dropout"):
             fraction(self, name)
+        positive(self, "rope_base", "rope_time_scale", "norm_epsilon")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +116,7 @@ class SemanticLMConfig:
             fraction(self, name)
 
 
+@stored_as(absent={"rope_base": 10_000.0, "time_scale": 1000.0, "norm_epsilon": 1e-6})
 @dataclasses.dataclass(frozen=True)
 class FlowConfig:
     """Conditional flow matching for perceptual content (arXiv 2401.13527, stage two)."""
@@ -119,6 +128,9 @@ class FlowConfig:
     sigma: float = 0.0  # width of the path at its end
     prior_std: float = 1.0  # of the noise that paths begin with, in widths of what is modelled
     conv_kernel: int = 31
+    rope_base: float = 10_000.0  # RoPE over the indices of frames
+    time_scale: float = 1000.0  # of flow times in [0, 1] before their sines and cosines (dit)
+    norm_epsilon: float = 1e-6  # of RMSNorm (dit); LayerNorm of the others has 1e-5
     max_prompt_seconds: float = 6.0  # longest prompt drawn in training
     prompt_per_item: bool = False  # a prompt length for each item; the paper: one for the batch
     guidance_drop: float = 0.0  # share of items trained without condition, for guidance
@@ -141,9 +153,11 @@ class FlowConfig:
         for name in ("sigma", "guidance_drop", "dropout"):
             fraction(self, name)
         positive(self, "conv_kernel", "max_prompt_seconds", "prior_std")
+        positive(self, "rope_base", "time_scale", "norm_epsilon")
         _check_kernel(self)
 
 
+@stored_as(absent={"rope_base": 10_000.0})
 @dataclasses.dataclass(frozen=True)
 class SoundStormConfig:
     """SoundStorm (arXiv 2305.09636), the masked baseline of the second stage."""
@@ -151,6 +165,7 @@ class SoundStormConfig:
     net: TransformerConfig
     semantics: str = "codebook"  # codebook: units are the first one | table: of another model
     conv_kernel: int = 31
+    rope_base: float = 10_000.0  # RoPE over the indices of frames
     max_prompt_seconds: float = 6.0  # longest prompt drawn in training
     prompt_per_item: bool = False  # a prompt length for each item; the paper: one for the batch
     dropout: float = 0.0
@@ -163,7 +178,7 @@ class SoundStormConfig:
         choice(self, "semantics", ("codebook", "table"))
         _check_execution(self)
         fraction(self, "dropout")
-        positive(self, "conv_kernel", "max_prompt_seconds")
+        positive(self, "conv_kernel", "max_prompt_seconds", "rope_base")
         _check_kernel(self)
 
 

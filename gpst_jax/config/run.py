@@ -7,9 +7,18 @@ so that a misspelt option never passes silently.
 
 import dataclasses
 import json
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from gpst_jax.config.fields import ConfigError, choice, fraction, from_dict, positive, require
+from gpst_jax.config.fields import (
+    ConfigError,
+    choice,
+    fraction,
+    from_dict,
+    positive,
+    renamed_to,
+    require,
+    stored_as,
+)
 from gpst_jax.config.models import (
     FlowConfig,
     GPSTConfig,
@@ -40,6 +49,9 @@ __all__ = [
 Model = TypeVar("Model")
 
 
+@stored_as(
+    renamed={"rows": "batch_size", "row_length": "sequence_length", "workers": "num_workers"}
+)
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Which shards are read and how rows are packed from them."""
@@ -110,6 +122,7 @@ class MeshConfig:
         )
 
 
+@stored_as(renamed={"accumulate": "grad_accum_steps"})
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """The loop: how long, how often, and what is kept."""
@@ -182,11 +195,12 @@ class RunConfig:
         for assignment in assignments:
             key, equals, value = assignment.partition("=")
             require(bool(equals), key, "an override is written section.field=value")
-            node, parts = tree, key.split(".")
-            for part in parts[:-1]:
-                require(isinstance(node, dict) and part in node, key, "no such field")
-                node = node[part]
-            require(isinstance(node, dict) and parts[-1] in node, key, "no such field")
+            node, parts, section = tree, key.split("."), self
+            for part in parts:
+                known = isinstance(node, dict) and part in node
+                require(known, key, _no_field(section, parts, part))
+                if part != parts[-1]:
+                    node, section = node[part], getattr(section, part)
             was = node[parts[-1]]
             try:
                 parsed = json.loads(value)
@@ -196,6 +210,12 @@ class RunConfig:
             text = isinstance(was, str) and not isinstance(parsed, str)
             node[parts[-1]] = value if text else parsed
         return from_dict(RunConfig, tree)
+
+
+def _no_field(section: Any, parts: list[str], part: str) -> str:
+    """Why `part` of a dotted name is no field, with its name of today where it had another."""
+    new = renamed_to(type(section), part)
+    return "no such field" if new is None else f"is now {'.'.join([*parts[:-1], new])}"
 
 
 def parse_range(flag: str, text: str | None) -> range:

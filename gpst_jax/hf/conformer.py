@@ -6,12 +6,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from gpst_jax.config.models import TransformerConfig
-from gpst_jax.hf.layers import Mlp, RMSNorm, make_norm, rotary, rotate
+from gpst_jax.config.models import FlowConfig, TransformerConfig
+from gpst_jax.hf.layers import Mlp, RMSNorm, apply_rope, make_norm, rope_angles
 
-_ROTARY_BASE = 10_000.0
 _MIN_VARIANCE = 1e-6
-_TIME_FEATURES, _TIME_SCALE = 256, 1000.0
+_TIME_FEATURES = 256
 
 
 class Frames(NamedTuple):
@@ -23,23 +22,27 @@ class Frames(NamedTuple):
 
 
 def frame_context(
-    config: TransformerConfig, length: int, device: torch.device, valid: torch.Tensor | None
+    config: TransformerConfig,
+    rope_base: float,
+    length: int,
+    device: torch.device,
+    valid: torch.Tensor | None,
 ) -> Frames:
     """The context of rows of `length` frames."""
     indices = torch.arange(length, device=device)[None]
-    return Frames(rotary(indices, config.head_dim, _ROTARY_BASE), valid)
+    return Frames(rope_angles(indices, config.head_dim, rope_base), valid)
 
 
 class FrameAttention(nn.Module):
     """Multi-head self-attention in both directions."""
 
-    def __init__(self, config: TransformerConfig, modern: bool):
+    def __init__(self, config: TransformerConfig, modern: bool, epsilon: float = 0.0):
         super().__init__()
         width, self.head_dim = config.d_model, config.head_dim
         self.q, self.k, self.v = (nn.Linear(width, width, bias=False) for _ in range(3))
         self.out = nn.Linear(width, width, bias=not modern)
-        self.q_norm = RMSNorm(self.head_dim) if modern else None
-        self.k_norm = RMSNorm(self.head_dim) if modern else None
+        self.q_norm = RMSNorm(self.head_dim, epsilon) if modern else None
+        self.k_norm = RMSNorm(self.head_dim, epsilon) if modern else None
 
     def forward(self, x: torch.Tensor, frames: Frames) -> torch.Tensor:
         """(B, T, D) to (B, T, D)."""
@@ -49,7 +52,7 @@ class FrameAttention(nn.Module):
         )
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
-        query, key = rotate(query, frames.angles), rotate(key, frames.angles)
+        query, key = apply_rope(query, frames.angles), apply_rope(key, frames.angles)
         mask = None if frames.valid is None else frames.valid[:, None, None, :]
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.out(mixed.transpose(1, 2).flatten(2))
@@ -175,12 +178,13 @@ class UConformer(nn.Module):
 class DiTBlock(nn.Module):
     """Attention and feed-forward, each scaled, shifted and gated by the time."""
 
-    def __init__(self, config: TransformerConfig):
+    def __init__(self, config: TransformerConfig, epsilon: float):
         super().__init__()
         width = config.d_model
         self.modulation = nn.Linear(width, 6 * width)
-        self.attn_norm, self.attn = RMSNorm(width), FrameAttention(config, True)
-        self.mlp_norm, self.mlp = RMSNorm(width), Mlp(config, True)
+        self.attn_norm = RMSNorm(width, epsilon)
+        self.attn = FrameAttention(config, True, epsilon)
+        self.mlp_norm, self.mlp = RMSNorm(width, epsilon), Mlp(config, True)
 
     def forward(self, x: torch.Tensor, frames: Frames) -> torch.Tensor:
         """(B, T, D) to (B, T, D)."""
@@ -192,20 +196,20 @@ class DiTBlock(nn.Module):
 
 
 class DiT(nn.Module):
-    """Blocks in sequence and a final norm, all of them told the time."""
+    """Blocks and a final norm, all of them conditioned on the flow time (adaLN-zero)."""
 
-    def __init__(self, config: TransformerConfig):
+    def __init__(self, config: TransformerConfig, time_scale: float, epsilon: float):
         super().__init__()
-        width = config.d_model
+        width, self.time_scale = config.d_model, time_scale
         self.time_in, self.time_out = nn.Linear(_TIME_FEATURES, width), nn.Linear(width, width)
-        self.stack = Layers([DiTBlock(config) for _ in range(config.num_layers)])
-        self.final_norm = RMSNorm(width)
+        self.stack = Layers([DiTBlock(config, epsilon) for _ in range(config.num_layers)])
+        self.final_norm = RMSNorm(width, epsilon)
         self.final_modulation = nn.Linear(width, 2 * width)
 
     def forward(self, x: torch.Tensor, frames: Frames, t: torch.Tensor) -> torch.Tensor:
         """(B, T, D) at times t (B,) to (B, T, D)."""
         steps = torch.linspace(0.0, -9.21, _TIME_FEATURES // 2, device=x.device)
-        angles = _TIME_SCALE * t[:, None] * steps.exp()
+        angles = self.time_scale * t[:, None] * steps.exp()
         features = torch.cat([angles.sin(), angles.cos()], dim=-1).to(x.dtype)
         time = functional.silu(self.time_out(functional.silu(self.time_in(features))))
         frames = frames._replace(time=time)
@@ -215,8 +219,9 @@ class DiT(nn.Module):
         return self.final_norm(x) * (1 + scale) + shift
 
 
-def make_backbone(name: str, config: TransformerConfig, kernel: int) -> nn.Module:
-    """The backbone of that name."""
-    if name == "dit":
-        return DiT(config)
-    return (UConformer if name == "uconformer" else Conformer)(config, kernel)
+def make_backbone(config: FlowConfig) -> nn.Module:
+    """The backbone of a model."""
+    if config.backbone == "dit":
+        return DiT(config.net, config.time_scale, config.norm_epsilon)
+    kind = UConformer if config.backbone == "uconformer" else Conformer
+    return kind(config.net, config.conv_kernel)

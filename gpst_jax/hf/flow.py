@@ -35,7 +35,7 @@ class FlowForSpeech(PreTrainedModel):
         self.semantic_embed = nn.Embedding(layout.num_units, latent) if table else None
         self.condition_on_semantics = model.chain != "implicit"
         self.to_embed = nn.Linear((3 if self.condition_on_semantics else 2) * latent + 1, width)
-        self.backbone = make_backbone(model.backbone, model.net, model.conv_kernel)
+        self.backbone = make_backbone(model)
         self.to_pred = nn.Linear(width, latent, bias=False)
         self.post_init()
 
@@ -75,7 +75,9 @@ class FlowForSpeech(PreTrainedModel):
         time = t[:, None, None].expand(*x.shape[:2], 1).to(x.dtype)
         semantics = [e] if self.condition_on_semantics else []
         hidden = self.to_embed(torch.cat([x, *semantics, context, time], dim=-1))
-        frames = frame_context(self.model_config.net, x.shape[1], x.device, valid)
+        frames = frame_context(
+            self.model_config.net, self.model_config.rope_base, x.shape[1], x.device, valid
+        )
         return self.to_pred(self.backbone(hidden, frames, t)).float()
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from data_pipeline.tokens import EOS, PAD
 from gpst_jax.config.models import TransformerConfig
 from gpst_jax.hf.configuration import GPSTSpeechConfig
 from gpst_jax.hf.generation import SpeechGeneration
-from gpst_jax.hf.layers import AttentionContext, KeysValues, Transformer, causal, rotary
+from gpst_jax.hf.layers import AttentionContext, KeysValues, Transformer, causal, rope_angles
 
 
 @dataclass
@@ -37,9 +37,15 @@ class TokenTransformer(Transformer):
     """A stack with its token table and, where `positions` is not 0, learned positions."""
 
     def __init__(
-        self, config: TransformerConfig, modern: bool, rotary: bool, vocab: int, positions: int
+        self,
+        config: TransformerConfig,
+        modern: bool,
+        rotary: bool,
+        vocab: int,
+        positions: int,
+        epsilon: float,
     ):
-        super().__init__(config, modern, rotary)
+        super().__init__(config, modern, rotary, epsilon)
         self.embed = nn.Embedding(vocab, config.d_model)
         self.positions = nn.Embedding(positions, config.d_model) if positions else None
 
@@ -78,11 +84,16 @@ class GPSTForSpeech(SpeechGeneration, PreTrainedModel):
         wide, narrow = model.global_net.d_model, model.local_net.d_model
         positions = 0 if modern else model.max_positions
         self.global_net = TokenTransformer(
-            model.global_net, modern, modern, layout.global_vocab, positions
+            model.global_net, modern, modern, layout.global_vocab, positions, model.norm_epsilon
         )
         self.streams = nn.Embedding(2, wide) if modern else None
         self.local_net = TokenTransformer(
-            model.local_net, modern, False, layout.acoustic_vocab, layout.num_codebooks
+            model.local_net,
+            modern,
+            False,
+            layout.acoustic_vocab,
+            layout.num_codebooks,
+            model.norm_epsilon,
         )
         self.projector = nn.Linear(wide, narrow)
         self.semantic_head = Head(layout.semantic_vocab, wide)
@@ -159,7 +170,10 @@ class GPSTForSpeech(SpeechGeneration, PreTrainedModel):
         angles = None
         if self.streams is not None:
             x = x + self.streams(streams)
-            angles = rotary(positions, self.model_config.global_net.head_dim)
+            model = self.model_config
+            angles = rope_angles(
+                positions, model.global_net.head_dim, model.rope_base, model.rope_time_scale
+            )
         visible = causal(tokens.shape[1], past[0][0].shape[2] if past else 0, tokens.device)
         if segment_ids is not None:
             same = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]

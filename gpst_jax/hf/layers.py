@@ -8,8 +8,6 @@ from torch.nn import functional
 
 from gpst_jax.config.models import TransformerConfig
 
-ROTARY_BASE = 300.0  # as gpst_jax.models.rope.rotary
-
 KeysValues = tuple[torch.Tensor, torch.Tensor]  # (B, H, C, D/H) each
 
 
@@ -36,7 +34,7 @@ class LayerNorm(nn.Module):
 class RMSNorm(nn.Module):
     """In float32."""
 
-    def __init__(self, width: int, epsilon: float = 1e-6):
+    def __init__(self, width: int, epsilon: float):
         super().__init__()
         self.epsilon = epsilon
         self.weight = nn.Parameter(torch.ones(width))
@@ -47,8 +45,8 @@ class RMSNorm(nn.Module):
         return functional.rms_norm(x.float(), weight.shape, weight, self.epsilon).to(x.dtype)
 
 
-def make_norm(width: int, modern: bool, epsilon: float = 1e-6) -> nn.Module:
-    """The norm of a block's style; epsilon is that of RMS norms."""
+def make_norm(width: int, modern: bool, epsilon: float = 0.0) -> nn.Module:
+    """RMSNorm of that epsilon (modern), or LayerNorm with epsilon 1e-5."""
     return RMSNorm(width, epsilon) if modern else LayerNorm(width)
 
 
@@ -83,7 +81,7 @@ class Attention(nn.Module):
         if self.q_bias is not None:
             query, key = query + self.q_bias[:, None], key + self.k_bias[:, None]
         if context.angles is not None:
-            query, key = rotate(query, context.angles), rotate(key, context.angles)
+            query, key = apply_rope(query, context.angles), apply_rope(key, context.angles)
         if past is not None:
             key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
         mixed = functional.scaled_dot_product_attention(
@@ -135,9 +133,7 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Equal blocks and the final norm."""
 
-    def __init__(
-        self, config: TransformerConfig, modern: bool, rotary: bool, epsilon: float = 1e-6
-    ):
+    def __init__(self, config: TransformerConfig, modern: bool, rotary: bool, epsilon: float):
         super().__init__()
         self.config = config
         blocks = (Block(config, modern, rotary, epsilon) for _ in range(config.num_layers))
@@ -161,15 +157,17 @@ def causal(length: int, past: int, device: torch.device) -> torch.Tensor:
     return (keys[None] <= keys[past:, None])[None, None]
 
 
-def rotary(positions: torch.Tensor, head_dim: int, base: float = ROTARY_BASE) -> torch.Tensor:
+def rope_angles(
+    positions: torch.Tensor, head_dim: int, base: float, time_scale: float = 1.0
+) -> torch.Tensor:
     """Angles (B, L, head_dim / 2) float32 of positions (B, L)."""
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
-    return positions.float()[..., None] * base ** (-exponents / head_dim)
+    return (time_scale * positions.float())[..., None] * base ** (-exponents / head_dim)
 
 
-def rotate(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
-    """Turns the halves of each head of x (B, H, L, D/H) by `angles` (B, L, D/H/2)."""
+def apply_rope(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+    """Applies RoPE (half-split layout) to x (B, H, L, D/H) at `angles` (B, L, D/H/2)."""
     first, second = x.float().chunk(2, dim=-1)
     cos, sin = angles.cos()[:, None], angles.sin()[:, None]
-    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-    return turned.to(x.dtype)
+    rotated = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return rotated.to(x.dtype)

@@ -16,7 +16,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from gpst_jax.config.fields import ConfigError
 from gpst_jax.hf.configuration import SemanticLMSpeechConfig
-from gpst_jax.hf.layers import AttentionContext, KeysValues, Transformer, causal, rotary
+from gpst_jax.hf.layers import AttentionContext, KeysValues, Transformer, causal, rope_angles
 
 if TYPE_CHECKING:
     from gpst_jax.generation.config import SamplingConfig
@@ -89,7 +89,7 @@ class SemanticLM(PreTrainedModel):
         if segment_ids is not None:
             visible = visible & (segment_ids[:, None, :, None] == segment_ids[:, None, None, :])
         x = math.sqrt(model.net.d_model) * self.embed(ids)
-        angles = rotary(positions, model.net.head_dim, model.rope_base)
+        angles = rope_angles(positions, model.net.head_dim, model.rope_base)
         return self.net(x, AttentionContext(angles, visible), past)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -13,11 +13,9 @@ from flax import nnx
 
 from gpst_jax.config import TransformerConfig
 from gpst_jax.models import attention, splash_attention
-from gpst_jax.models.rope import rotary, rotate
+from gpst_jax.models.rope import apply_rope, rope_angles
 from gpst_jax.models.transformer import BlockConfig, apply_flat, make_norm, rematerialized
 from gpst_jax.parallel import sharding
-
-ROTARY_BASE = 10_000.0
 
 
 class Frames(NamedTuple):
@@ -28,10 +26,10 @@ class Frames(NamedTuple):
     time: jax.Array | None = None  # (B, D) embedding of the flow's time, float32
 
 
-def frame_context(config: TransformerConfig, length: int, **fields) -> Frames:
-    """The context of rows of `length` frames, whose indices begin at 0."""
+def frame_context(config: TransformerConfig, rope_base: float, length: int, **fields) -> Frames:
+    """The context of rows of `length` frames, whose indices begin at 0; RoPE of that base."""
     indices = jnp.arange(length)[None]
-    return Frames(rotary(indices, config.head_dim, ROTARY_BASE), **fields)
+    return Frames(rope_angles(indices, config.head_dim, rope_base), **fields)
 
 
 class FrameAttention(nnx.Module):
@@ -60,8 +58,8 @@ class FrameAttention(nnx.Module):
         if self.q_norm is not None and self.k_norm is not None:
             query = self.q_norm(query).astype(x.dtype)
             key = self.k_norm(key).astype(x.dtype)
-        query = rotate(query, frames.angles)
-        key = rotate(key, frames.angles)
+        query = apply_rope(query, frames.angles)
+        key = apply_rope(key, frames.angles)
         if (
             x.shape[1] % splash_attention.LANES == 0
             and attention.resolve("auto", query) == "splash"

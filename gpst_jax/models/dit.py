@@ -13,7 +13,6 @@ from gpst_jax.models.bidirectional import FrameAttention, Frames, LayerStack, ma
 from gpst_jax.models.transformer import BlockConfig, Mlp, dropout, make_norm
 
 _TIME_FEATURES = 256
-_TIME_SCALE = 1000.0  # of times in [0, 1] before their sines and cosines
 
 
 class DiTBlock(nnx.Module):
@@ -46,10 +45,24 @@ class DiTBlock(nnx.Module):
 
 
 class DiT(nnx.Module):
-    """Blocks in sequence and a final norm, all of them told the time."""
+    """Blocks and a final norm, all of them conditioned on the flow time (adaLN-zero).
 
-    def __init__(self, config: TransformerConfig, block_config: BlockConfig, *, rngs: nnx.Rngs):
-        width = config.d_model
+    Args:
+        config: dimensions.
+        block_config: variant of the block.
+        time_scale: flow times in [0, 1] are multiplied by it before their sines and cosines.
+        rngs: for the initial values.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        block_config: BlockConfig,
+        time_scale: float,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        width, self.time_scale = config.d_model, time_scale
 
         def make(rngs):
             return DiTBlock(config, block_config, rngs=rngs)
@@ -66,7 +79,7 @@ class DiT(nnx.Module):
     ) -> jax.Array:
         """(B, T, D) at times t (B,) to (B, T, D); a key switches dropout on."""
         frequencies = jnp.exp(jnp.linspace(0.0, -9.21, _TIME_FEATURES // 2))  # 1 to 1e-4
-        angles = _TIME_SCALE * t[:, None] * frequencies[None]
+        angles = self.time_scale * t[:, None] * frequencies[None]
         features = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
         time = jax.nn.silu(self.time_out(jax.nn.silu(self.time_in(features))))
         frames = frames._replace(time=time)

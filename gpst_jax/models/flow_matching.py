@@ -52,6 +52,7 @@ class FlowMatcher(nnx.Module):
         self.dtype = jnp.dtype(config.dtype)
         block = "modern" if config.backbone == "dit" else "paper"
         block_config = BlockConfig(block, self.dtype, config.dropout, remat=config.remat)
+        block_config = block_config._replace(epsilon=config.norm_epsilon)
         self.codebooks = nnx.Embed(
             shape[0], latent, embedding_init=lambda *_: jnp.zeros(shape), rngs=rngs
         )
@@ -69,7 +70,7 @@ class FlowMatcher(nnx.Module):
         self.to_embed = make_linear(inputs, width, block_config, rngs=rngs)
         self.backbone: DiT | UConformer | Conformer
         if config.backbone == "dit":
-            self.backbone = DiT(config.net, block_config, rngs=rngs)
+            self.backbone = DiT(config.net, block_config, config.time_scale, rngs=rngs)
         else:
             make = UConformer if config.backbone == "uconformer" else Conformer
             self.backbone = make(config.net, block_config, config.conv_kernel, rngs=rngs)
@@ -159,7 +160,7 @@ class FlowMatcher(nnx.Module):
         key: jax.Array | None = None,
     ) -> jax.Array:
         """The backbone over embedded frames (B, T, d_model)."""
-        frames = frame_context(self.config.net, x.shape[1], valid=valid)
+        frames = frame_context(self.config.net, self.config.rope_base, x.shape[1], valid=valid)
         if isinstance(self.backbone, DiT):
             return self.backbone(x, frames, t, key=key)
         return self.backbone(x, frames, key=key)

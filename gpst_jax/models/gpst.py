@@ -11,7 +11,7 @@ from flax import nnx
 
 from data_pipeline.tokens import EOS, PAD, TokenLayout
 from gpst_jax.config import GPSTConfig, TransformerConfig
-from gpst_jax.models.rope import rotary
+from gpst_jax.models.rope import rope_angles
 from gpst_jax.models.transformer import (
     AttentionContext,
     BlockConfig,
@@ -69,6 +69,7 @@ class GPST(nnx.Module):
             config.block, dtype, config.dropout, config.attention, config.remat
         )
         wide, narrow = config.global_net.d_model, config.local_net.d_model
+        block_config = block_config._replace(epsilon=config.norm_epsilon)
         paper = not block_config.modern
         # The local network is tiny per frame: plain attention, fused by the compiler.
         local_block_config = block_config._replace(attention="xla")
@@ -118,7 +119,12 @@ class GPST(nnx.Module):
         """Rotary angles of the positions (B, L) for the modern block, and the given fields."""
         angles = None
         if self.config.block == "modern":
-            angles = rotary(positions, self.config.global_net.head_dim)
+            angles = rope_angles(
+                positions,
+                self.config.global_net.head_dim,
+                self.config.rope_base,
+                time_scale=self.config.rope_time_scale,
+            )
         return AttentionContext(angles=angles, **fields)
 
     def hidden(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gpst_jax.config import SemanticLMConfig
-from gpst_jax.models.rope import rotary
+from gpst_jax.models.rope import rope_angles
 from gpst_jax.models.transformer import (
     AttentionContext,
     BlockConfig,
@@ -62,7 +62,7 @@ class SemanticLM(nnx.Module):
     def context(self, positions: jax.Array, **fields) -> AttentionContext:
         """Rotary angles of the positions (B, L), and the given fields."""
         config = self.config
-        angles = rotary(positions, config.net.head_dim, config.rope_base, config.rope_scaling)
+        angles = rope_angles(positions, config.net.head_dim, config.rope_base, config.rope_scaling)
         return AttentionContext(angles=angles, **fields)
 
     def hidden(

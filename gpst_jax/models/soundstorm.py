@@ -68,7 +68,7 @@ class SoundStorm(nnx.Module):
             valid: (B, T) bool, or None where every frame is.
             key: switches dropout on.
         """
-        frames = frame_context(self.config.net, codes.shape[1], valid=valid)
+        frames = frame_context(self.config.net, self.config.rope_base, codes.shape[1], valid=valid)
         x = self.backbone(self.embed(codes, units), frames, key=key)
         x = apply_flat(self.level_head, x)
         return x.reshape(*x.shape[:2], self.num_levels, -1)

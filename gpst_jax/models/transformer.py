@@ -14,7 +14,7 @@ from flax import nnx
 
 from gpst_jax.config import ConfigError, TransformerConfig
 from gpst_jax.models import attention, splash_attention
-from gpst_jax.models.rope import rotate
+from gpst_jax.models.rope import apply_rope
 from gpst_jax.parallel import sharding
 
 Initializer = nnx.initializers.Initializer
@@ -133,8 +133,8 @@ class Attention(nnx.Module):
             query = query + self.q_bias[...][None, None].astype(x.dtype)
             key = key + self.k_bias[...][None, None].astype(x.dtype)
         if context.angles is not None:
-            query = rotate(query, context.angles)
-            key = rotate(key, context.angles)
+            query = apply_rope(query, context.angles)
+            key = apply_rope(key, context.angles)
         if cache is None:
             mixed = attention.attend(
                 query,

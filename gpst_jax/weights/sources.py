@@ -24,7 +24,7 @@ from data_pipeline.loading.mixture import dataset_with
 from data_pipeline.runtime.errors import UserError
 from gpst_jax.checkpoints import checksums
 from gpst_jax.checkpoints.manager import reading
-from gpst_jax.checkpoints.record import CheckpointError, DamagedCheckpointError
+from gpst_jax.checkpoints.record import CheckpointError, DamagedCheckpointError, read_config
 from gpst_jax.config import RunConfig
 from gpst_jax.models.lora import BASE
 from gpst_jax.parallel.sharding import path_string
@@ -135,7 +135,7 @@ class OrbaxSource:
         with reading(workdir, step) as (checkpoints, step):
             record = checkpoints.read_record(step)
             self._directory = checkpoints.directory / str(step)
-            config = RunConfig.from_json(json.dumps(record["config"]))
+            config = read_config(record)
             averaged = average and "ema" in record["arrays"]
             self._item = "ema" if averaged else "params"
             tree = checkpoints.read_shapes(step, self._item)

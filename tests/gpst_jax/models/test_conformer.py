@@ -12,7 +12,7 @@ from flax import nnx
 from gpst_jax.config import DataConfig, FlowConfig, RunConfig, SoundStormConfig, TransformerConfig
 from gpst_jax.models import conformer
 from gpst_jax.models.bidirectional import FrameAttention, Frames, frame_context
-from gpst_jax.models.rope import rotary
+from gpst_jax.models.rope import rope_angles
 from gpst_jax.models.transformer import BlockConfig
 from gpst_jax.objectives import FlowObjective, SoundStormObjective
 
@@ -64,9 +64,9 @@ def test_attention_depends_on_relative_positions_only(block):
     layer = FrameAttention(NET, STYLE._replace(name=block), rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (1, 10, 16))
     here = layer(x, frame_context(NET, 10))
-    far = rotary(1000 + jnp.arange(10)[None], NET.head_dim, 10_000.0)
+    far = rope_angles(1000 + jnp.arange(10)[None], NET.head_dim, 10_000.0)
     np.testing.assert_allclose(here, layer(x, Frames(far)), atol=1e-4)
-    stretched = rotary(3 * jnp.arange(10)[None], NET.head_dim, 10_000.0)
+    stretched = rope_angles(3 * jnp.arange(10)[None], NET.head_dim, 10_000.0)
     assert np.abs(here - layer(x, Frames(stretched))).max() > 1e-3
 
 

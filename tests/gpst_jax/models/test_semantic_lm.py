@@ -22,7 +22,7 @@ from gpst_jax.config import (
 from gpst_jax.config.models import RopeScaling
 from gpst_jax.models import attention, lora, semantic_lm, splash_attention
 from gpst_jax.models.lora import LoraConfig
-from gpst_jax.models.rope import rotary
+from gpst_jax.models.rope import rope_angles
 from gpst_jax.objectives import SemanticLMObjective, make_objective
 from gpst_jax.objectives.lora import LoraObjective
 from gpst_jax.parallel import sharding
@@ -185,8 +185,8 @@ def test_the_future_is_not_seen(name):
 def test_rope_scaling_keeps_fast_turns_and_slows_slow_ones():
     scaling = RopeScaling(8.0, 1.0, 4.0, 64)
     positions = jnp.ones((1, 1), jnp.int32)
-    plain = np.asarray(rotary(positions, 32, 10_000.0))[0, 0]
-    scaled = np.asarray(rotary(positions, 32, 10_000.0, scaling))[0, 0]
+    plain = np.asarray(rope_angles(positions, 32, 10_000.0))[0, 0]
+    scaled = np.asarray(rope_angles(positions, 32, 10_000.0, scaling))[0, 0]
     turns = 64 * plain / (2 * np.pi)
     np.testing.assert_allclose(scaled[turns >= 4], plain[turns >= 4])
     np.testing.assert_allclose(scaled[turns <= 1], plain[turns <= 1] / 8, rtol=1e-6)
