@@ -12,10 +12,10 @@ from pathlib import Path
 
 from absl import flags
 
-from data_pipeline.runtime import cli
+from data_pipeline.runtime import cli, exit_codes
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
-from experiments.demo_steps import PARTIAL, Timings, read_json
+from experiments.demo_steps import Timings, read_json
 from gpst_jax.evaluation.report.page import render_report
 
 _SOURCE = flags.DEFINE_enum(
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     call = ["data_pipeline.tokenize_corpus", f"--audio_dir={audio_dir}", f"--output={tokens}"]
     if transcripts:
         call.append(f"--transcripts={transcripts}")
-    timings.run("tokenise", call, accept=(0, PARTIAL))
+    timings.run("tokenise", call, accept=(exit_codes.OK, exit_codes.PARTIAL))
 
     train_json = workdir / "train.json"
     call = ["experiments.pretrain", f"--config={_CONFIG.value}", f"--workdir={run}"]

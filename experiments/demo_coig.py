@@ -14,9 +14,9 @@ from typing import Any
 
 from absl import flags
 
-from data_pipeline.runtime import cli
+from data_pipeline.runtime import cli, exit_codes
 from data_pipeline.runtime.files import write_json
-from experiments.demo_steps import PARTIAL, Timings, read_json
+from experiments.demo_steps import Timings, read_json
 from gpst_jax.evaluation.report.page import render_report
 
 _WORKDIR = flags.DEFINE_string(
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
         call = ["data_pipeline.build_sequences", f"--tokens={tokens}"]
         call += [f"--output={sequences / name}", *tasks, f"--text_tokenizer={text}"]
         call += ["--system=", "--max_length=512", "--train_on=answer"]
-        timings.run(name, call, accept=(0, PARTIAL))
+        timings.run(name, call, accept=(exit_codes.OK, exit_codes.PARTIAL))
     # There are nine times as many instructions; an answer needs every link of the chain.
     mixture = sequences / "mixture.json"
     shares = [{"path": name, "weight": 1} for name in ("instructions", "dialogues")]

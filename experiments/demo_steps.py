@@ -9,9 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.runtime import exit_codes
 from data_pipeline.runtime.files import write_json
-
-PARTIAL = 1  # exit code of the data programs when they had to leave something out
 
 
 class Timings:
@@ -25,7 +24,7 @@ class Timings:
         self._path = path
         self.seconds: dict[str, float] = read_json(path) if path.exists() else {}
 
-    def run(self, step: str, call: list[str], accept: tuple[int, ...] = (0,)) -> None:
+    def run(self, step: str, call: list[str], accept: tuple[int, ...] = (exit_codes.OK,)) -> None:
         """Runs a module as a program of its own; another exit code than accepted ends the demo."""
         print(f"\n[{step}] python -m {shlex.join(call)}", flush=True)
         started = time.monotonic()

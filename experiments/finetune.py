@@ -102,7 +102,7 @@ def main(argv: list[str]) -> int:
         print(f"interrupted, state saved: step {result['steps']}; run again to continue")
         return exit_codes.INTERRUPTED
     print(f"Model: {result['model']}")
-    return 0
+    return exit_codes.OK
 
 
 def finetune(workdir: Path) -> dict[str, Any]:

@@ -6,10 +6,10 @@
 `--config` is a Python file (or the name of a module) whose `get_config()` returns a `RunConfig`.
 The workdir holds `checkpoints/`, `metrics.jsonl` and `tensorboard/`.
 
-Exit codes: 0 finished; 1 stopped because training diverged; 2 bad input; 70 no step ended for
-`train.stall_abort_minutes`; 74 the disk failed; 75 interrupted by SIGTERM or SIGINT after saving
-the state. After 70, 74 (once the disk is well) and 75 the same command continues:
-docs/reliability.md says what is promised.
+Exit codes: 0 finished; 1 training diverged; 2 bad input; 70 no step ended for
+`train.stall_abort_minutes`; 74 storage failed; 75 interrupted by SIGTERM or SIGINT after saving
+the state. After 70, 74 (once the storage is fixed) and 75 the same command continues:
+docs/reliability.md states the guarantees.
 """
 
 import dataclasses
@@ -27,6 +27,7 @@ from data_pipeline.loading.mixture import dataset_with, load_spec
 from data_pipeline.runtime import cli, exit_codes
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
+from data_pipeline.runtime.progress import format_duration
 from experiments.common import RunLoaders, load_config
 from gpst_jax.checkpoints.record import CheckpointError
 from gpst_jax.checkpoints.storage import StorageError
@@ -35,7 +36,6 @@ from gpst_jax.objectives import make_objective
 from gpst_jax.parallel import multihost
 from gpst_jax.training.log import DivergenceError
 from gpst_jax.training.loop import TrainResult, train
-from gpst_jax.training.metrics import format_duration
 from gpst_jax.training.preview import make_preview
 from gpst_jax.warm_start.from_weights import initial_params
 
@@ -55,22 +55,30 @@ _PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps", None, "FIRST:LAST, steps of which a profile is written to the workdir."
 )
 _SKIP_STEPS = flags.DEFINE_string(
-    "skip_steps", None, "FIRST:LAST, numbers of batches that are never read, as a stop names them."
+    "skip_steps",
+    None,
+    "FIRST:LAST, batches that are never read, as the message of a divergence names them.",
 )
 _HLO_DIR = flags.DEFINE_string("hlo_dir", None, "Directory for the compiled programs' text.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Connect the processes of a pod or cluster before anything else."
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of process 0, where the cluster does not say it itself."
+    "coordinator", None, "HOST:PORT of process 0, where the cluster does not provide it."
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which one, from 0.")
 _CONNECT_SECONDS = flags.DEFINE_integer(
-    "connect_seconds", 300, "How long the processes wait for each other at the start.", 1
+    "connect_seconds",
+    300,
+    "How long the processes wait for each other at the start, in seconds.",
+    1,
 )
 _HEARTBEAT_SECONDS = flags.DEFINE_integer(
-    "heartbeat_seconds", 60, "A process silent for as long is dead: the others end as well.", 1
+    "heartbeat_seconds",
+    60,
+    "A process silent for so many seconds counts as dead: the others end as well.",
+    1,
 )
 
 
@@ -101,12 +109,12 @@ def main(argv: list[str]) -> int:
     except (ConfigError, CheckpointError, UserError) as error:
         if jax.process_count() == 1:
             raise UserError(str(error)) from error
-        return _failed(cli.USER_ERROR_EXIT_CODE, str(error))
+        return _failed(exit_codes.BAD_INPUT, str(error))
     if jax.process_index() == 0:
         print(summarize(result))
         if cli.JSON_OUT.value:
             write_json(cli.JSON_OUT.value, result_json(result))
-    return exit_codes.INTERRUPTED if result.interrupted else 0
+    return exit_codes.INTERRUPTED if result.interrupted else exit_codes.OK
 
 
 def _failed(code: int, message: str) -> int:
@@ -117,7 +125,7 @@ def _failed(code: int, message: str) -> int:
 
 
 def pretrain(config: RunConfig, workdir: str) -> TrainResult:
-    """Trains `config` in `workdir`, from its newest checkpoint on if there is one."""
+    """Trains `config` in `workdir`, from its newest checkpoint if there is one."""
     if not config.data.path:
         raise ConfigError("config field data.path: empty; give --set=data.path=DATASET")
     make_workdir(workdir)

@@ -1,1 +1,1 @@
-"""Signals: reading and writing files, chunking, voice activity."""
+"""Audio signals: reading and writing files, chunking, voice activity."""

@@ -1,6 +1,6 @@
-"""Where recordings are cut into records: into even chunks, or by the rule of the GPST paper's code.
+"""Cuts recordings into chunks, one per record: evenly, or by the rule of the GPST paper's code.
 
-Both rules work on numbers of samples alone, so that a corpus is cut alike on every machine.
+Both rules depend on sample counts alone, so that a corpus is cut identically on every machine.
 """
 
 import math
@@ -10,7 +10,7 @@ from fractions import Fraction
 from data_pipeline.tokens import TokenLayout
 
 RULES = ("even", "paper")
-# The shortest remainder for which the paper's rule makes a chunk of its own.
+# The shortest remainder that the paper's rule keeps, as a chunk of its own.
 PAPER_REMAINDER_SECONDS = 1.0
 
 
@@ -21,16 +21,16 @@ def chunk_bounds(
     layout: TokenLayout,
     rule: str = "even",
 ) -> list[tuple[int, int]]:
-    """Half-open ranges of samples that become the records of a recording, in order.
+    """Half-open sample ranges of the chunks of a recording, in order.
 
-    `even` cuts into the fewest chunks of about equal length that are short enough: no remainder is
-    short, and nothing is dropped or used twice. Cuts lie where a token of both streams ends, where
-    the rates allow it.
+    `even` makes as few chunks as possible, of about equal length: there is no short remainder, and
+    nothing is dropped or repeated. Where the rates allow it, chunks end at a token boundary of both
+    streams.
 
     `paper` is the published preprocessing of GPST (arXiv 2406.00976): chunks of `chunk_seconds`
-    from the start on; a remainder below one second is dropped; a longer one becomes the last
-    `chunk_seconds` of the recording, which overlap the chunk before. The overlap shows in the
-    records' offsets.
+    from the start; a remainder below one second is dropped; a longer one is extended to the last
+    `chunk_seconds` of the recording, which overlap the previous chunk. The overlap is visible in
+    the records' offsets.
 
     Args:
         num_samples: of the recording.
@@ -59,7 +59,7 @@ def _even(
     if period > Fraction(1, 4):
         period = Fraction(layout.ticks_per_unit) / layout.tick_rate
     step = period * sample_rate
-    longest = math.floor(Fraction(chunk_seconds) / period)  # in periods, as what follows
+    longest = math.floor(Fraction(chunk_seconds) / period)  # in periods
     count = math.ceil(num_samples / (longest * step))
     each = num_samples / (count * step)
     bounds = [round(math.ceil(number * each) * step) for number in range(count)]

@@ -1,7 +1,7 @@
-"""Recordings in and out: decoding with every bad file refused, mixing down, resampling, writing.
+"""Audio files: decoding with strict checks, downmixing, resampling, writing.
 
-libsndfile decodes wav, flac, ogg and mp3; soxr resamples. Every way in which a recording can be
-unusable ends in one exception type with a reason that can be put in a failure manifest.
+libsndfile decodes wav, flac, ogg and mp3; soxr resamples. Every unusable recording raises one
+exception type, with a reason that goes into a failure manifest.
 """
 
 import io
@@ -19,10 +19,10 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 SILENCE_PEAK = 1e-4  # -80 dB of full scale: about three steps of a 16-bit recording
 
 _BLOCK_SAMPLES = 1 << 20
-# Rates outside come from damaged headers; resampling from 1 Hz would make hours out of seconds.
+# Other rates come from corrupt headers; resampling from 1 Hz would turn seconds into hours.
 _SAMPLE_RATES = (2000, 768000)
-_UNKNOWN_LENGTH = 1 << 48  # a header without a length reads as more frames than this
-_STREAMED_WAV_BYTES = 0xFFFFFF00  # writers to a pipe leave sizes from here on in the header
+_UNKNOWN_LENGTH = 1 << 48  # more frames than this: the header has no length
+_STREAMED_WAV_BYTES = 0xFFFFFF00  # data sizes from here on are placeholders of writers to a pipe
 
 
 class AudioError(UserError):
@@ -40,7 +40,7 @@ class AudioError(UserError):
 
 
 def resample(wav: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
-    """Band-limited resampling of a signal (N,) to float32; only a cast when the rates agree."""
+    """Band-limited resampling of a signal (N,), to float32; only a cast if the rates are equal."""
     wav = np.ascontiguousarray(wav, dtype=np.float32)
     if from_rate == to_rate:
         return wav
@@ -67,28 +67,28 @@ def load_audio(
         raise AudioError(f"cannot be read: {error.strerror}", path) from error
     if size == 0:
         raise AudioError("the file is empty", path)
-    return usable(*_decode(path), sample_rate, min_seconds, path)
+    return check_and_resample(*_decode(path), sample_rate, min_seconds, path)
 
 
 def decode_audio(data: bytes, path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
-    """Decodes the content of an audio file that lies within another one.
+    """Decodes an audio file that is stored inside another file.
 
     Args:
-        data: of a wav, flac, ogg or mp3 file.
-        path: for messages.
+        data: content of a wav, flac, ogg or mp3 file.
+        path: of the containing file, for messages.
 
     Returns:
         The mean of its channels, float32 (N,), and its sample rate in Hz.
 
     Raises:
-        AudioError: it is empty, not decodable, or truncated.
+        AudioError: the data is empty, not decodable, or truncated.
     """
     if not data:
         raise AudioError("the file is empty", path)
     return _decode(path, io.BytesIO(data))
 
 
-def usable(
+def check_and_resample(
     wav: np.ndarray,
     source_rate: int,
     sample_rate: int,
@@ -98,7 +98,7 @@ def usable(
     """Checks a decoded signal, float32 (N,), and resamples it; arguments as `load_audio`.
 
     Raises:
-        AudioError: no samples, too short, silent, or NaN or infinite samples.
+        AudioError: the signal is empty, too short or silent, or holds NaN or infinite samples.
     """
     if len(wav) == 0:
         raise AudioError("holds no samples", path)
@@ -114,7 +114,7 @@ def usable(
 
 
 def write_audio(path: str | os.PathLike[str], wav: np.ndarray, sample_rate: int) -> None:
-    """Writes a signal (N,) as 16-bit wav or flac, by suffix; samples beyond +-1 are clipped.
+    """Writes a signal (N,) as 16-bit wav or flac, by suffix; samples outside [-1, 1] are clipped.
 
     Raises:
         UserError: the file cannot be written.
@@ -131,40 +131,38 @@ def write_audio(path: str | os.PathLike[str], wav: np.ndarray, sample_rate: int)
 def _decode(
     path: str | os.PathLike[str], content: io.BytesIO | None = None
 ) -> tuple[np.ndarray, int]:
-    """Returns the mono float32 samples (N,) and their rate, with truncation refused."""
+    """Mono float32 samples (N,) and their rate; raises AudioError if truncated."""
     try:
         file = soundfile.SoundFile(os.fspath(path) if content is None else content)
     except (soundfile.SoundFileError, OSError) as error:
-        raise AudioError("cannot be decoded as audio (damaged, or another format)", path) from error
-    # Read in blocks: a damaged header that promises billions of frames then allocates nothing.
+        raise AudioError("cannot be decoded as audio (corrupt, or another format)", path) from error
+    # Read in blocks: a corrupt header that claims billions of frames then allocates nothing.
     blocks = []
     with file:
         if not _SAMPLE_RATES[0] <= file.samplerate <= _SAMPLE_RATES[1]:
             raise AudioError(f"impossible sample rate of {file.samplerate} Hz", path)
-        promised = _promised_frames(file)
+        expected = _expected_frames(file)
         block_frames = max(1, _BLOCK_SAMPLES // file.channels)
         try:
             while len(block := file.read(block_frames, dtype="float32", always_2d=True)):
                 blocks.append(block.mean(axis=1))
         except soundfile.SoundFileError as error:
-            raise AudioError("truncated or damaged: decoding stopped midway", path) from error
+            raise AudioError("truncated or corrupt: decoding stopped midway", path) from error
     wav = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-    if len(wav) < promised:
-        raise AudioError(
-            f"truncated: {len(wav)} of the {promised} frames that its header promises", path
-        )
+    if len(wav) < expected:
+        raise AudioError(f"truncated: {len(wav)} of the {expected} frames in its header", path)
     return wav, file.samplerate
 
 
-def _promised_frames(file: soundfile.SoundFile) -> int:
-    """Returns the number of frames below which the file counts as truncated."""
+def _expected_frames(file: soundfile.SoundFile) -> int:
+    """The number of frames below which the file counts as truncated."""
     if file.frames > _UNKNOWN_LENGTH:
         return 0
     if file.format == "MP3":
-        # Lengths of mp3 are estimates from the bit rate, and encoders pad by up to two packets.
+        # The length of an mp3 is estimated from its bit rate, and encoders pad up to two packets.
         return max(0, int(0.98 * file.frames) - 2 * 1152)
-    # libsndfile takes the length of a wav from the file's size, and only its log tells of the
-    # header's own number: "data : 64000 (should be 31978)".
+    # libsndfile corrects the length of a wav to the file's size; the header's own value is only in
+    # its log: "data : 64000 (should be 31978)".
     sizes = re.search(r"^data\s*:\s*(\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
     if sizes and int(sizes[2]) < int(sizes[1]) < _STREAMED_WAV_BYTES:
         return int(file.frames * int(sizes[1]) / max(1, int(sizes[2])))

@@ -1,7 +1,8 @@
-"""Batches of packed rows: plan and records to fixed-shape integer arrays, through Grain.
+"""Batches of packed rows: from plan and records to fixed-shape integer arrays, through Grain.
 
-The loader's place is a row number, nothing else: any number of hosts reads the same global batches
-from the same state. Only NumPy is used here; Grain's worker processes never start a JAX backend.
+`batches` documents the arrays. The position in the data is one row number, so any number of hosts
+reads the same global batches from one state. NumPy only: Grain's worker processes never start a
+JAX backend.
 """
 
 import dataclasses
@@ -24,35 +25,36 @@ from data_pipeline.runtime.errors import UserError
 
 _THREADS = 4
 _PREFETCH_BATCHES = 4
-# Rows never end while training repeats; Grain wants a number.
+# Training reads rows without end; Grain needs a length.
 _ENDLESS = 1 << 40
 
 
 @dataclasses.dataclass(frozen=True)
 class _LocalRows(grain.transforms.Map):
-    """From the number of a row on this host to the row."""
+    """Maps the index of a row on this host to the row."""
 
     rows: MixtureRows
-    start: int  # global row at which the iteration began
-    stop: int | None  # global row at which rows end
-    batch_rows: int
+    start: int  # global row at which the iteration begins
+    stop: int | None  # global row at which rows end; None: never
+    batch_size: int
     host: int
     num_hosts: int
     skipped: list[list[int]]
 
     def map(self, element: int) -> dict[str, np.ndarray]:
-        share = self.batch_rows // self.num_hosts
-        batch, place = divmod(int(element), share)
-        ahead = batch * self.batch_rows + self.host * share + place
-        number = _advance(self.start, ahead, self.skipped)
+        local_size = self.batch_size // self.num_hosts
+        batch, index = divmod(int(element), local_size)
+        offset = batch * self.batch_size + self.host * local_size + index
+        number = _advance(self.start, offset, self.skipped)
         return self.rows.row(None if self.stop is not None and number >= self.stop else number)
 
 
 class Loader:
     """Iterator over this host's part of the global batches.
 
-    The global batch k holds the rows k * batch_rows and following; the hosts' parts, put together
-    in host order, are that batch whatever the number of hosts.
+    Global batch k holds rows k * batch_size to (k + 1) * batch_size - 1 of the plan: the hosts'
+    parts, concatenated in host order, for any number of hosts. `batches.ARRANGEMENTS` states the
+    arrays.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class Loader:
         path: str | Path,
         split: str,
         packing: PackingConfig,
-        batch_rows: int,
+        batch_size: int,
         *,
         host: int = 0,
         num_hosts: int = 1,
@@ -72,24 +74,24 @@ class Loader:
         Args:
             path: directory of a dataset, or a mixture file of several, see `mixture`.
             split: one of its splits.
-            packing: how records become rows; its arrangement must be one of that kind of dataset.
-            batch_rows: B, rows of the global batch; a multiple of `num_hosts`.
-            host: number of this host.
+            packing: how records become rows; its arrangement must fit the kind of dataset.
+            batch_size: B, rows of the global batch; a multiple of `num_hosts`.
+            host: index of this host.
             num_hosts: how many hosts share a batch.
             num_workers: processes that build rows; 0 builds them in threads of this one.
-            repeat: go on for ever; otherwise end with the first pass, whose last batch is filled
-                with empty rows.
+            repeat: epoch after epoch without end; otherwise stop after the first, whose last batch
+                is filled up with rows of padding.
 
         Raises:
-            UserError: there is no such dataset or split, or segments do not fit the rows.
+            UserError: there is no such dataset or split, or segments do not fit into rows.
         """
         if not 0 <= host < num_hosts:
             raise UserError(f"host {host} is not one of {num_hosts}")
-        if batch_rows < 1 or batch_rows % num_hosts:
-            raise UserError(f"batch_rows {batch_rows} must be a multiple of {num_hosts} hosts")
+        if batch_size < 1 or batch_size % num_hosts:
+            raise UserError(f"batch_size {batch_size} must be a multiple of {num_hosts} hosts")
         self._spec = mixture.load_spec(path)
         self._rows = MixtureRows.open(path, split, packing, repeat=repeat)
-        self._batch_rows, self._host, self._num_hosts = batch_rows, host, num_hosts
+        self._batch_size, self._host, self._num_hosts = batch_size, host, num_hosts
         self._num_workers, self._repeat = num_workers, repeat
         self._row = 0
         self._skipped: list[list[int]] = []
@@ -103,18 +105,18 @@ class Loader:
 
     @property
     def spec(self) -> Spec:
-        """The spec of the dataset, or of the mixture's datasets together."""
+        """The spec of the dataset, or the merged spec of the mixture."""
         return self._spec
 
     @property
     def plan(self) -> RowPlan | MixturePlan:
-        """The plan of the rows; `plan.efficiency(pass)` tells how full they are."""
+        """The packing plan; `plan.efficiency(epoch)` returns how full its rows are."""
         plan = self._rows.plan
         return plan.plans[0] if len(plan.plans) == 1 else plan
 
     @property
-    def rows_per_pass(self) -> int:
-        """Rows of the first pass; later ones differ a little."""
+    def rows_per_epoch(self) -> int:
+        """Rows of the first epoch; later epochs differ a little."""
         return self.plan.num_rows(0)
 
     def __iter__(self) -> Self:
@@ -122,12 +124,12 @@ class Loader:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        """The next batch: arrays (batch_rows / num_hosts, ...), see `ComponentRows.row`."""
+        """The next batch, see `batches`; B is batch_size / num_hosts."""
         if self._iterator is None:
             self._iterator = self._start()
         with _workers_without_accelerator(self._num_workers):
             batch = next(self._iterator)
-        self._row = _advance(self._row, self._batch_rows, self._skipped)
+        self._row = _advance(self._row, self._batch_size, self._skipped)
         return batch
 
     @property
@@ -136,32 +138,33 @@ class Loader:
         return self._row
 
     def skip(self, first: int, end: int) -> None:
-        """Never reads the rows from `first` up to `end`; skipping them again changes nothing.
+        """Excludes the rows `first` to `end` - 1 from now on; doing so again changes nothing.
 
-        Rows that have been read stay read. The state remembers what is skipped.
+        The state includes skipped rows.
 
         Raises:
-            UserError: this is no range of rows.
+            UserError: the range is empty or negative.
         """
         if not 0 <= first < end:
-            raise UserError(f"cannot skip the rows {first} to {end}: the first must come first")
+            raise UserError(f"cannot skip the rows {first} to {end}: not a range of rows")
         self._skipped = _merge([*self._skipped, [first, end]])
         self._row = _advance(self._row, 0, self._skipped)
         self.close()
 
     def close(self) -> None:
-        """Stops reading ahead; the next batch would start it again where it stopped."""
+        """Stops prefetching; reading another batch starts it again at the same row."""
         close = getattr(self._iterator, "close", None)
         if close is not None:
             close()
         self._iterator = None
 
     def get_state(self) -> dict[str, Any]:
-        """Where the next batch begins, as JSON; the same on every host.
+        """The position of the next batch as JSON values; the same on every host.
 
-        `pass` holds the number and the first row of the pass that `row` lies in, `passes` those of
-        every component of a mixture: they follow from the plan, and spare a resumed run from
-        planning the passes before. `skipped` holds ranges [first row, end].
+        `row` is its first row, `plan` the plan's fingerprint, `skipped` holds ranges
+        [first row, end). `pass` holds the epoch of `row` and the epoch's first row, `passes` those
+        of every component of a mixture: they follow from the plan, and save a resumed run from
+        planning earlier epochs.
         """
         skipped = [list(rows) for rows in self._skipped]
         state = {"row": self._row, "plan": self.plan.fingerprint, "skipped": skipped}
@@ -171,10 +174,10 @@ class Loader:
         return state
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a state, of any number of hosts and any batch size.
+        """Resumes from a state, saved with any number of hosts and any batch size.
 
         Raises:
-            UserError: the state is of another plan (other data, packing or seed), or not a state.
+            UserError: the state belongs to another plan (data, packing or seed), or is malformed.
         """
         row, plan = state.get("row"), state.get("plan")
         if not isinstance(row, int) or row < 0 or not isinstance(plan, str):
@@ -191,22 +194,22 @@ class Loader:
         self.close()
 
     def _start(self) -> Iterator[dict[str, np.ndarray]]:
-        stop = None if self._repeat else self.rows_per_pass
+        stop = None if self._repeat else self.rows_per_epoch
         remaining = _ENDLESS if stop is None else max(0, stop - self._row)
-        share = self._batch_rows // self._num_hosts
-        batches = -(-remaining // self._batch_rows)
+        local_size = self._batch_size // self._num_hosts
+        batches = -(-remaining // self._batch_size)
         if batches == 0:
             return iter(())
         rows = _LocalRows(
             self._rows,
             self._row,
             stop,
-            self._batch_rows,
+            self._batch_size,
             self._host,
             self._num_hosts,
             self._skipped,
         )
-        dataset = grain.MapDataset.range(batches * share).map(rows).batch(share)
+        dataset = grain.MapDataset.range(batches * local_size).map(rows).batch(local_size)
         options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_PREFETCH_BATCHES)
         iterator = dataset.to_iter_dataset(options)
         if self._num_workers:
@@ -216,7 +219,7 @@ class Loader:
 
 
 def _advance(row: int, count: int, skipped: list[list[int]]) -> int:
-    """The row that is read `count` rows after `row`; `skipped` is sorted, without overlap."""
+    """The row `count` unskipped rows after `row`; `skipped` is sorted, without overlap."""
     target = row + count
     for first, end in skipped:
         if end > row and target >= first:
@@ -225,7 +228,7 @@ def _advance(row: int, count: int, skipped: list[list[int]]) -> int:
 
 
 def _merge(ranges: list[list[int]]) -> list[list[int]]:
-    """The same rows as sorted ranges that do not touch."""
+    """The same rows as sorted, disjoint ranges."""
     merged: list[list[int]] = []
     for first, end in sorted(ranges):
         if merged and first <= merged[-1][1]:
@@ -237,8 +240,8 @@ def _merge(ranges: list[list[int]]) -> list[list[int]]:
 
 @contextmanager
 def _workers_without_accelerator(num_workers: int) -> Iterator[None]:
-    """Processes started inside see only the CPU: Grain imports JAX, and a TPU has one owner."""
-    before = os.environ.get("JAX_PLATFORMS")
+    """Starts processes with JAX on the CPU: Grain imports JAX, and a TPU has one owner."""
+    previous = os.environ.get("JAX_PLATFORMS")
     if num_workers:
         os.environ["JAX_PLATFORMS"] = "cpu"
     try:
@@ -246,5 +249,5 @@ def _workers_without_accelerator(num_workers: int) -> Iterator[None]:
     finally:
         if num_workers:
             del os.environ["JAX_PLATFORMS"]
-            if before is not None:
-                os.environ["JAX_PLATFORMS"] = before
+            if previous is not None:
+                os.environ["JAX_PLATFORMS"] = previous

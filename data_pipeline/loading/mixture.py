@@ -1,4 +1,4 @@
-"""Mixtures of datasets: which are read, in which shares, and which row comes from which.
+"""Mixtures of datasets: components, their shares, and the component of every row.
 
 A mixture is a JSON file:
 
@@ -7,9 +7,9 @@ A mixture is a JSON file:
         {"path": "tokens/multi", "weight": 1, "languages": {"zh": 2.0, "fr": 1.0}}
     ]}
 
-Paths are relative to the file. Weights are shares of the rows; without any, each dataset has the
-share of its hours. `languages` reads those languages only, each with its hours times its factor;
-without it, a dataset is read as it is. Every component passes over its own records at its own pace.
+Paths are relative to the file. Weights are relative shares of the rows; without any, datasets are
+weighted by their hours. `languages` reads only those languages, each weighted by its hours times
+its factor; without it, a dataset is read as it is. Every component has its own epochs.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from data_pipeline.packing.token_plan import PackingConfig
 from data_pipeline.runtime.errors import UserError
 
 MIXTURE_VERSION = 1
-# Rows are dealt out in blocks, each with the components' exact shares in a random order.
+# Components are assigned to rows in blocks: exact shares in each, in random order.
 _BLOCK = 4096
 LEAST_SHARE = 2 / _BLOCK
 _CACHED_BLOCKS = 4
@@ -44,7 +44,7 @@ class MixtureEntry:
 
     Attributes:
         path: directory that holds its `dataset.json`.
-        weight: share of the rows, relative to the other entries'; None: its hours.
+        weight: share of the rows, relative to the other entries; None: its hours.
         languages: (code, factor) of the languages to read; empty: all, as they are.
     """
 
@@ -55,12 +55,12 @@ class MixtureEntry:
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    """What one packing plan covers.
+    """A dataset, or one language of it, with its own packing plan.
 
     Attributes:
         path: dataset directory.
         language: the only one read, or None for all.
-        share: of the rows, in (0, 1]; the shares of a mixture add up to 1.
+        share: fraction of the rows, in (0, 1]; the shares of a mixture sum to 1.
     """
 
     path: str
@@ -116,11 +116,11 @@ def _entry(path: Path, number: int, value: Any) -> MixtureEntry:
 
 
 def load_spec(path: str | Path) -> Spec:
-    """The spec of a dataset of any kind, or what a mixture's datasets are together.
+    """The spec of a dataset of any kind, or the merged spec of a mixture.
 
     Raises:
-        UserError: a dataset is missing or damaged, or two are of other kinds or have other
-            tokenizers; the message names both.
+        UserError: a dataset is missing or damaged, or two differ in kind or tokenizers; the
+            message names both.
     """
     entries = read_mixture(path)
     specs = [read_spec(entry.path) for entry in entries]
@@ -129,7 +129,9 @@ def load_spec(path: str | Path) -> Spec:
     first = specs[0]
     for entry, spec in zip(entries, specs, strict=True):
         if type(spec) is not type(first):
-            raise UserError(f"{entry.path} and {entries[0].path} cannot be mixed: other kinds")
+            raise UserError(
+                f"{entry.path} and {entries[0].path} cannot be mixed: they differ in kind"
+            )
         ours = first.tokenizers()
         for name, value in spec.tokenizers().items():
             if value != ours[name]:
@@ -151,7 +153,7 @@ def load_spec(path: str | Path) -> Spec:
 
 
 def dataset_with(path: str | Path, *splits: str) -> str:
-    """The first dataset of a mixture that has one of the splits; of a dataset, itself.
+    """The first dataset of a mixture that has one of the splits; a single dataset, itself.
 
     Raises:
         UserError: none has.
@@ -180,8 +182,8 @@ def components(path: str | Path, split: str) -> tuple[Component, ...]:
     """The components of a split, datasets without that split left out.
 
     Raises:
-        UserError: no dataset has the split, a language is not in its dataset, or a share is too
-            small to be dealt out.
+        UserError: no dataset has the split, a language is not in its dataset, or a share is
+            below `LEAST_SHARE`.
     """
     found: list[tuple[str, str | None, float]] = []
     specs = [(entry, read_spec(entry.path)) for entry in read_mixture(path)]
@@ -197,11 +199,11 @@ def components(path: str | Path, split: str) -> tuple[Component, ...]:
         for (code, _), amount in zip(entry.languages, factors, strict=True):
             found.append((entry.path, code, weight * amount / sum(factors)))
     if not found:
-        specs[0][1].split(split)  # says which splits there are
+        specs[0][1].split(split)  # raises, and lists the splits that there are
         raise UserError(f"{path}: no dataset has the split {split!r}")
     total = sum(weight for _, _, weight in found)
     if not total:
-        raise UserError(f"{path}: without speech there are no hours to share by: give weights")
+        raise UserError(f"{path}: no speech, so no hours to weight by: give weights")
     made = tuple(Component(where, code, weight / total) for where, code, weight in found)
     for part in made:
         if part.share < LEAST_SHARE:
@@ -230,15 +232,15 @@ def _language_amounts(entry: MixtureEntry, spec: Spec, split: str) -> dict[str, 
 
 
 class MixturePlan:
-    """Which row of which component every row is. Safe to use from several threads.
+    """Maps every row to a component and a row of its plan. Safe to use from several threads.
 
-    A training mixture deals rows out by the shares, for ever: a pure function of the seed and the
-    row number. An evaluation, which reads every record once, goes through the first pass of each
-    component in turn, whatever the shares.
+    In training, components are sampled by their shares, without end: a pure function of the seed
+    and the row number. An evaluation reads every record once: one epoch of each component in turn,
+    whatever the shares.
     """
 
     def __init__(self, plans: Sequence[RowPlan], shares: Sequence[float], *, weighted: bool = True):
-        """Args: see the attributes of `Component`; `weighted` is False for an evaluation."""
+        """Takes one plan and share per component; `weighted` is False for an evaluation."""
         self.plans = tuple(plans)
         self.shares = tuple(shares)
         self._weighted = weighted
@@ -254,18 +256,18 @@ class MixturePlan:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over all that the rows depend on; of one component, that of its plan."""
+        """SHA-256 over all that the rows depend on; with one component, that of its plan."""
         if len(self.plans) == 1:
             return self.plans[0].fingerprint
         content = [MIXTURE_VERSION, _BLOCK, self.shares, [plan.fingerprint for plan in self.plans]]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def num_rows(self, epoch: int = 0) -> int:
-        """Rows of one pass over every component."""
+        """Rows of one epoch of every component."""
         return sum(plan.num_rows(epoch) for plan in self.plans)
 
     def efficiency(self, epoch: int = 0) -> dict[str, float]:
-        """Shares of computed positions and of predicted stacks that are real."""
+        """Fractions of positions and of predicted frames that are not padding."""
         parts = [plan.efficiency(epoch) for plan in self.plans]
         return {
             key: sum(share * part[key] for share, part in zip(self.shares, parts, strict=True))
@@ -273,7 +275,7 @@ class MixturePlan:
         }
 
     def source(self, row: int) -> tuple[int, int]:
-        """The component that a row comes from, and the row's number there."""
+        """The component that a row comes from, and the row's number in its plan."""
         if row < 0:
             raise IndexError(f"row {row} is negative")
         if len(self.plans) == 1:
@@ -287,26 +289,26 @@ class MixturePlan:
         block, place = divmod(row, _BLOCK)
         chosen, ranks = self._block(block)
         component = int(chosen[place])
-        return component, int(self._drawn(block)[component] + ranks[place])
+        return component, int(self._rows_before_block(block)[component] + ranks[place])
 
-    def drawn(self, row: int) -> list[int]:
+    def rows_before(self, row: int) -> list[int]:
         """How many of the rows before `row` come from each component."""
         if len(self.plans) == 1:
             return [row]
         block, place = divmod(row, _BLOCK)
         within = np.bincount(self._block(block)[0][:place], minlength=len(self.plans))
-        return cast(list[int], (self._drawn(block) + within).tolist())
+        return cast(list[int], (self._rows_before_block(block) + within).tolist())
 
-    def _drawn(self, block: int) -> np.ndarray:
-        """Rows (C,) of each component before a block: the shares of them, to within one row."""
+    def _rows_before_block(self, block: int) -> np.ndarray:
+        """Rows (C,) of each component before a block: its share of them, to within one row."""
         borders = np.floor(block * _BLOCK * self._borders + 0.5).astype(np.int64)
         return np.diff(borders, prepend=0)
 
     def _block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """Components (N,) of the rows of a block, and how often each occurred before in it."""
+        """Component (N,) of each row of a block, and its rank (N,) among that component's rows."""
         with self._lock:
             if block not in self._blocks:
-                counts = self._drawn(block + 1) - self._drawn(block)
+                counts = self._rows_before_block(block + 1) - self._rows_before_block(block)
                 seed = np.random.SeedSequence((self.config.seed, block, MIXTURE_VERSION))
                 keys = np.random.Philox(seed).random_raw(_BLOCK)
                 chosen = np.repeat(np.arange(len(counts)), counts)[np.argsort(keys, kind="stable")]

@@ -1,4 +1,4 @@
-"""Rows of one dataset or of a mixture of several, of whatever arrangement."""
+"""Rows of one dataset or of a mixture of several, in any arrangement."""
 
 import dataclasses
 import functools
@@ -17,12 +17,12 @@ from data_pipeline.packing.token_plan import PackingConfig
 
 @dataclasses.dataclass(frozen=True)
 class MixtureRows:
-    """Rows of one dataset or of several, in their shares.
+    """Rows of one dataset, or of several mixed by their shares.
 
     Attributes:
-        components: each with a plan of its own.
-        shares: of the rows, one for each component.
-        weighted: by shares for ever; otherwise each component's first pass in turn.
+        components: each with its own plan.
+        shares: each component's share of the rows.
+        weighted: sample components by share, without end; otherwise one epoch of each in turn.
     """
 
     components: tuple[ComponentRows, ...]
@@ -37,7 +37,7 @@ class MixtureRows:
             path: directory of a dataset, or a mixture file, see `mixture`.
             split: of every dataset; those without it are left out.
             packing: how records become rows.
-            repeat: go on for ever.
+            repeat: rows without end; otherwise one epoch.
 
         Raises:
             UserError: see `mixture.components`.
@@ -52,34 +52,34 @@ class MixtureRows:
 
     @functools.cached_property
     def plan(self) -> MixturePlan:
-        """Which row is which component's."""
+        """Maps rows to the components' rows."""
         plans = [component.plan for component in self.components]
         return MixturePlan(plans, self.shares, weighted=self.weighted)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Only the fields, as of `ComponentRows`."""
+        """Only the fields, as for `ComponentRows`."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def row(self, number: int | None) -> dict[str, np.ndarray]:
-        """Arrays of a row, see `ComponentRows.row`; None gives an empty one."""
+        """Arrays of a row, see `batches`; None gives a row of padding."""
         if number is None:
             return self.components[0].empty_row()
         component, place = self.plan.source(number)
         return self.components[component].row(place)
 
     def epochs(self, row: int) -> list[list[int]]:
-        """Of each component the pass that its next row at `row` lies in, and its first row."""
-        places = zip(self.components, self.plan.drawn(row), strict=True)
+        """For each component, the epoch of its next row at `row`, and that epoch's first row."""
+        places = zip(self.components, self.plan.rows_before(row), strict=True)
         return [list(component.plan.locate(place)) for component, place in places]
 
     def from_epochs(self, epochs: list[list[int]]) -> Self:
-        """The same rows for processes to come that need not plan the passes before these."""
-        later = dataclasses.replace(
+        """The same rows, with which worker processes need not plan the epochs before these."""
+        resumed = dataclasses.replace(
             self,
             components=tuple(
-                component.from_pass(int(number), int(first))
-                for component, (number, first) in zip(self.components, epochs, strict=True)
+                component.from_epoch(int(epoch), int(first))
+                for component, (epoch, first) in zip(self.components, epochs, strict=True)
             ),
         )
-        later.__dict__["plan"] = self.plan
-        return later
+        resumed.__dict__["plan"] = self.plan
+        return resumed

@@ -1,4 +1,4 @@
-"""Rows of a batch from plan and sequences."""
+"""Rows of a batch from the packing plan and sequence records."""
 
 import dataclasses
 import functools
@@ -7,6 +7,7 @@ import numpy as np
 
 from data_pipeline.datasets.sequence_dataset import SequenceIndex, SequenceSpec
 from data_pipeline.datasets.sequence_records import SequenceReader
+from data_pipeline.loading.batches import padding_arrays
 from data_pipeline.loading.dataset_rows import RETRY_SECONDS, ComponentRows
 from data_pipeline.packing.sequence_plan import SequencePlan
 from data_pipeline.runtime.errors import UserError
@@ -17,23 +18,14 @@ from data_pipeline.tokens.vocabulary import Vocabulary
 def build_sequence_row(
     vocabulary: Vocabulary, sequence_length: int, sequences: list[tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """Arrays of one row, padded on the right.
+    """One row of the arrangement "sequences", see `batches`.
 
     Args:
         vocabulary: of the ids.
         sequence_length: L.
-        sequences: of each one ids (n,) and loss mask (n,), see `SequenceRecord`.
-
-    Returns:
-        int32 arrays (L,): `tokens`; `positions`, from 0 in each sequence; `segment_ids`, from 1, 0
-        in padding; `targets`, the next id of the sequence where its mask asks for it, else -1.
+        sequences: ids (n,) and loss mask (n,) of each, see `SequenceRecord`.
     """
-    row = {
-        "tokens": np.full(sequence_length, vocabulary.padding, np.int32),
-        "positions": np.zeros(sequence_length, np.int32),
-        "segment_ids": np.zeros(sequence_length, np.int32),
-        "targets": np.full(sequence_length, NO_TARGET, np.int32),
-    }
+    row = padding_arrays("sequences", vocabulary.padding, L=sequence_length)
     here = 0
     for number, (ids, mask) in enumerate(sequences, start=1):
         end = here + len(ids)
@@ -47,11 +39,11 @@ def build_sequence_row(
 
 @dataclasses.dataclass(frozen=True)
 class SequenceRows(ComponentRows):
-    """Rows of whole sequences, see `ComponentRows`."""
+    """Rows of complete sequences, see `ComponentRows`."""
 
     @functools.cached_property
     def spec(self) -> SequenceSpec:
-        """Of the dataset."""
+        """Spec of the dataset."""
         return SequenceSpec.load(self.dataset_dir)
 
     @functools.cached_property
@@ -61,11 +53,11 @@ class SequenceRows(ComponentRows):
 
     @functools.cached_property
     def reader(self) -> SequenceReader:
-        """Of the whole split."""
+        """Reader of the complete split."""
         return SequenceReader(self.dataset_dir, self.split, RETRY_SECONDS)
 
     def open_reader(self) -> tuple[SequenceReader, SequenceSpec]:
-        """The reader of the whole split and the spec of the dataset."""
+        """The reader of the complete split and the spec of the dataset."""
         return self.reader, self.spec
 
     def _make_plan(self) -> SequencePlan:
@@ -80,12 +72,12 @@ class SequenceRows(ComponentRows):
         return SequencePlan(self.packing, self.index)
 
     def row(self, number: int) -> dict[str, np.ndarray]:
-        """Arrays of a row, see `build_sequence_row`."""
+        """Arrays of a row, see `batches`."""
         records = [self.reader.read(n, int(self.index.lengths[n])) for n in self.plan.row(number)]
         return self._build([(record.ids, record.loss_mask) for record in records])
 
     def empty_row(self) -> dict[str, np.ndarray]:
-        """Arrays of a row that holds nothing."""
+        """Arrays of a row of padding."""
         return self._build([])
 
     def _build(self, sequences: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Rows of a batch from plan and token records."""
+"""Rows of a batch from the packing plan and token records."""
 
 import dataclasses
 import functools
@@ -7,9 +7,10 @@ import numpy as np
 
 from data_pipeline.datasets.token_dataset import DatasetSpec, LengthIndex
 from data_pipeline.datasets.token_records import TokenReader
+from data_pipeline.loading.batches import padding_arrays
 from data_pipeline.loading.dataset_rows import RETRY_SECONDS, ComponentRows
 from data_pipeline.packing.token_plan import PackingConfig, PackingPlan, Segment
-from data_pipeline.tokens import NO_TARGET, PAD, TokenLayout, segment_tokens
+from data_pipeline.tokens import TokenLayout, segment_tokens
 
 
 def build_row(
@@ -17,31 +18,19 @@ def build_row(
     packing: PackingConfig,
     segments: list[list[tuple[np.ndarray, np.ndarray]]],
 ) -> dict[str, np.ndarray]:
-    """Arrays of one row, padded on the right.
+    """One row of the arrangement "interleaved", see `batches`.
 
     Args:
         layout: sizes and rates.
-        packing: row length L, frame budget F, and how segments are numbered.
+        packing: sequence length L, frame budget F, and how positions are counted.
         segments: of each segment the parts, (units (S_i,), codes (Q, T_i)).
-
-    Returns:
-        int32 arrays. `tokens` (L, Q) ids of the global table, PAD elsewhere; `positions` (L,);
-        `streams` (L,) 0 semantic, 1 acoustic; `segment_ids` (L,) from 1, 0 in padding;
-        `semantic_targets` (L,) classes, -1 where nothing is predicted; `frames` (F, Q) local ids;
-        `frame_index` (F,) position whose hidden predicts the stack; `frame_segments` (F,) from 1,
-        0 in padding.
     """
-    length, budget = packing.sequence_length, packing.frame_budget
-    row = {
-        "tokens": np.full((length, layout.num_codebooks), PAD, np.int32),
-        "positions": np.zeros(length, np.int32),
-        "streams": np.zeros(length, np.int32),
-        "segment_ids": np.zeros(length, np.int32),
-        "semantic_targets": np.full(length, NO_TARGET, np.int32),
-        "frame_index": np.zeros(budget, np.int32),
-        "frames": np.full((budget, layout.num_codebooks), PAD, np.int32),
-        "frame_segments": np.zeros(budget, np.int32),
-    }
+    row = padding_arrays(
+        "interleaved",
+        L=packing.sequence_length,
+        F=packing.frame_budget,
+        Q=layout.num_codebooks,
+    )
     here = frame = 0
     for number, parts in enumerate(segments, start=1):
         segment = segment_tokens(
@@ -63,22 +52,16 @@ def build_frames_row(
     packing: PackingConfig,
     segments: list[list[tuple[np.ndarray, np.ndarray]]],
 ) -> dict[str, np.ndarray]:
-    """Arrays of one row with units and codes side by side, padded on the right.
+    """One row of the arrangement "frames", see `batches`.
+
+    Where the streams of a part differ by a frame, the longer one loses its last.
 
     Args:
         layout: sizes and rates; both streams have one rate.
         packing: the frame budget F.
-        segments: at most one; of it the parts, (units (S_i,), codes (Q, T_i)).
-
-    Returns:
-        int32 arrays: `units` (F,), `codes` (F, Q), and `segment_ids` (F,), 1 on frames and 0 in
-        padding. Where the streams of a part differ by a frame, the longer one loses its last.
+        segments: at most one; its parts, (units (S_i,), codes (Q, T_i)).
     """
-    row = {
-        "units": np.zeros(packing.frame_budget, np.int32),
-        "codes": np.zeros((packing.frame_budget, layout.num_codebooks), np.int32),
-        "segment_ids": np.zeros(packing.frame_budget, np.int32),
-    }
+    row = padding_arrays("frames", F=packing.frame_budget, Q=layout.num_codebooks)
     here = 0
     for units, codes in segments[0] if segments else []:
         end = here + min(len(units), codes.shape[1])
@@ -98,7 +81,7 @@ class DatasetRows(ComponentRows):
 
     @functools.cached_property
     def spec(self) -> DatasetSpec:
-        """Of the dataset."""
+        """Spec of the dataset."""
         return DatasetSpec.load(self.dataset_dir)
 
     @functools.cached_property
@@ -106,7 +89,7 @@ class DatasetRows(ComponentRows):
         return self.spec.layout()
 
     @functools.cached_property
-    def _chosen(self) -> tuple[LengthIndex, np.ndarray | None]:
+    def _selection(self) -> tuple[LengthIndex, np.ndarray | None]:
         """Lengths of the records that are read, and their numbers in the split; None is all."""
         index = LengthIndex.load(self.dataset_dir, self.spec, self.split)
         if self.language is None:
@@ -118,16 +101,16 @@ class DatasetRows(ComponentRows):
     @property
     def index(self) -> LengthIndex:
         """Lengths of the records that are read."""
-        return self._chosen[0]
+        return self._selection[0]
 
     @functools.cached_property
     def reader(self) -> TokenReader:
-        """Of the whole split."""
+        """Reader of the complete split."""
         return TokenReader(self.dataset_dir, self.split, RETRY_SECONDS)
 
     def open_reader(self) -> tuple[TokenReader, DatasetSpec]:
-        """The reader of the whole split and the spec of the dataset."""
-        spec = self.spec  # first: it says what is wrong with a dataset of another kind
+        """The reader of the complete split and the spec of the dataset."""
+        spec = self.spec  # first: its error says so where the dataset is of another kind
         return self.reader, spec
 
     def _make_plan(self) -> PackingPlan:
@@ -145,19 +128,19 @@ class DatasetRows(ComponentRows):
                 parts.append(silence)
             number = piece.record
             sizes = int(self.index.units[number]), int(self.index.frames[number])
-            place = number if self._chosen[1] is None else int(self._chosen[1][number])
+            place = number if self._selection[1] is None else int(self._selection[1][number])
             units, codes = self.reader.read(place, *sizes)
             parts.append((units[slice(*piece.units)], codes[:, slice(*piece.frames)]))
         return parts
 
     def row(self, number: int) -> dict[str, np.ndarray]:
-        """Arrays of a row, see `build_row` and `build_frames_row`."""
+        """Arrays of a row, see `batches`."""
         return self.build([self.parts(segment) for segment in self.plan.row(number)])
 
     def build(self, segments: list[list[tuple[np.ndarray, np.ndarray]]]) -> dict[str, np.ndarray]:
-        """Arrays of a row of the given segments, as the packing arranges them."""
+        """Arrays of a row of the given segments, in the arrangement of the packing."""
         return _BUILDERS[self.packing.arrangement](self._layout, self.packing, segments)
 
     def empty_row(self) -> dict[str, np.ndarray]:
-        """Arrays of a row that holds nothing."""
+        """Arrays of a row of padding."""
         return self.build([])

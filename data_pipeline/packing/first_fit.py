@@ -1,8 +1,8 @@
 """Packing segments into rows under two budgets: first-fit decreasing over classes of equal size.
 
-A segment's size is the larger of its shares of the two budgets, so that sizes add up in one
-dimension. There are few distinct sizes (at most the longest segment's positions and stacks), so a
-pattern of sizes that fills one row fills many: the work in Python is per pattern, not per segment.
+A segment's size is the larger of its fractions of the two budgets, so that sizes add up in one
+dimension. There are few distinct sizes (at most the longest segment's positions and frames), so a
+pattern of sizes that fills one row fills many: the Python loop is over patterns, not segments.
 """
 
 import bisect
@@ -13,7 +13,7 @@ import numpy as np
 
 def pack(
     positions: np.ndarray,
-    stacks: np.ndarray,
+    frames: np.ndarray,
     sequence_length: int,
     frame_budget: int,
     order: np.ndarray,
@@ -22,15 +22,15 @@ def pack(
 
     Args:
         positions: (G,) positions of each segment, at most `sequence_length`; G >= 1.
-        stacks: (G,) predicted stacks of each segment, at most `frame_budget`.
+        frames: (G,) predicted frames of each segment, at most `frame_budget`.
         sequence_length: positions of a row.
-        frame_budget: predicted stacks of a row.
-        order: (G,) permutation in which segments of one size are used.
+        frame_budget: predicted frames of a row.
+        order: (G,) permutation: the order in which segments of equal size are used.
 
     Returns:
-        Segment numbers (G,) int32 row after row, and the offsets (rows + 1,) int64 of the rows.
+        Segment numbers (G,) int32 row after row, and offsets (rows + 1,) int64 of the rows.
     """
-    sizes = np.maximum(positions * frame_budget, stacks * sequence_length).astype(np.int64)[order]
+    sizes = np.maximum(positions * frame_budget, frames * sequence_length).astype(np.int64)[order]
     if sizes.max() > sequence_length * frame_budget:
         raise ValueError("a segment exceeds the budget of a row")
     by_size = np.argsort(sizes, kind="stable")
@@ -66,16 +66,16 @@ def reorder_rows(
 def _patterns(
     sizes: list[int], counts: list[int], capacity: int
 ) -> Iterator[tuple[list[tuple[int, int]], int]]:
-    """Fills rows with the largest sizes that still fit.
+    """Fills rows greedily with the largest sizes that still fit.
 
     Args:
-        sizes: of the classes, ascending, at most `capacity`.
+        sizes: one per class, ascending, at most `capacity`.
         counts: segments of each class.
         capacity: of a row.
 
     Yields:
-        The (class, copies) of one row, and how many rows alike are to be made. Each pattern uses
-        up a class or leaves too few of it for the next row, so there are few patterns.
+        The (class, copies) of one row, and how many rows use this pattern. Each pattern uses up a
+        class or leaves too few of it for another such row, so there are few patterns.
     """
     sizes, left, numbers = list(sizes), list(counts), list(range(len(sizes)))
     while sizes:
@@ -87,7 +87,7 @@ def _patterns(
             pattern.append((top, copies))
         repeats = min(left[place] // copies for place, copies in pattern)
         yield [(numbers[place], copies) for place, copies in pattern], repeats
-        for place, copies in pattern:  # from the largest down, so that deleting is safe
+        for place, copies in pattern:  # largest first, so that deletion keeps indices valid
             left[place] -= copies * repeats
             if not left[place]:
                 del sizes[place], left[place], numbers[place]

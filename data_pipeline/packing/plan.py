@@ -1,7 +1,7 @@
-"""What every plan of rows is: passes that follow one another, and random draws that stay the same.
+"""Base of the packing plans: numbered rows over endless epochs, and reproducible randomness.
 
-A plan is a pure function of (seed, pass, lengths). Row numbers run on over epochs, so the state of
-a reader is one number.
+A plan is a pure function of (seed, epoch, lengths). Row numbers continue from epoch to epoch, so
+the state of a reader is one number.
 """
 
 import abc
@@ -12,38 +12,38 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-# A reader at the end of a pass still needs it while its threads already read the next one.
-_CACHED_PASSES = 2
+# At the end of an epoch, some threads still read it while others have begun the next.
+_CACHED_EPOCHS = 2
 
 
-class PlannedPass(Protocol):
-    """The plan of one pass."""
+class PlannedEpoch(Protocol):
+    """The plan of one epoch."""
 
     @property
     def num_rows(self) -> int:
-        """How many rows it has."""
+        """Number of rows."""
 
 
-Pass = TypeVar("Pass", bound=PlannedPass)
+Epoch = TypeVar("Epoch", bound=PlannedEpoch)
 
 
-class RowPlan(abc.ABC, Generic[Pass]):
-    """Rows over an endless number of passes. Safe to use from several threads.
+class RowPlan(abc.ABC, Generic[Epoch]):
+    """Rows over endless epochs. Safe to use from several threads.
 
     Attributes:
-        config: how records become rows, a `packing.PackingConfig`.
+        config: how records become rows, a `token_plan.PackingConfig`.
     """
 
     config: Any
 
     def __init__(self) -> None:
-        self._passes: OrderedDict[int, Pass] = OrderedDict()
-        self._first_rows = {0: 0}  # of epochs: known for every pass before one that is known
+        self._epochs: OrderedDict[int, Epoch] = OrderedDict()
+        self._first_rows = {0: 0}  # by epoch, as far as known
         self._lock = threading.RLock()
 
     @abc.abstractmethod
-    def _make(self, number: int) -> Pass:
-        """Plans a pass."""
+    def _make(self, number: int) -> Epoch:
+        """Plans an epoch."""
 
     @abc.abstractmethod
     def _fingerprint(self) -> str:
@@ -51,11 +51,11 @@ class RowPlan(abc.ABC, Generic[Pass]):
 
     @abc.abstractmethod
     def efficiency(self, epoch: int = 0) -> dict[str, float]:
-        """Shares of what is computed that is real in one pass."""
+        """Fractions of an epoch's positions (and predicted frames) that are not padding."""
 
     @abc.abstractmethod
     def row(self, row: int) -> Any:
-        """What lies in a row, 0 <= row."""
+        """Contents of a row, 0 <= row."""
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -63,19 +63,18 @@ class RowPlan(abc.ABC, Generic[Pass]):
         return self._fingerprint()
 
     def num_rows(self, epoch: int) -> int:
-        """Rows of one pass; passes differ a little."""
+        """Rows of an epoch; epochs differ a little."""
         return self._plan(epoch).num_rows
 
     def locate(self, row: int) -> tuple[int, int]:
-        """The pass that a row number lies in, and the first row number of that pass.
+        """The epoch of a row, and the first row of that epoch.
 
-        Row numbers run on over epochs, so this plans all passes before it, once; `remember` spares
-        a resumed run that.
+        All earlier epochs are planned for that, once, unless `remember` gave a later start.
         """
         if row < 0:
             raise IndexError(f"row {row} is negative")
         with self._lock:
-            number = max(p for p, first in self._first_rows.items() if first <= row)
+            number = max(epoch for epoch, first in self._first_rows.items() if first <= row)
             while True:
                 first = self._first_rows[number]
                 end = self._first_rows.get(number + 1)
@@ -86,22 +85,22 @@ class RowPlan(abc.ABC, Generic[Pass]):
                 number += 1
 
     def remember(self, epoch: int, first_row: int) -> None:
-        """Takes the first row of a pass from an earlier reader of the same plan."""
+        """Takes the first row of an epoch from an earlier reader of the same plan."""
         with self._lock:
             self._first_rows[epoch] = first_row
 
-    def _plan(self, number: int) -> Pass:
+    def _plan(self, number: int) -> Epoch:
         with self._lock:
-            if number not in self._passes:
-                self._passes[number] = self._make(number)
-                while len(self._passes) > _CACHED_PASSES:
-                    self._passes.popitem(last=False)
-            self._passes.move_to_end(number)
-            return self._passes[number]
+            if number not in self._epochs:
+                self._epochs[number] = self._make(number)
+                while len(self._epochs) > _CACHED_EPOCHS:
+                    self._epochs.popitem(last=False)
+            self._epochs.move_to_end(number)
+            return self._epochs[number]
 
 
 class RandomKeys:
-    """Random draws that are the same for ever: raw Philox output, which NumPy keeps stable."""
+    """Randomness that no NumPy version changes: raw Philox output, which NumPy keeps stable."""
 
     def __init__(self, seed: int, epoch: int):
         self._bits = np.random.Philox(np.random.SeedSequence((seed, epoch)))

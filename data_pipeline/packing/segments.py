@@ -1,7 +1,7 @@
-"""Cutting lines of records into segments of bounded length, all lines side by side in NumPy.
+"""Cutting lines of records into segments of bounded length, vectorised over lines in NumPy.
 
 A line is a run of consecutive records that may share a segment. Each step cuts the next segment off
-every line that is not used up, so the number of steps is that of the longest line's segments.
+every remaining line, so there are as many steps as the longest line has segments.
 """
 
 import dataclasses
@@ -12,14 +12,14 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Segments:
-    """Segments over records in an order: places `first` to `last` of it, both included.
+    """Segments of ordered records: places `first` to `last` of `order`, both included.
 
     Attributes:
-        order: (R,) record numbers; lines follow each other.
+        order: (R,) record numbers, line after line.
         first: (G,) place of the first record of each segment.
         last: (G,) place of its last record.
-        start: (G,) unit of the first record with which it begins.
-        stop: (G,) unit of the last record before which it ends.
+        start: (G,) first unit that it takes of its first record.
+        stop: (G,) end (exclusive) of the units that it takes of its last record.
     """
 
     order: np.ndarray
@@ -48,16 +48,15 @@ def join_pieces(
 ) -> Segments:
     """Cuts lines anywhere, so that every unit lies in exactly one segment.
 
-    A segment takes as much as fits `crop`. A cut falls on a multiple of `grid` units of its record
-    and leaves no piece below `min_units`; where it cannot, the segment ends before that record.
+    A segment is as long as `crop` allows. Cuts fall on multiples of `grid` units of a record and
+    leave no piece below `min_units`; where that is impossible, the segment ends before the record.
 
     Args:
         order: (R,) record numbers.
-        units: (R,) their units.
-        durations: (R,) int64 their lengths in ticks.
+        units: (R,) numbers of their units.
+        durations: (R,) int64, in ticks.
         line_starts: (N,) places at which lines begin.
-        remainder_first: (N,) bool, whether the first segment of a line is the short one, or the
-            last.
+        remainder_first: (N,) bool, whether a line's short segment is its first or its last.
         crop: longest segment in ticks; at least 2 * (min_units + grid) units.
         gap: ticks of silence between two records of a segment.
         ticks_per_unit: duration of a unit.
@@ -71,8 +70,8 @@ def join_pieces(
     last_places = np.append(places[1:], len(order)) - 1
     line_ends = ends[last_places]
 
-    # What does not fill a segment comes first or last, in one piece: two halves of it would each
-    # leave a row of one segment badly filled. Cuts fall up to a grid step early, hence the margin.
+    # The remainder of a line is one segment, first or last: split in two, each half would leave a
+    # row of one segment badly filled. Cuts fall up to a grid step early, hence the margin.
     length = line_ends - starts[places]
     margin = length // crop * grid * ticks_per_unit
     smallest = 2 * (min_units + grid) * ticks_per_unit
@@ -84,12 +83,12 @@ def join_pieces(
     cuts: list[tuple[np.ndarray, ...]] = []
     while len(places):
         target = now + limit
-        # Past the end of its line, the search is of no use and the line is done.
+        # A target past the end of its line: this segment is the line's last.
         final = target >= line_ends
         place = np.searchsorted(starts, target, side="right") - 1
         place = np.where(final, last_places, place)
         inside = target - starts[place]
-        # The silence after a record is left out where a segment ends with it.
+        # A segment that ends with a record leaves out the silence after it.
         whole = final | (inside >= durations[place])
         same = place == places
         cut = np.minimum(inside // ticks_per_unit, units[place] - min_units) // grid * grid
@@ -100,11 +99,11 @@ def join_pieces(
             raise AssertionError("a record longer than the crop could not be cut")
         cuts.append((places, last, offsets, stop))
 
-        going = ~final
-        places = np.where(splits, place, last + 1)[going]
-        offsets = np.where(splits, cut, 0)[going]
+        remaining = ~final
+        places = np.where(splits, place, last + 1)[remaining]
+        offsets = np.where(splits, cut, 0)[remaining]
         now = starts[places] + offsets * ticks_per_unit
-        last_places, line_ends = last_places[going], line_ends[going]
+        last_places, line_ends = last_places[remaining], line_ends[remaining]
         limit = np.full(len(places), crop)
     return _collect(order, cuts)
 
@@ -116,14 +115,14 @@ def join_whole(
     *,
     measures: Sequence[tuple[np.ndarray, int, int]],
 ) -> Segments:
-    """Groups whole records along lines; each segment takes as many as all its budgets hold.
+    """Groups whole records along lines; each segment takes as many as all budgets allow.
 
     Args:
         order: (R,) record numbers.
-        units: (R,) their units.
+        units: (R,) numbers of their units.
         line_starts: (N,) places at which lines begin.
-        measures: each (amounts (R,) int64, amount between two records, budget); no record alone
-            exceeds a budget.
+        measures: for each budget (amounts (R,) int64, amount of the silence between two records,
+            budget); no single record exceeds a budget.
     """
     places = np.asarray(line_starts, np.int64)
     last_places = np.append(places[1:], len(order)) - 1
@@ -140,13 +139,13 @@ def join_whole(
         if (last < places).any():
             raise AssertionError("a record exceeds a budget")
         cuts.append((places, last, np.zeros_like(places), units[last]))
-        going = last < last_places
-        places, last_places = last[going] + 1, last_places[going]
+        remaining = last < last_places
+        places, last_places = last[remaining] + 1, last_places[remaining]
     return _collect(order, cuts)
 
 
 def _collect(order: np.ndarray, cuts: list[tuple[np.ndarray, ...]]) -> Segments:
-    """Puts the segments of all steps in line order, in 32 bits."""
+    """The segments of all steps in line order, int32."""
     first, last, start, stop = (
         np.concatenate(column).astype(np.int32) for column in zip(*cuts, strict=True)
     )

@@ -1,7 +1,7 @@
-"""The packing plan of sequences: which ones share a row, ahead of time.
+"""The packing plan of a sequence dataset: which sequences share a row.
 
-Each pass puts whole sequences in a random order and packs them into rows by first-fit decreasing
-under the one budget of a row's length. Nothing is cut or joined: a sequence is an attention span.
+Each epoch shuffles the sequences and packs them into rows of `sequence_length` by first-fit
+decreasing. Nothing is cut or joined: attention stays within a sequence.
 """
 
 import dataclasses
@@ -31,10 +31,10 @@ class _Epoch:
 
 
 class SequencePlan(RowPlan[_Epoch]):
-    """Rows of whole sequences over an endless number of passes."""
+    """Rows of complete sequences over endless epochs."""
 
     def __init__(self, config: PackingConfig, index: SequenceIndex):
-        """Sequences must not be longer than a row; UserError where there are none."""
+        """No sequence may be longer than a row; raises UserError where there are none."""
         super().__init__()
         if not len(index):
             raise UserError("the split has no sequences")
@@ -52,9 +52,9 @@ class SequencePlan(RowPlan[_Epoch]):
         return digest.hexdigest()
 
     def efficiency(self, epoch: int = 0) -> dict[str, float]:
-        """Share of the computed positions that hold a sequence in one pass."""
-        computed = self._plan(epoch).num_rows * self.config.sequence_length
-        return {"positions": int(self._index.lengths.sum()) / computed}
+        """Fraction of an epoch's positions that are not padding."""
+        positions = self._plan(epoch).num_rows * self.config.sequence_length
+        return {"positions": int(self._index.lengths.sum()) / positions}
 
     def row(self, row: int) -> list[int]:
         """Numbers of the sequences in a row, 0 <= row."""

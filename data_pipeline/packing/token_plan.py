@@ -1,13 +1,13 @@
-"""The packing plan: which stretch of which record lies in which row, ahead of time.
+"""The packing plan of a token dataset: which part of which record is in which row.
 
-A plan is a pure function of (seed, pass, length index). Each pass it puts every speaker's records
-in a random order, lays them end to end with a short silence between them, cuts the line into
-segments of the crop length with what is left over at a random end, and groups whole segments into
-rows. A row is addressed by its number, so the state of a reader is one number, any number of hosts
-reads the same rows, and resume is exact. Nothing here touches a record: lengths are enough.
+A plan is a pure function of (seed, epoch, length index). Each epoch it shuffles every speaker's
+records, concatenates them into a line with a short silence between two, cuts the line into segments
+of the crop length with the remainder at a random end, and packs segments into rows. Rows are
+numbered, so the state of a reader is one number, any number of hosts reads the same rows, and
+resume is exact. No record is read: lengths are enough.
 
-Time on a line is counted in ticks, the common multiple of both token rates, and a record lasts as
-long as the longer of its two streams; so one length bounds both streams.
+Time on a line is in ticks, the least common multiple of both token rates, and a record lasts as
+long as the longer of its two streams, so that one length bounds both.
 """
 
 import dataclasses
@@ -26,9 +26,9 @@ from data_pipeline.tokens import TokenLayout, deduplicate
 
 # Part of the fingerprint: raise it with any change that alters a plan.
 PLAN_VERSION = 1
-# Shortest piece that a cut may leave, so that none is too short to be heard.
+# Shortest piece that a cut may leave: long enough to be audible.
 _MIN_PIECE_SECONDS = 0.1
-# Speakers with more speech than this many segments get several lines, which are cut side by side.
+# Speakers with more segments than this get several lines, which are cut in parallel.
 _SEGMENTS_PER_LINE = 256
 
 
@@ -38,16 +38,16 @@ class PackingConfig:
 
     Attributes:
         sequence_length: L, positions of a row.
-        frame_budget: F, predicted stacks of a row, the closing stack of each segment included.
+        frame_budget: F, predicted frames of a row, including the end frame of each segment.
         crop_seconds: longest segment.
-        deduplicate: the loader collapses repeated units; only whole records are used then, since
-            the collapsed length of a part of a record is not known ahead.
+        deduplicate: the loader collapses repeated units; records are then used whole, since the
+            collapsed length of a part of a record is not known in advance.
         positions: `time` or `running`, see `tokens.segment_tokens`.
-        join_speakers: fill segments with further records of the same speaker.
-        seed: of the order, the cuts and the rows.
-        arrangement: `interleaved`, both streams of several segments, one after the other;
-            `frames`, one segment a row, units and codes side by side; `sequences`, text and units
-            of a sequence dataset.
+        join_speakers: fill segments up with further records of the same speaker.
+        seed: seeds record order, cuts and rows.
+        arrangement: `interleaved`, several segments a row, the units of each before its frames;
+            `frames`, one segment a row, unit and codes side by side; `sequences`, text and units
+            of a sequence dataset. `loading.batches` documents the arrays of each.
     """
 
     sequence_length: int
@@ -62,9 +62,13 @@ class PackingConfig:
     def __post_init__(self) -> None:
         """Checks the values; raises UserError."""
         if self.arrangement not in ("interleaved", "frames", "sequences"):
-            raise UserError(f"arrangement {self.arrangement!r} is none that rows have")
+            raise UserError(
+                f"arrangement must be interleaved, frames or sequences, not {self.arrangement!r}"
+            )
         if self.arrangement == "frames" and self.deduplicate:
-            raise UserError("deduplicate: every frame needs its unit here, set it to false")
+            raise UserError(
+                "deduplicate: with arrangement frames every frame needs its unit, set it to false"
+            )
         for name in ("sequence_length", "frame_budget", "crop_seconds"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name} must be positive, is {getattr(self, name)}")
@@ -76,10 +80,10 @@ class PackingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """A stretch of one record: units and frames of the same time.
+    """Part of one record: its units and frames of the same time span.
 
     Attributes:
-        record: number in the split.
+        record: number in the length index.
         units: half-open range of its raw units.
         frames: half-open range of its frames.
     """
@@ -91,20 +95,20 @@ class Piece:
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """One attention span: pieces of one speaker, with encoded silence between two of them."""
+    """Pieces of one speaker, with encoded silence between two; attention stays within it."""
 
     pieces: tuple[Piece, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Epoch:
-    """The plan of one pass: segments on their lines, and the segments of every row."""
+    """The plan of one epoch: its segments, and those of every row."""
 
     segments: Segments
     row_segments: np.ndarray  # segment numbers, row after row
     row_starts: np.ndarray  # (rows + 1,) offsets into row_segments
-    positions: int  # computed from real tokens, over all rows
-    frames: int
+    positions: int  # that are not padding, over all rows
+    frames: int  # predicted frames, likewise
 
     @property
     def num_rows(self) -> int:
@@ -112,7 +116,7 @@ class _Epoch:
 
 
 class PackingPlan(RowPlan[_Epoch]):
-    """Rows of segments over an endless number of passes. Safe to use from several threads."""
+    """Rows of segments over endless epochs. Safe to use from several threads."""
 
     def __init__(
         self,
@@ -121,11 +125,11 @@ class PackingPlan(RowPlan[_Epoch]):
         index: LengthIndex,
         silence: SilenceSpec,
     ):
-        """Checks that every segment the plan may draw fits a row.
+        """Checks that every possible segment fits a row.
 
         Raises:
-            UserError: the index is empty, or the budgets are too small; the message says what
-                they must be.
+            UserError: the index is empty, or the budgets are too small; the message states the
+                required sizes.
         """
         super().__init__()
         if not len(index):
@@ -135,13 +139,13 @@ class PackingPlan(RowPlan[_Epoch]):
         self._index = index
         self._silence = silence
         unit, frame = layout.ticks_per_unit, layout.ticks_per_frame
-        # A cut on this many units is a boundary of both streams, where one comes soon enough.
+        # Multiples of this many units are boundaries of both streams, if that is fine enough.
         grid = frame // math.gcd(unit, frame)
         self._grid = grid if grid * unit <= layout.tick_rate * _MIN_PIECE_SECONDS else 1
         self._min_units = math.ceil(_MIN_PIECE_SECONDS * layout.unit_rate)
         self._crop = math.floor(config.crop_seconds * layout.tick_rate)
         if self._grid != grid:
-            self._crop -= frame  # a piece may then begin with a frame that began before it
+            self._crop -= frame  # a piece may then begin in the middle of a frame
         self._gap = max(len(silence.units) * unit, len(silence.codes[0]) * frame)
         self._check_budgets()
 
@@ -171,7 +175,7 @@ class PackingPlan(RowPlan[_Epoch]):
         layout, budget = self.layout, self.config.frame_budget
         if layout.ticks_per_unit != layout.ticks_per_frame:
             raise UserError(
-                f"units at {layout.unit_rate:g} Hz do not stand beside frames at "
+                f"units at {layout.unit_rate:g} Hz cannot be paired with frames at "
                 f"{layout.frame_rate:g} Hz: tokenise with both at one rate"
             )
         if budget < frames:
@@ -195,10 +199,10 @@ class PackingPlan(RowPlan[_Epoch]):
 
     def _fingerprint(self) -> str:
         settings = dataclasses.asdict(self.config)
-        # As checkpoints have it since before the field had its name of today.
+        # The field's former name: fingerprints in checkpoints stay valid.
         settings["row_length"] = settings.pop("sequence_length")
         if self.config.arrangement == "interleaved":
-            del settings["arrangement"]  # as before there were others
+            del settings["arrangement"]  # as when it was the only one
         content = {
             "version": PLAN_VERSION,
             "config": settings,
@@ -212,7 +216,7 @@ class PackingPlan(RowPlan[_Epoch]):
         return digest.hexdigest()
 
     def efficiency(self, epoch: int = 0) -> dict[str, float]:
-        """Shares of computed positions and of predicted stacks that are real in one pass."""
+        """Fractions of an epoch's positions and predicted frames that are not padding."""
         plan, config = self._plan(epoch), self.config
         length = config.frame_budget if config.arrangement == "frames" else config.sequence_length
         return {
@@ -238,13 +242,13 @@ class PackingPlan(RowPlan[_Epoch]):
             begin = min(self.layout.frame_at_unit(start), frames)
             end = frames if stop == size else min(self.layout.frame_at_unit(stop), frames)
             if self._grid * self.layout.ticks_per_unit % self.layout.ticks_per_frame:
-                # The cut fell inside a frame, which both pieces now hold a part of.
+                # The cut may fall inside a frame, which is then part of both pieces.
                 end = min(end, begin + self.layout.frame_at_unit(stop - start) + 1)
             pieces.append(Piece(record, (start, stop), (begin, end)))
         return Segment(tuple(pieces))
 
     def _durations(self) -> np.ndarray:
-        """Ticks of every record (R,) int64."""
+        """Duration of every record in ticks, (R,) int64."""
         units = self._index.units.astype(np.int64) * self.layout.ticks_per_unit
         return np.maximum(units, self._index.frames.astype(np.int64) * self.layout.ticks_per_frame)
 
@@ -255,10 +259,10 @@ class PackingPlan(RowPlan[_Epoch]):
         if self.config.arrangement == "frames":
             order, starts = random.permutation(len(frames)), np.arange(len(frames) + 1)
             return _Epoch(segments, order, starts, int(frames.sum()), int(frames.sum()))
-        positions, stacks = 2 + units + frames, frames + 1
+        positions, predicted = 2 + units + frames, frames + 1
         row_segments, row_starts = pack(
             positions,
-            stacks,
+            predicted,
             self.config.sequence_length,
             self.config.frame_budget,
             random.permutation(len(positions)),
@@ -266,7 +270,9 @@ class PackingPlan(RowPlan[_Epoch]):
         row_segments, row_starts = reorder_rows(
             row_segments, row_starts, random.permutation(len(row_starts) - 1)
         )
-        return _Epoch(segments, row_segments, row_starts, int(positions.sum()), int(stacks.sum()))
+        return _Epoch(
+            segments, row_segments, row_starts, int(positions.sum()), int(predicted.sum())
+        )
 
     def _join(self, random: RandomKeys) -> Segments:
         config, index = self.config, self._index
@@ -308,7 +314,7 @@ class PackingPlan(RowPlan[_Epoch]):
         )
 
     def _line_starts(self, speakers: np.ndarray, durations: np.ndarray) -> np.ndarray:
-        """Where lines begin among records in order: at a new speaker, and within long ones."""
+        """Places at which lines begin: at a new speaker, and within a speaker of many segments."""
         if not self.config.join_speakers:
             return np.arange(len(speakers))
         new = np.empty(len(speakers), bool)
@@ -325,7 +331,7 @@ class PackingPlan(RowPlan[_Epoch]):
         return np.flatnonzero(new)
 
     def _totals(self, segments: Segments) -> tuple[np.ndarray, np.ndarray]:
-        """Units (as the loader uses them) and frames of every segment, silence included."""
+        """Units (collapsed if `deduplicate`) and frames of every segment, silence included."""
         index, layout = self._index, self.layout
         order, first, last = segments.order, segments.first, segments.last
         joints = (last - first).astype(np.int64)
@@ -348,5 +354,5 @@ class PackingPlan(RowPlan[_Epoch]):
 
 
 def _exclusive_sum(values: np.ndarray) -> np.ndarray:
-    """(n + 1,) int64 sums of the values before each place."""
+    """Sums (n + 1,) int64 of the values before each place."""
     return np.concatenate([[0], np.cumsum(values, dtype=np.int64)])

@@ -1,1 +1,1 @@
-"""What programs share: flags, errors, exit codes, files, progress, worker processes."""
+"""Runtime of all programs: flags, errors, exit codes, files, progress, worker processes."""

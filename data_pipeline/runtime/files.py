@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and their digests."""
+"""Atomic file writes, and file digests."""
 
 import hashlib
 import json
@@ -11,9 +11,9 @@ from data_pipeline.runtime.errors import UserError
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes a UTF-8 text file so that a reader sees the old content or the new, never a part.
+    """Writes a UTF-8 text file atomically: readers see the old content or the new, never a part.
 
-    Missing parent directories are made.
+    Missing parent directories are created.
 
     Raises:
         UserError: the file cannot be written.
@@ -28,7 +28,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            # mkstemp makes files private; the finished file gets the usual permissions instead.
+            # mkstemp creates files with mode 0600; restore what the umask gives.
             umask = os.umask(0)
             os.umask(umask)
             os.fchmod(file.fileno(), 0o666 & ~umask)
@@ -46,13 +46,13 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> None:
 
     Raises:
         UserError: the file cannot be written.
-        ValueError: ``obj`` holds NaN or infinity, which JSON has no word for.
-        TypeError: ``obj`` holds something that JSON has no form for.
+        ValueError: ``obj`` holds NaN or infinity, which JSON cannot represent.
+        TypeError: ``obj`` holds a value that JSON cannot represent.
     """
     write_text(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+    """SHA-256 of a file's content, as a hex string."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

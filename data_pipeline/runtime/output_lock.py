@@ -1,4 +1,4 @@
-"""One output directory, one run: `run.json` says which, and a lock keeps a second process out."""
+"""One run per output directory: `run.json` describes it, and a lock keeps other processes out."""
 
 import fcntl
 import json
@@ -16,15 +16,16 @@ RUN_FILE = "run.json"
 
 @contextmanager
 def claimed(output: Path, description: dict[str, Any]) -> Iterator[None]:
-    """Makes a directory this run's own, for as long as the context lasts.
+    """Locks an output directory for one run, for as long as the context lasts.
 
     Args:
-        output: made where it does not exist; otherwise empty, or of a run described alike.
-        description: JSON, all that decides what the run writes. `inputs` and `inputs_sha256` stand
-            for the recordings.
+        output: created if missing; otherwise empty, or of a run with an equal description.
+        description: JSON, everything that determines the output. `inputs` (a count) and
+            `inputs_sha256` stand for the recordings.
 
     Raises:
-        UserError: it cannot be written, holds something else, or another process works on it.
+        UserError: the directory cannot be written, holds anything else, or is locked by another
+            process.
     """
     description = json.loads(json.dumps(description))
     path = output / RUN_FILE
@@ -33,27 +34,33 @@ def claimed(output: Path, description: dict[str, Any]) -> Iterator[None]:
         if path.exists():
             _compare(output, json.loads(path.read_text(encoding="utf-8")), description)
         elif any(not name.startswith(".") for name in os.listdir(output)):
-            raise UserError(f"{output} is not empty and holds no tokenised corpus: name another")
+            raise UserError(
+                f"{output} is not empty, and not the output of a run: choose another directory"
+            )
         else:
             write_json(path, description)
         file = path.open("r+b")
     except json.JSONDecodeError as error:
-        raise UserError(f"{path} is damaged ({error}): delete {output} or name another") from error
+        raise UserError(
+            f"{path} is corrupt ({error}): delete {output}, or choose another"
+        ) from error
     except OSError as error:
         raise UserError(f"cannot write to {output}: {error.strerror}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"another process is writing {output}: wait for it to end") from error
+            raise UserError(
+                f"another process is writing {output}: wait until it has finished"
+            ) from error
         yield
 
 
 def remove_leftovers(output: Path) -> None:
-    """Removes what killed runs left half written; only for the process that claimed `output`.
+    """Removes partial files of killed runs; only for the process that has claimed `output`.
 
-    Finished files have their final names: these are temporary ones, of `cli.write_text`, of TFDS
-    and of the length index.
+    Files get their final names when they are complete, so only temporary files are partial: those
+    of `files.write_text`, of TFDS and of the length index.
     """
     for directory in (output, output / "length_index"):
         for pattern in (".*.tmp", "incomplete.*"):
@@ -61,16 +68,18 @@ def remove_leftovers(output: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _compare(output: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
-    """Refuses to mix two runs in one directory."""
-    names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+def _compare(output: Path, stored: dict[str, Any], current: dict[str, Any]) -> None:
+    """Raises UserError if the directory belongs to a run with another description."""
+    names = [name for name in {**stored, **current} if stored.get(name) != current.get(name)]
     if not names:
         return
     if names == ["inputs_sha256"] or set(names) == {"inputs", "inputs_sha256"}:
-        what = f"the recordings changed ({there.get('inputs')} inputs then, {here['inputs']} now)"
+        what = (
+            f"the recordings changed ({stored.get('inputs')} inputs then, {current['inputs']} now)"
+        )
     else:
         shown = [name for name in names if name not in ("inputs", "inputs_sha256")]
-        what = "; ".join(f"{n} was {there.get(n)!r}, is {here.get(n)!r}" for n in shown)
+        what = "; ".join(f"{n} was {stored.get(n)!r}, is {current.get(n)!r}" for n in shown)
     raise UserError(
         f"{output} holds another run: {what}. Choose another --output, or delete that directory"
     )

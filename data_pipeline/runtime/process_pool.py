@@ -1,4 +1,4 @@
-"""Shards on all cores: tasks in spawned processes, with progress."""
+"""Runs the tasks of a job in spawned processes, with progress."""
 
 import itertools
 import multiprocessing
@@ -23,14 +23,17 @@ def run_all(
     size: Callable[[Task], int],
     num_workers: int,
 ) -> None:
-    """Works on all tasks, in processes where asked for, and shows how long it will take.
+    """Runs all tasks, in worker processes if requested, and shows the time left.
 
     Args:
         label: of the progress line.
-        work: a function at the top of a module.
+        work: a module-level function of one task (it is pickled).
         tasks: its arguments.
-        size: of a task, for the progress.
-        num_workers: processes; 0 works in this one.
+        size: amount of work in a task, the unit of the progress line.
+        num_workers: worker processes; 0 runs everything in this process.
+
+    Raises:
+        UserError: a worker process was killed.
     """
     with progress(label, sum(map(size, tasks))) as advance:
         for task in _finished(work, tasks, num_workers):
@@ -40,7 +43,7 @@ def run_all(
 def _finished(
     work: Callable[[Task], object], tasks: Sequence[Task], num_workers: int
 ) -> Iterator[Task]:
-    """Yields tasks as they are done."""
+    """Yields tasks as they finish."""
     if num_workers == 0 or len(tasks) < 2:
         for task in tasks:
             work(task)
@@ -67,7 +70,7 @@ def _finished(
                     yield waiting.pop(future)
         except BrokenProcessPool as error:
             raise UserError(
-                "a worker process was killed, perhaps for want of memory: finished shards are "
+                "a worker process was killed, perhaps because memory ran out: finished shards are "
                 "kept, run again with a smaller --num_workers"
             ) from error
         finally:
@@ -75,7 +78,7 @@ def _finished(
 
 
 def _end_with_parent() -> None:
-    """Lets a worker end when its parent was killed; it would wait for work for ever."""
+    """Makes a worker exit when its parent is killed: it would wait for tasks for ever."""
 
     def watch() -> None:
         parent = multiprocessing.parent_process()
@@ -88,7 +91,7 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Workers share the cores as processes; threads inside them would only get in the way."""
+    """Limits BLAS and OpenMP to one thread in workers: the processes already use all cores."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))

@@ -1,4 +1,4 @@
-"""Progress of long work, with the time that is left: a bar on a terminal, lines in a log."""
+"""Progress of long jobs, with the time left: a bar on a terminal, lines in a log."""
 
 import contextlib
 import sys
@@ -13,11 +13,11 @@ _SECONDS_BETWEEN_LINES = 15.0
 
 @contextlib.contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows how far `what` has come.
+    """Shows the progress of a job on standard error.
 
     Args:
-        what: a few words.
-        total: steps in all.
+        what: description of the job, a few words.
+        total: number of steps.
 
     Yields:
         A function to call with the number of steps just done.
@@ -34,7 +34,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
             yield lambda steps: bar.advance(task, steps)
         return
 
-    begun = last = time.monotonic()
+    started = last = time.monotonic()
     done = 0
 
     def advance(steps: int) -> None:
@@ -43,10 +43,20 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
         now = time.monotonic()
         if done < total and now - last >= _SECONDS_BETWEEN_LINES:
             last = now
-            left = (now - begun) / max(done, 1) * (total - done)
+            left = (now - started) / max(done, 1) * (total - done)
             print(f"{what}: {done}/{total}, {left:.0f} s left", file=sys.stderr, flush=True)
 
     yield advance
     print(
-        f"{what}: {done}/{total} in {time.monotonic() - begun:.1f} s", file=sys.stderr, flush=True
+        f"{what}: {done}/{total} in {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True
     )
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as `1h02m`, `3m07s` or `12s`."""
+    seconds = round(seconds)
+    if seconds >= 3600:
+        return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+    if seconds >= 60:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    return f"{seconds}s"

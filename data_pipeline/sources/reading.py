@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from data_pipeline.audio.io import AudioError, decode_audio, load_audio, usable
+from data_pipeline.audio.io import AudioError, check_and_resample, decode_audio, load_audio
 from data_pipeline.sources.base import Utterance
 
 
@@ -35,7 +35,7 @@ def read_audio(utterance: Utterance, sample_rate: int, min_seconds: float = 0.1)
         return load_audio(utterance.path, sample_rate, min_seconds)
     where = dict(parse_qsl(utterance.member))
     wav, rate = _read(utterance.path, where)
-    return usable(wav, rate, sample_rate, min_seconds, utterance.path)
+    return check_and_resample(wav, rate, sample_rate, min_seconds, utterance.path)
 
 
 def _read(path: str, where: dict[str, str]) -> tuple[np.ndarray, int]:

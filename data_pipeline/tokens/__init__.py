@@ -1,3 +1,3 @@
-"""Token ids: the speech streams of GPST, and text with units. The public import path."""
+"""Token ids of GPST's speech streams, and of text with units. The public import path."""
 
 from data_pipeline.tokens.layout import *  # noqa: F403

@@ -1,13 +1,13 @@
 """Token layout of GPST: the id arithmetic of both streams and its inverse (pure NumPy).
 
-A segment holds the units of the semantic stream and then the frames of the acoustic stream:
+A segment holds the units of the semantic stream, then the frames of the acoustic stream:
 
     BOS_s  s_1 .. s_S  BOS_a  a_1 .. a_T
 
-Every position is a stack of Q ids. BOS_s and the units use slot 0 and pad the others; BOS_a is Q
-times the acoustic end id; a frame has one id per codebook. The hidden state at BOS_a predicts
-frame 1, that of frame t predicts frame t + 1, and that of the last frame predicts a stack of
-end ids (arXiv 2406.00976, section 3; layout of the official code).
+Every position has Q ids, one per codebook. BOS_s and the units use codebook 0 and pad the others;
+BOS_a repeats the acoustic end id Q times; a frame has one id per codebook. The hidden state at
+BOS_a predicts frame 1, that of frame t predicts frame t + 1, and that of the last frame predicts a
+frame of end ids (arXiv 2406.00976, section 3; layout of the official code).
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from fractions import Fraction
 
 import numpy as np
 
-# Special ids, the same in both dictionaries. EOS doubles as the start symbol of each stream.
+# Special ids, the same in both vocabularies. EOS doubles as the BOS of each stream.
 BOS, PAD, EOS, UNK, NUM_SPECIALS = 0, 1, 2, 3, 4
 
 SEMANTIC, ACOUSTIC = 0, 1
@@ -45,27 +45,27 @@ class TokenLayout:
 
     @property
     def semantic_vocab(self) -> int:
-        """V_s: units and special ids; also the number of classes of the semantic head."""
+        """V_s: special ids and units; also the number of classes of the semantic head."""
         return NUM_SPECIALS + self.num_units
 
     @property
     def acoustic_vocab(self) -> int:
-        """V_a: one row per codebook entry, and the special ids."""
+        """V_a: special ids, and one id per entry of every codebook."""
         return NUM_SPECIALS + self.num_codebooks * self.codebook_size
 
     @property
     def global_vocab(self) -> int:
-        """Rows of the global embedding table; acoustic ids are shifted by V_s there."""
+        """Rows of the global embedding table, in which acoustic ids are shifted by V_s."""
         return self.semantic_vocab + self.acoustic_vocab
 
     @property
     def acoustic_classes(self) -> int:
-        """Classes of the acoustic head of one codebook, special classes included."""
+        """Classes of the acoustic head of one codebook, special ids included."""
         return NUM_SPECIALS + self.codebook_size
 
     @property
     def bos_acoustic(self) -> int:
-        """Global id that fills the stack which opens the acoustic stream."""
+        """Global id of BOS_a, in every codebook: it opens the acoustic stream."""
         return EOS + self.semantic_vocab
 
     @functools.cached_property
@@ -96,7 +96,7 @@ class TokenLayout:
         return math.ceil(num_units * self._frames_per_unit)
 
     def frame_at_unit(self, unit: int) -> int:
-        """First frame of a crop that begins at raw unit `unit` (rounded down)."""
+        """First frame of a crop that starts at raw unit `unit`, rounded down."""
         return math.floor(unit * self._frames_per_unit)
 
     def units_to_ids(self, units: np.ndarray) -> np.ndarray:
@@ -112,7 +112,7 @@ class TokenLayout:
         return units
 
     def codes_to_ids(self, codes: np.ndarray) -> np.ndarray:
-        """Codes (Q, T) to local ids (T, Q) int32; each codebook has rows of its own."""
+        """Codes (Q, T) to local ids (T, Q) int32; the ids of two codebooks never coincide."""
         codes = np.asarray(codes).astype(np.int32)
         if codes.ndim != 2 or codes.shape[0] != self.num_codebooks:
             raise ValueError(f"codes must be ({self.num_codebooks}, T), are {codes.shape}")
@@ -130,14 +130,14 @@ class TokenLayout:
         return NUM_SPECIALS + np.arange(self.num_codebooks, dtype=np.int32) * self.codebook_size
 
     def ids_to_classes(self, ids: np.ndarray) -> np.ndarray:
-        """Local ids (..., Q) to head classes: codes to c + 4, EOS to 2 in every slot."""
+        """Local ids (..., Q) to head classes: code c to c + 4, EOS to 2 in every codebook."""
         ids = np.asarray(ids)
         shift = np.arange(self.num_codebooks, dtype=ids.dtype) * self.codebook_size
         return np.maximum(ids - shift, EOS)
 
 
 def deduplicate(units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Collapses runs of equal neighbours.
+    """Collapses runs of repeated units.
 
     Args:
         units: (S,) raw units.
@@ -163,17 +163,17 @@ def segment_tokens(
 
     Args:
         layout: sizes and rates.
-        parts: stretches of parallel speech in order, each (units (S_i,), codes (Q, T_i)); a join
-            is several utterances with 0.1 s of encoded silence between them. Both streams of a
-            part begin at the same time, so that rounding never adds up over a join.
-        positions: "time" puts unit i and frame t at their end times in ticks, both BOS at tick 0;
+        parts: parallel spans of both streams in order, each (units (S_i,), codes (Q, T_i)); joined
+            utterances have 0.1 s of encoded silence between them. Both streams of a part start
+            at the same time, so that rounding does not accumulate over joins.
+        positions: "time" gives units and frames their end times in ticks, and both BOS tick 0;
             "running" counts positions.
         deduplicated: collapse repeated units of each part (needs "running").
 
     Returns:
-        int32 arrays: `tokens` (n, Q) global ids, `positions` (n,), `streams` (n,),
-        `semantic_targets` (n,) (-1 where none), and for the T + 1 predicted stacks `frames`
-        (T+1, Q) local ids and `frame_index` (T+1,), the position whose hidden predicts the stack.
+        int32 arrays without padding, named and meant as in `data_pipeline.loading.batches`:
+        `tokens` (n, Q), `positions`, `streams` and `semantic_targets` (n,), and of the T + 1
+        predicted frames `frames` (T+1, Q) and `frame_index` (T+1,), counted within the segment.
     """
     if positions not in ("time", "running"):
         raise ValueError(f"positions must be 'time' or 'running', not {positions!r}")
@@ -227,8 +227,8 @@ def part_times(
 
     Args:
         layout: sizes and rates.
-        lengths: (raw units, frames) of each part. A part begins where the longer stream of the
-            part before it ends.
+        lengths: (raw units, frames) of each part. A part starts where the longer stream of the
+            previous part ends.
 
     Returns:
         Two int32 arrays: one time per unit and one per frame.

@@ -1,11 +1,11 @@
-"""The vocabulary of a language model over text and speech: one id space, arithmetic only.
+"""Vocabulary of a language model over text and speech: one id space, arithmetic only.
 
     0 .. text_size - 1                 the text tokenizer's ids, unchanged
     text_size .. unit_start - 1        special ids, in the order of SPECIALS
     unit_start .. size - 1             semantic units
 
-So a language model of the text tokenizer grows by exactly `len(SPECIALS) + num_units` rows, and
-what it knew of text stays where it was (arXiv 2401.13527, section 3; arXiv 2305.11000).
+The embedding of a text language model is thus extended by exactly `len(SPECIALS) + num_units` rows,
+and its text rows keep their ids (arXiv 2401.13527, section 3; arXiv 2305.11000).
 """
 
 import dataclasses
@@ -14,30 +14,30 @@ from typing import Any, Self
 
 import numpy as np
 
-# Part of what a trained model means: another list is another vocabulary.
+# Trained models depend on this list and its order: another list is another vocabulary.
 SPECIALS = (
     "speech_start",
     "speech_end",
-    "user",  # begins what a person says, after the system prefix
-    "input",  # between the instruction and what it is about
-    "end_of_turn",  # ends what the person says
-    "assistant",  # begins the answer
+    "user",  # start of a user turn, after the system prompt
+    "input",  # between an instruction and its input
+    "end_of_turn",  # end of the user turn
+    "assistant",  # start of the answer
     "question_transcript",
     "text_answer",
     "speech_answer",
-    "end",  # of the sequence
+    "end",  # end of the sequence
     "padding",
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """Ids of text, markers and units.
+    """Ids of text, special tokens and units.
 
     Attributes:
-        text_size: ids of the text tokenizer.
-        num_units: semantic units.
-        specials: names of the markers, one id each.
+        text_size: number of ids of the text tokenizer.
+        num_units: number of semantic units.
+        specials: names of the special tokens, one id each.
     """
 
     text_size: int
@@ -45,7 +45,7 @@ class Vocabulary:
     specials: tuple[str, ...] = SPECIALS
 
     def __post_init__(self) -> None:
-        """Raises ValueError for impossible sizes or unknown markers."""
+        """Raises ValueError for invalid sizes or other special tokens."""
         if self.text_size < 1 or self.num_units < 1:
             raise ValueError(
                 f"text_size {self.text_size} and num_units {self.num_units} must be positive"
@@ -65,7 +65,7 @@ class Vocabulary:
 
     @property
     def padding(self) -> int:
-        """Id of positions that hold nothing."""
+        """Id of padding positions."""
         return self.id("padding")
 
     @property
@@ -74,28 +74,28 @@ class Vocabulary:
         return self.id("end")
 
     def id(self, name: str) -> int:
-        """Id of a marker; ValueError where there is none of that name."""
+        """Id of a special token; ValueError if there is none of that name."""
         if name not in self.specials:
             raise ValueError(f"no special id is called {name!r}: there are {self.specials}")
         return self.text_size + self.specials.index(name)
 
     def name(self, token: int) -> str | None:
-        """Name of a marker's id, None for every other id."""
-        place = token - self.text_size
-        return self.specials[place] if 0 <= place < len(self.specials) else None
+        """Name of a special token's id, None for every other id."""
+        index = token - self.text_size
+        return self.specials[index] if 0 <= index < len(self.specials) else None
 
     def is_text(self, ids: np.ndarray) -> np.ndarray:
-        """Which ids (...) are text, bool."""
+        """Mask (...) bool of the ids that are text."""
         ids = np.asarray(ids)
         return (ids >= 0) & (ids < self.text_size)
 
     def is_unit(self, ids: np.ndarray) -> np.ndarray:
-        """Which ids (...) are units, bool."""
+        """Mask (...) bool of the ids that are units."""
         ids = np.asarray(ids)
         return (ids >= self.unit_start) & (ids < self.size)
 
     def units_to_ids(self, units: np.ndarray) -> np.ndarray:
-        """Ids (T,) int32 of units (T,); ValueError where one is out of range."""
+        """Ids (T,) int32 of units (T,); ValueError if a unit is out of range."""
         units = np.asarray(units, np.int64)
         if units.size and not (units.min() >= 0 and units.max() < self.num_units):
             raise ValueError(
@@ -104,17 +104,17 @@ class Vocabulary:
         return (units + self.unit_start).astype(np.int32)
 
     def ids_to_units(self, ids: np.ndarray) -> np.ndarray:
-        """Units (T,) int32 of ids (T,) of units; ValueError where one is none."""
+        """Inverse of `units_to_ids`; ValueError if an id is not a unit."""
         ids = np.asarray(ids, np.int64)
         if not self.is_unit(ids).all():
             raise ValueError("not all ids are units")
         return (ids - self.unit_start).astype(np.int32)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values."""
+        """The fields as JSON values."""
         return dataclasses.asdict(self) | {"specials": list(self.specials)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """What `to_json` gave; ValueError, KeyError or TypeError where it did not."""
+        """Inverse of `to_json`; ValueError, KeyError or TypeError for anything else."""
         return cls(int(value["text_size"]), int(value["num_units"]), tuple(value["specials"]))

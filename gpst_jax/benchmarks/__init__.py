@@ -1,1 +1,1 @@
-"""Speed and memory of our programs beside those of peers, each case in a process of its own."""
+"""Benchmarks of speed and memory against peers; each case runs in its own process."""

@@ -1,8 +1,8 @@
 """The peer: `CsmForConditionalGeneration` of Hugging Face transformers, trained in torch.
 
-CSM is the closest architecture that is alive: a backbone over text and frames, a depth decoder
-over the codebooks of every frame. Dimensions, codebooks, rows and lengths are those of the
-workload and weights are random; what differs is listed in docs/benchmarks.md.
+CSM is the closest maintained architecture: a backbone over text and frames, and a depth decoder
+over the codebooks of each frame. Dimensions, codebooks, batch size and lengths are those of the
+workload, weights are random; remaining differences are listed in docs/benchmarks.md.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from gpst_jax.config import GPSTConfig
 
 @dataclasses.dataclass(frozen=True)
 class Dimensions:
-    """Numbers that fix CSM's size."""
+    """Dimensions of one of CSM's transformers."""
 
     hidden: int
     inner: int
@@ -30,8 +30,8 @@ class Dimensions:
 def dimensions(workload: Workload) -> tuple[Dimensions, Dimensions]:
     """Backbone and depth decoder.
 
-    CSM's feed-forward is gated. Against our `paper` block, whose is not, it gets two thirds of the
-    width (to a multiple of 8), so that a layer has equally many weights.
+    CSM's feed-forward is gated. Compared with our ungated `paper` block, its inner width is two
+    thirds (rounded to a multiple of 8), so that the parameter counts per layer match.
     """
     model = workload.config.model_as(GPSTConfig)
 
@@ -43,7 +43,7 @@ def dimensions(workload: Workload) -> tuple[Dimensions, Dimensions]:
 
 
 def flops(workload: Workload) -> float:
-    """Training FLOPs of a step by the rule of `GPSTObjective.flops`, over what CSM computes."""
+    """Training FLOPs of a step of CSM, by the rule of `GPSTObjective.flops`."""
     wide, narrow = dimensions(workload)
     depth, classes = workload.layout.num_codebooks, workload.layout.acoustic_classes
     length, frames = length_of(workload), workload.frames + 1
@@ -60,12 +60,12 @@ def flops(workload: Workload) -> float:
 
 
 def length_of(workload: Workload) -> int:
-    """Positions of a row: as ours, and CSM's end frame, which its labels need as an input."""
+    """Positions of a row: ours, and CSM's end frame, which is also an input."""
     return workload.units + workload.frames + 3
 
 
 def build_model(workload: Workload) -> Any:
-    """The model without its codec, in float32 with random weights; nothing is downloaded.
+    """The model without its codec, in float32, randomly initialised; nothing is downloaded.
 
     Raises:
         UserError: torch or transformers is not installed.
@@ -88,7 +88,9 @@ def build_model(workload: Workload) -> Any:
         "bos_token_id": None,
         "eos_token_id": None,
     }
-    kernels: dict[str, Any] = {"attn_implementation": "sdpa"}  # no named argument
+    kernels: dict[str, Any] = {
+        "attn_implementation": "sdpa"
+    }  # passed as **kwargs, the signature lacks it
     config = CsmConfig(
         **common,
         hidden_size=wide.hidden,
@@ -101,7 +103,7 @@ def build_model(workload: Workload) -> Any:
         codebook_pad_token_id=None,
         audio_token_id=None,
         audio_eos_token_id=None,
-        tie_codebooks_embeddings=False,  # ours has a table for each net
+        tie_codebooks_embeddings=False,  # ours has separate global and local tables
         use_cache=False,
         **kernels,
         depth_decoder_config={
@@ -115,7 +117,7 @@ def build_model(workload: Workload) -> Any:
             "max_position_embeddings": layout.num_codebooks + 1,
             "use_cache": False,
         },
-        # The codec has no part in training: a tiny one is built, and thrown away.
+        # The codec is not trained: a tiny one is built and dropped.
         codec_config={
             "model_type": "mimi",
             "hidden_size": 16,
@@ -139,8 +141,8 @@ def build_model(workload: Workload) -> Any:
 def inputs(workload: Workload) -> dict[str, np.ndarray]:
     """`text` (B, U + 2), `codes` (B, T + 1, Q) and `labels` (B, L, Q), all int64.
 
-    The text ids are the units between two start symbols; the last frame is the end of speech.
-    Labels are -100 (none) on text.
+    The text ids are the units between two start symbols; the last frame marks the end of speech.
+    Labels are -100 (ignored) on text.
     """
     layout = workload.layout
     units, codes = workload.tokens()
@@ -157,11 +159,11 @@ def inputs(workload: Workload) -> dict[str, np.ndarray]:
 
 
 class CsmStep:
-    """One training step of CSM: forward, backward, clip, AdamW.
+    """One training step of CSM: forward, backward, gradient clipping, AdamW.
 
     Args:
-        workload: dimensions, batch, threads, and whether activations are bfloat16 (autocast).
-        compiled: whether the model runs under `torch.compile`.
+        workload: dimensions, batch, threads and dtype (bfloat16: under autocast).
+        compiled: whether to use `torch.compile`.
     """
 
     def __init__(self, workload: Workload, *, compiled: bool):
@@ -192,7 +194,7 @@ class CsmStep:
             name: torch.from_numpy(value).to(self._device)
             for name, value in inputs(workload).items()
         }
-        # Lengths never change here: symbolic shapes would only slow the compiled program.
+        # Shapes are static; dynamic ones would only slow the compiled program.
         self._loss = torch.compile(self._forward, dynamic=False) if compiled else self._forward
 
     def _forward(self, text: Any, codes: Any, labels: Any) -> Any:
@@ -201,7 +203,7 @@ class CsmStep:
         return model(inputs_embeds=torch.cat(embeds, dim=1), labels=labels).loss
 
     def __call__(self) -> float:
-        """Runs a step to its end and returns the loss."""
+        """Runs one step, waits for it, and returns the loss."""
         torch = self._torch
         cast: Any = contextlib.nullcontext()
         if self._workload.config.model_as(GPSTConfig).dtype == "bfloat16":
@@ -215,13 +217,13 @@ class CsmStep:
         return float(loss.detach())  # waits for the device
 
     def peak_bytes(self) -> int | None:
-        """Peak of device memory; None on a CPU, where the process is asked."""
+        """Peak GPU memory; None on a CPU."""
         cuda = self._device.type == "cuda"
         return self._torch.cuda.max_memory_allocated() if cuda else None
 
 
 def has_cuda() -> bool:
-    """Whether torch would run on an NVIDIA GPU.
+    """Whether torch runs on an NVIDIA GPU.
 
     Raises:
         UserError: torch is not installed.

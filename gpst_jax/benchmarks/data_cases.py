@@ -1,7 +1,7 @@
-"""What data preparation and loading cost on this machine; each case in a process of its own.
+"""Cases of the data benchmark: tokenising, loading, reading and planning.
 
-`experiments.benchmark --suite=data` runs and prints these. Everything is synthetic: tones
-and random tokens take as long as speech.
+`experiments.benchmark --suite=data` runs each in its own process. All data are synthetic: tones and
+random tokens take as long as speech.
 """
 
 import concurrent.futures
@@ -45,11 +45,11 @@ from data_pipeline.tokens import TokenLayout
 
 _RATE = 16000
 _SPEAKERS = 1000
-_SHARD = 1000  # records of a shard, about as many as tokenize_corpus writes; see docs/benchmarks.md
+_SHARD = 1000  # records per shard, about as in tokenize_corpus; see docs/benchmarks.md
 
 
 def run_apart(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """The result of a case from a fresh process, with `peak_rss_bytes` of that process."""
+    """Runs a case in a new process; its result, with `peak_rss_bytes` of that process."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(_with_peak, function, arguments).result()
@@ -57,7 +57,7 @@ def run_apart(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[
 
 def _with_peak(function: Callable[..., dict[str, Any]], arguments: tuple) -> dict[str, Any]:
     if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain asks for flags of its own
+        flags.FLAGS.mark_as_parsed()  # Grain reads its own flags
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     result = function(*arguments)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -65,15 +65,15 @@ def _with_peak(function: Callable[..., dict[str, Any]], arguments: tuple) -> dic
 
 
 def tokenising(minutes: float, runners: tuple[tuple[str, int], ...]) -> dict[str, Any]:
-    """Speed of every stage of the offline tokenizers, and of the whole with several processes.
+    """Throughput of the offline tokenizers by stage, and of `tokenize_corpus` by runner.
 
     Args:
-        minutes: of audio, in recordings of 6 s at 22.05 kHz, so that resampling counts.
+        minutes: of audio, in recordings of 6 s at 22.05 kHz, so that resampling is included.
         runners: pairs (runner, number of processes) to compare.
 
     Returns:
-        `stages`: seconds of audio per second of one core, by stage; `whole`: the same of
-        `tokenize_corpus`, start of its processes included, by runner and number of processes.
+        `stages`: seconds of audio per second on one core, by stage; `whole`: seconds of audio per
+        second of `tokenize_corpus`, process start-up included, by runner and number of processes.
     """
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
@@ -113,7 +113,7 @@ def tokenising(minutes: float, runners: tuple[tuple[str, int], ...]) -> dict[str
 
 
 class _Timed:
-    """Puts audio seconds per second of the body into a dict."""
+    """Stores the throughput of the body, in seconds of audio per second, in a dict."""
 
     def __init__(self, into: dict[str, float], name: str, seconds: float):
         self._into, self._name, self._seconds = into, name, seconds
@@ -128,14 +128,14 @@ class _Timed:
 def loading(
     layout: TokenLayout, packing: PackingConfig, batch_rows: int, workers: int, seconds: float
 ) -> dict[str, Any]:
-    """Rows that the loader makes a second, of records of 10 s.
+    """Throughput of the loader on records of 10 s.
 
     Args:
-        layout: sizes and rates.
-        packing: how records become rows.
-        batch_rows: rows of a batch.
-        workers: processes; 0 takes threads.
-        seconds: how long to measure.
+        layout: vocabulary sizes and rates.
+        packing: how records are packed into rows.
+        batch_rows: batch size.
+        workers: processes; 0: threads.
+        seconds: duration of the measurement.
 
     Returns:
         `rows_per_s`, `bytes_per_s` (of the arrays) and `workers`.
@@ -162,10 +162,10 @@ def loading(
 
 
 def reading(count: int, layout: TokenLayout) -> dict[str, Any]:
-    """Memory while many records are read at random, which must not grow.
+    """Speed and memory of random access to many records; memory must not grow.
 
     Returns:
-        `records_per_s` and `rss_bytes`: resident memory after each tenth.
+        `records`, `records_per_s`, and `rss_bytes`: resident memory after each tenth.
     """
     with tempfile.TemporaryDirectory() as directory:
         rng = np.random.default_rng(0)
@@ -188,10 +188,11 @@ def reading(count: int, layout: TokenLayout) -> dict[str, Any]:
 
 
 def planning(count: int, packing: PackingConfig, layout: TokenLayout) -> dict[str, Any]:
-    """Time and memory of the index and of the plan of one pass over many records.
+    """Time of the length index and of the packing plan of one epoch over many records.
 
     Returns:
-        `index_s` (save and load), `plan_s` (all rows of a pass), `row_s` (one row), `rows`.
+        `records`, `rows`, `index_s` (save and load), `plan_s` (all rows of an epoch) and `row_s`
+        (one row).
     """
     rng = np.random.default_rng(0)
     frames = np.clip(rng.lognormal(6.4, 0.5, count), 75, 2500).astype(np.int32)
@@ -223,7 +224,7 @@ def planning(count: int, packing: PackingConfig, layout: TokenLayout) -> dict[st
 
 
 def write_dataset(directory: Path, layout: TokenLayout, made: Iterator[Record], count: int) -> None:
-    """Writes `count` records as the train split of a dataset whose tokenizers do not exist."""
+    """Writes `count` records as the train split of a dataset without tokenizers."""
     columns: dict[str, list[int]] = {"units": [], "frames": [], "speaker": []}
     lengths = [min(_SHARD, count - start) for start in range(0, count, _SHARD)]
     num_bytes = 0
@@ -307,7 +308,7 @@ def _random_record(
 
 
 def _write_recordings(root: Path, minutes: float) -> float:
-    """Noisy tones of 6 s from a few speakers; returns their seconds."""
+    """Writes noisy tones of 6 s by a few speakers; returns their total duration in seconds."""
     rng = np.random.default_rng(0)
     count, rate = max(round(minutes * 10), 20), 22050
     for number in range(count):

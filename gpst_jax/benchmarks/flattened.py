@@ -1,8 +1,8 @@
-"""The flattened baseline: one decoder over all T * Q codes, with the parameters of GPST.
+"""The flattened baseline: one decoder over all T * Q codes, with GPST's parameter count.
 
-A row is the stream  BOS_s  s_1 .. s_U  BOS_a  a_1^1 .. a_1^Q  a_2^1 ..  in which every code is a
-position of its own, as in AudioLM's stages. The block, the heads by codebook, the loss and the
-optimiser are those of GPST; the last position predicts nothing here (GPST's end stack).
+A row is the sequence  BOS_s  s_1 .. s_U  BOS_a  a_1^1 .. a_1^Q  a_2^1 ..  in which every code is a
+position, as in AudioLM. Block, output head per codebook, loss and optimiser are those of GPST; the
+last position has no target (GPST's end frame).
 """
 
 import dataclasses
@@ -24,11 +24,11 @@ from gpst_jax.objectives import Batch, Metrics, Params, losses
 
 
 class Flattened(nnx.Module):
-    """One stack over the flattened stream.
+    """A single transformer over the flattened sequence.
 
     Args:
-        config: dimensions of the stack.
-        workload: gives the block_config of the block and the vocabularies.
+        config: its dimensions.
+        workload: gives the block, the dtype and the vocabularies.
         rngs: for the initial values.
     """
 
@@ -63,14 +63,14 @@ class Flattened(nnx.Module):
 
 
 def flat_length(workload: Workload) -> int:
-    """Positions of a row: both start symbols, the units and every code."""
+    """Positions of a row: both start symbols, units and codes."""
     return workload.units + workload.frames * workload.layout.num_codebooks + 2
 
 
 def flat_net(workload: Workload, parameters: int) -> TransformerConfig:
-    """A stack as wide as the global one whose model has about `parameters` in all.
+    """A transformer as wide as the global one, sized for about `parameters` in the model.
 
-    The depth is chosen first, then the feed-forward width (a multiple of 8) takes up the rest.
+    The depth is chosen first, then the feed-forward width (a multiple of 8) absorbs the rest.
     """
     model, layout = workload.config.model_as(GPSTConfig), workload.layout
     wide, width = model.global_net, model.global_net.d_model
@@ -85,13 +85,13 @@ def flat_net(workload: Workload, parameters: int) -> TransformerConfig:
 
 
 class FlattenedObjective:
-    """The flattened decoder behind the protocol of the train step (gpst_jax/objectives/base.py)."""
+    """The flattened decoder as an `Objective` (gpst_jax/objectives/base.py)."""
 
     def __init__(self, workload: Workload, net: TransformerConfig):
         self.workload, self.layout, self.net = workload, workload.layout, net
 
     def init(self, key: jax.Array) -> Params:
-        """Fresh parameters."""
+        """Random parameters."""
         model = Flattened(self.net, self.workload, rngs=nnx.Rngs(params=key))
         return nnx.to_pure_dict(nnx.split(model, nnx.Param)[1])
 
@@ -104,7 +104,7 @@ class FlattenedObjective:
         return nnx.merge(graph, state)
 
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """`tokens` (B, L), and the classes of both streams, (B, U + 1) and (B, T, Q)."""
+        """`tokens` (B, L), and target classes of both streams, (B, U + 1) and (B, T, Q)."""
         work = self.workload
         shapes = {
             "tokens": (work.rows, flat_length(work)),
@@ -114,7 +114,7 @@ class FlattenedObjective:
         return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes.items()}
 
     def batch(self) -> dict[str, np.ndarray]:
-        """The tokens of the workload in this layout."""
+        """The tokens of the workload as a flattened batch."""
         layout = self.layout
         units, codes = self.workload.tokens()
         semantic = layout.units_to_ids(units)
@@ -130,7 +130,7 @@ class FlattenedObjective:
         }
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
-        """Numbers of predictions of both streams."""
+        """Number of predictions of each stream."""
         return {
             name: jnp.asarray(batch[f"{name}_targets"].size, jnp.float32)
             for name in ("semantic", "acoustic")
@@ -192,4 +192,4 @@ class FlattenedObjective:
         return True
 
     def check_dataset(self, spec: DatasetSpec) -> None:
-        """There is no dataset: batches are synthetic."""
+        """Nothing to check: batches are synthetic."""

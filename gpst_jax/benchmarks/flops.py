@@ -1,14 +1,14 @@
-"""FLOPs of one forward pass of both stacks: the formula of GPST's section on cost, and compiled.
+"""Forward FLOPs of hierarchical and flattened models: by formula, and of the compiled program.
 
-Hierarchical, over U units and T frames of Q codes, with m weights in the matrices of a stack:
+The formula follows GPST's cost analysis. Hierarchical, over U units and T frames of Q codes, with
+m weights in the matrices of a transformer (g: global, l: local):
 
     linear     2 m_g (U + T + 2) + 2 m_l (T + 1) Q
     attention  2 N_g D_g (U + T + 2)^2 + 4 N_l D_l (T + 1) Q^2
 
 and flattened, where every code is a position:  2 m (U + T Q + 2) + 2 N D (U + T Q + 2)^2.
-Attention over long rows counts the visible half of its square; over Q codes all of it is computed.
-Embeddings, heads and the projector are left out: both models have the same heads over the same
-predictions.
+Causal attention over rows counts half of the square, attention over the Q codes all of it.
+Embeddings, heads and the projector are excluded: both models have the same heads and predictions.
 """
 
 import dataclasses
@@ -28,9 +28,9 @@ def compare(workload: Workload) -> dict[str, Any]:
     """Formula and compiled FLOPs of one row, by model.
 
     Returns:
-        `hierarchical`, `flattened` (as many parameters) and `flattened_global_layers` (the global
-        stack alone, run flattened), each `{formula, compiled}` in FLOPs; and `saving`, what the
-        hierarchical model saves against each of the two: `{name: {formula, compiled}}`.
+        `hierarchical`, `flattened` (with as many parameters) and `flattened_global_layers` (the
+        global transformer alone, flattened), each `{formula, compiled}` in FLOPs; and `saving`,
+        the ratio of each flattened model to the hierarchical one: `{name: {formula, compiled}}`.
     """
     data = dataclasses.replace(
         workload.config.data,
@@ -60,12 +60,12 @@ def compare(workload: Workload) -> dict[str, Any]:
 
 def _hierarchical(workload: Workload, objective: GPSTObjective) -> dict[str, float]:
     model, depth = workload.config.model_as(GPSTConfig), workload.layout.num_codebooks
-    length, stacks = workload.units + workload.frames + 2, workload.frames + 1
+    length, frames = workload.units + workload.frames + 2, workload.frames + 1
     wide, narrow = model.global_net, model.local_net
     formula = 2.0 * _weights(workload, wide) * length
-    formula += 2.0 * _weights(workload, narrow) * stacks * depth
+    formula += 2.0 * _weights(workload, narrow) * frames * depth
     formula += 2.0 * wide.num_layers * wide.d_model * length**2
-    formula += 4.0 * narrow.num_layers * narrow.d_model * stacks * depth**2
+    formula += 4.0 * narrow.num_layers * narrow.d_model * frames * depth**2
 
     def forward(params, batch):
         net = objective.model(params)
@@ -95,9 +95,9 @@ def _weights(workload: Workload, net: TransformerConfig) -> float:
 
 
 def _compiled(forward: Any, objective: GPSTObjective | FlattenedObjective) -> float:
-    """FLOPs of the matrix products of the program, loops multiplied by their trip counts."""
+    """Matmul FLOPs of the compiled program, loops multiplied by their trip counts."""
     params = jax.eval_shape(objective.init, jax.random.key(0))
-    # What is counted does not depend on how well the processor's code is made.
+    # The count does not depend on backend optimisation: skip it to compile faster.
     options: dict[str, Any] = {
         "xla_backend_optimization_level": 0,
         "xla_llvm_disable_expensive_passes": True,

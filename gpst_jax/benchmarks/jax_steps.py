@@ -1,4 +1,4 @@
-"""Cases that run in JAX: the real train step, the flattened baseline, and plain matrix products."""
+"""Cases in JAX: the train step of GPST, the flattened baseline, and plain matrix products."""
 
 import functools
 from typing import Any
@@ -15,12 +15,12 @@ from gpst_jax.training.step import init_state, make_train_step
 
 
 class JaxStep:
-    """One training step on one device: `gpst_jax.training.step`, as `pretrain` runs it.
+    """The train step of `gpst_jax.training.step`, as `pretrain` runs it, on one device.
 
     Args:
         workload: dimensions and optimiser.
-        objective: GPST, or a baseline behind the same protocol.
-        batch: its batch of NumPy arrays.
+        objective: GPST, or a baseline with the same protocol.
+        batch: of NumPy arrays.
     """
 
     def __init__(self, workload: Workload, objective: Objective, batch: dict[str, Any]):
@@ -36,26 +36,26 @@ class JaxStep:
         self.flops = sum(objective.flops().values())
 
     def __call__(self) -> float:
-        """Runs a step to its end and returns the loss."""
+        """Runs one step, waits for it, and returns the loss."""
         self._state, report = self._step(self._state, self._batch)
         jax.block_until_ready(self._state)
         total, count = report.pairs["loss"]
         return float(total / count)
 
     def peak_bytes(self) -> int | None:
-        """Peak of device memory; None where the platform does not say, as a CPU."""
+        """Peak device memory; None where the platform has no statistics, as a CPU."""
         return (self.device.memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def gpst_step(workload: Workload) -> JaxStep:
-    """Our step."""
+    """The train step of GPST."""
     return JaxStep(workload, GPSTObjective(workload.config, workload.layout), workload.batch())
 
 
 def unrolled_step(workload: Workload) -> JaxStep:
-    """Our step with both layer loops unrolled by the compiler's front end.
+    """The train step of GPST with both scans over layers unrolled.
 
-    The model has no switch for it: `jax.lax.scan` is told to unroll while the step is traced.
+    The model has no such option: `jax.lax.scan` is patched to unroll while the step is traced.
     """
     scan = jax.lax.scan
     jax.lax.scan = functools.partial(scan, unroll=True)
@@ -66,7 +66,7 @@ def unrolled_step(workload: Workload) -> JaxStep:
 
 
 def flattened_step(workload: Workload) -> JaxStep:
-    """The step of the flattened decoder with as many parameters as GPST."""
+    """The train step of the flattened decoder with as many parameters as GPST."""
     ours = GPSTObjective(workload.config, workload.layout)
     shapes = jax.eval_shape(ours.init, jax.random.key(0))
     net = flat_net(workload, sum(leaf.size for leaf in jax.tree.leaves(shapes)))
@@ -75,7 +75,7 @@ def flattened_step(workload: Workload) -> JaxStep:
 
 
 class Matmul:
-    """A square matrix product: the rate that this device reaches in this very run.
+    """A square matrix product: the FLOP rate that this device reaches in this run.
 
     Args:
         size: rows and columns.
@@ -92,17 +92,17 @@ class Matmul:
         self.flops = 2.0 * size**3
 
     def __call__(self) -> float:
-        """Runs one product to its end."""
+        """Runs one product and waits for it."""
         jax.block_until_ready(self._product(*self._operands))
         return 0.0
 
     def peak_bytes(self) -> int | None:
-        """Not of interest."""
+        """Not measured."""
         return None
 
 
 class Nothing:
-    """A case whose result is known once it is built."""
+    """A placeholder step, for a case whose result is computed when it is built."""
 
     parameters = 0
     flops = 0.0
@@ -112,12 +112,12 @@ class Nothing:
         return 0.0
 
     def peak_bytes(self) -> int | None:
-        """Not of interest."""
+        """Not measured."""
         return None
 
 
 def device_info() -> dict[str, Any]:
-    """Kind and peak of the device that the cases run on."""
+    """Platform, kind and peak FLOP/s of the device that the cases run on."""
     device = jax.local_devices()[0]
     return {
         "platform": device.platform,

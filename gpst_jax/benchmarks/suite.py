@@ -1,7 +1,7 @@
-"""Runs the cases of a benchmark, each in a fresh process, and puts their numbers together.
+"""Runs the cases of a benchmark, each in a new process, and collects their results.
 
-Cases of one group are alive at the same time and take turns of a few steps, so that whatever else
-the machine does falls on all of them alike. On accelerators every case is alone, for its memory.
+On a CPU the cases of a group are alive together and alternate every few steps, so that other load
+on the machine affects all of them alike. On accelerators cases run one at a time, for memory.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from typing import Any
 
 from gpst_jax.benchmarks.workload import Workload
 
-# Peers and baseline share a group with our step; its variants are compared among themselves.
+# Peers share a group with our step; its variants are compared with each other.
 GROUPS: tuple[tuple[str, ...], ...] = (
     ("matmul", "ours", "torch_eager", "torch_compile"),
     ("ours_drop_0.5", "ours_drop_0.9375"),
@@ -28,8 +28,8 @@ GROUPS: tuple[tuple[str, ...], ...] = (
     ("flattened",),
 )
 CASES: tuple[str, ...] = tuple(case for group in GROUPS for case in group)
-# On a CPU a step takes its memory anew, and faulting its pages in costs a fifth of ours: here every
-# process keeps what it has once had, in huge pages.
+# On a CPU every step allocates its memory anew, and page faults take a fifth of our step: these
+# settings make glibc keep freed memory, in huge pages.
 _MALLOC = (
     *("hugetlb=1", "arena_max=1", "mmap_max=0"),
     *("trim_threshold=100000000000", "top_pad=2000000000"),
@@ -40,7 +40,7 @@ _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers", "numpy"
 
 @dataclasses.dataclass
 class Measurement:
-    """What one case gave at one number of rows."""
+    """Result of one case at one batch size."""
 
     case: str
     rows: int
@@ -78,11 +78,11 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether the case still runs."""
+        """Whether the case has not failed."""
         return self.measurement.error is None
 
     def run(self, steps: int) -> None:
-        """Times further steps."""
+        """Times `steps` further steps."""
         reply = self._ask({"steps": steps})
         if reply is not None:
             self.measurement.seconds += reply["seconds"]
@@ -90,7 +90,7 @@ class Worker:
             self.measurement.memory = reply["memory"]
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any] | None:
-        """The reply, or None, with the error noted, where there is none."""
+        """The reply; None, with `measurement.error` set, where the case failed."""
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
@@ -152,12 +152,12 @@ def measure(
         cases: names out of `CASES`.
         workload: what each of them computes.
         steps: timed steps of each case, after a warm-up of two.
-        turn: steps that a case does before the next of its group gets its turn.
+        turn: steps of a case before the next case of its group takes over.
         together: whether cases of a group are alive at the same time.
-        done: told of each started case and of each turn, `units_of_progress` in all.
+        done: called after each start and each turn, `units_of_progress` times in all.
 
     Returns:
-        One measurement for each case, in their order; a case that failed has `error`.
+        One measurement per case, in the same order; a case that failed has `error`.
     """
     groups = [[case for case in group if case in cases] for group in GROUPS]
     if not together:
@@ -177,7 +177,7 @@ def measure(
 def count_flops(workload: Workload) -> Measurement:
     """Formula and compiled FLOPs in `info["counts"]`: see gpst_jax/benchmarks/flops.py.
 
-    They are read off a program for the CPU, whose products are no calls of a vendor's library.
+    The program is compiled for the CPU, where matmuls are not custom calls of a vendor library.
     """
     worker = Worker("flops", workload, {"JAX_PLATFORMS": "cpu"})
     worker.close()
@@ -192,7 +192,7 @@ def units_of_progress(cases: int, steps: int, turn: int) -> int:
 def summarise(
     measured: Sequence[Measurement], frames_per_step: Callable[[int], int]
 ) -> list[dict[str, Any]]:
-    """The cases as the JSON file holds them; of several numbers of rows the fastest counts."""
+    """The cases as in the JSON file; of several batch sizes the fastest counts."""
     cases = []
     matmul = next((m for m in measured if m.case == "matmul" and m.seconds), None)
     rate = matmul.info["flops"] / matmul.step_s if matmul else None
@@ -232,7 +232,7 @@ def _case(m: Measurement, frames: int, rate: float | None, peak: float | None) -
 
 
 def ratios(cases: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    """Frames per second of our step over those of every other case; None where that failed."""
+    """Throughput of our step over that of each other case; None where either failed."""
     speeds = {case["name"]: case["frames_per_s"] for case in cases}
     ours = speeds.get("ours")
     return {
@@ -243,7 +243,7 @@ def ratios(cases: Sequence[dict[str, Any]]) -> dict[str, float | None]:
 
 
 def machine(measured: Sequence[Measurement]) -> dict[str, Any]:
-    """Where it ran; `matmul_flops_per_s` is what JAX reached there meanwhile."""
+    """The machine; `matmul_flops_per_s` is the rate that JAX reached in this run."""
     matmul = next((m for m in measured if m.case == "matmul" and m.seconds), None)
     return {
         "processor": _processor(),
@@ -258,7 +258,7 @@ def machine(measured: Sequence[Measurement]) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Python and the libraries that are installed."""
+    """Versions of Python and of the installed libraries."""
     found = {"python": platform.python_version()}
     for name in _LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -1,8 +1,8 @@
-"""One case in a process of its own, so that neither memory nor threads mix.
+"""The process of one case, so that cases share neither memory nor thread pools.
 
 Started by gpst_jax/benchmarks/suite.py. Requests and replies are lines of JSON on standard input
-and output: first `{"case", "workload"}`, then `{"steps": n}` as often as wanted. A reply with
-`error` ends the process. What libraries print goes to standard error.
+and output: first `{"case", "workload"}`, then any number of `{"steps": n}`. A reply with `error`
+ends the process. Output of libraries goes to standard error.
 """
 
 import json
@@ -17,7 +17,7 @@ from gpst_jax.benchmarks.workload import Workload
 
 
 def main() -> None:
-    """Serves the requests of standard input until it closes."""
+    """Serves requests from standard input until it closes."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -43,14 +43,14 @@ def main() -> None:
                 processor.append(time.process_time() - cpu)
             reply({"seconds": seconds, "cpu_seconds": processor, "memory": _peak_bytes(step)})
     except Exception as error:
-        # Whatever a library raises, out of memory included, is the result of this case.
+        # Any exception of a library, out of memory included, is the result of this case.
         reply({"error": _describe(error)})
         if not isinstance(error, UserError):
             raise
 
 
 def build(case: str, workload: Workload) -> tuple[Any, dict[str, Any]]:
-    """The case's step, and what is known of it: `parameters`, `flops`, the device, threads."""
+    """The step of a case, and its `parameters`, `flops`, device and threads."""
     if case.startswith("torch"):
         step, info = _build_torch(case, workload)
     else:
@@ -94,7 +94,7 @@ def _build_torch(case: str, workload: Workload) -> tuple[Any, dict[str, Any]]:
     return step, info | {"parameters": step.parameters, "flops": csm.flops(workload)}
 
 
-# Our step under other settings of the model.
+# Variants of our step: changed fields of the model config.
 VARIANTS: dict[str, dict[str, Any]] = {
     "ours": {},
     "ours_drop_0.5": {"local_drop": 0.5},
@@ -105,14 +105,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def _limit_threads(threads: int) -> None:
-    """Before any library starts its pool: both XLA and torch size theirs by the processors."""
+    """Sets the CPU affinity before XLA or torch size their thread pools by it."""
     if threads:
         allowed = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, allowed[:threads])
 
 
 def _peak_bytes(step: Any) -> int:
-    """Peak of device memory; on a CPU that of the process, libraries and compiler included."""
+    """Peak device memory; on a CPU peak RSS of the process, libraries and compiler included."""
     peak = step.peak_bytes()
     return peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 

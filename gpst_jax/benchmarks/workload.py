@@ -1,7 +1,7 @@
-"""What every case of a benchmark computes: one model size and one synthetic batch.
+"""The workload that all cases of a benchmark share: a model size and a synthetic batch.
 
-Each row is one utterance of U semantic units and T frames of Q codebooks, all ids drawn at random:
-speed does not depend on them.
+Each row is one utterance of U semantic units and T frames of Q codebooks with random ids: speed
+does not depend on them.
 """
 
 import dataclasses
@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.tokens import NO_TARGET, PAD, TokenLayout, segment_tokens
+from data_pipeline.loading.batches import padding_arrays
+from data_pipeline.tokens import TokenLayout, segment_tokens
 from gpst_jax.config import (
     ConfigError,
     DataConfig,
@@ -24,14 +25,14 @@ from gpst_jax.config import (
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """A run's dimensions, and the utterance that fills each of its rows.
+    """A run config, and the length of the utterance in each of its rows.
 
     Attributes:
-        config: the run; dropout, label smoothing and local-drop are off, the optimiser is AdamW.
+        config: of the run; without dropout, label smoothing and local-drop, with AdamW.
         layout: vocabulary sizes and codebooks.
-        units: U, semantic units of one row.
-        frames: T, frames of one row; only these are counted as work done.
-        threads: processor threads of a case; 0 takes all that it may use.
+        units: U, semantic units per row.
+        frames: T, frames per row; only these count in frames per second.
+        threads: CPU threads of a case; 0: all that are available.
     """
 
     config: RunConfig
@@ -51,21 +52,21 @@ class Workload:
 
     @property
     def rows(self) -> int:
-        """B, utterances of one step."""
+        """B, the batch size: one utterance per row."""
         return self.config.data.batch_size
 
     @property
     def frames_per_step(self) -> int:
-        """Real frames of a step: end-of-speech stacks and padding are not counted."""
+        """Frames of a step, without end-of-speech frames and padding."""
         return self.rows * self.frames
 
     def with_rows(self, rows: int) -> "Workload":
-        """The same with so many rows in a step."""
+        """The same with another batch size."""
         data = dataclasses.replace(self.config.data, batch_size=rows)
         return dataclasses.replace(self, config=dataclasses.replace(self.config, data=data))
 
     def with_model(self, **changes: Any) -> "Workload":
-        """The same with other fields of the model's configuration."""
+        """The same with changed fields of the model config."""
         model = dataclasses.replace(self.config.model_as(GPSTConfig), **changes)
         return dataclasses.replace(self, config=dataclasses.replace(self.config, model=model))
 
@@ -77,19 +78,15 @@ class Workload:
         return units, rng.integers(layout.codebook_size, size=shape)
 
     def batch(self) -> dict[str, np.ndarray]:
-        """The batch of `GPSTObjective`, with one segment in each row."""
-        data, depth = self.config.data, self.layout.num_codebooks
-        row, budget = (self.rows, data.sequence_length), (self.rows, data.frame_budget)
-        batch = {
-            "tokens": np.full((*row, depth), PAD, np.int32),
-            "positions": np.zeros(row, np.int32),
-            "streams": np.zeros(row, np.int32),
-            "segment_ids": np.zeros(row, np.int32),
-            "semantic_targets": np.full(row, NO_TARGET, np.int32),
-            "frame_index": np.zeros(budget, np.int32),
-            "frames": np.full((*budget, depth), PAD, np.int32),
-            "frame_segments": np.zeros(budget, np.int32),
-        }
+        """The batch for `GPSTObjective`, with one segment per row."""
+        data = self.config.data
+        batch = padding_arrays(
+            "interleaved",
+            B=self.rows,
+            L=data.sequence_length,
+            F=data.frame_budget,
+            Q=self.layout.num_codebooks,
+        )
         for at, part in enumerate(zip(*self.tokens(), strict=True)):
             segment = segment_tokens(self.layout, [part], positions=data.positions)
             for name, values in segment.items():
@@ -99,7 +96,7 @@ class Workload:
         return batch
 
     def to_json(self) -> str:
-        """Text that `from_json` reads back to an equal object, for another process."""
+        """JSON text for another process; the inverse of `from_json`."""
         tree = dataclasses.asdict(self) | {"config": self.config.to_json()}
         return json.dumps(tree)
 
@@ -113,10 +110,10 @@ class Workload:
 
 
 def from_config(config: RunConfig, layout: TokenLayout, rows: int) -> Workload:
-    """The workload of a training run: whole crops, `rows` of them on one device.
+    """The workload of a training run: full-length crops, `rows` of them, on one device.
 
-    What a peer does not have is switched off, so that all do the same work: dropout, label
-    smoothing, local-drop, recomputation, Muon and gradient accumulation.
+    Features that a peer lacks are disabled, so that all cases do the same work: dropout, label
+    smoothing, local-drop, rematerialisation, Muon and gradient accumulation.
     """
     data = dataclasses.replace(config.data, batch_size=rows)
     model = dataclasses.replace(
@@ -136,7 +133,7 @@ def from_config(config: RunConfig, layout: TokenLayout, rows: int) -> Workload:
 
 
 def small(name: str) -> Workload:
-    """The sizes for a machine without accelerator: `cpu` (52M parameters) and `toy`."""
+    """Workloads for a machine without accelerators: `cpu` (52M parameters) and `toy`."""
     layout, units, frames = TokenLayout(1000, 8, 1024), 166, 250
     wide = TransformerConfig(d_model=512, num_layers=10, num_heads=8, d_ff=1408)
     narrow = TransformerConfig(d_model=512, num_layers=2, num_heads=8, d_ff=1408)

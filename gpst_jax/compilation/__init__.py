@@ -1,1 +1,1 @@
-"""Ahead-of-time compilation for absent TPUs, and what the compiled program says."""
+"""Ahead-of-time compilation for TPUs, and cost analysis of the compiled program."""

@@ -1,8 +1,8 @@
-"""Compiles the train step for TPUs that are not here, and reads from it what a run would need.
+"""Compiles the train step ahead of time for a TPU topology and analyses the program.
 
 The TPU compiler ships in the `libtpu` wheel and runs on any Linux x86-64 machine, so memory,
-collectives and FLOPs are those of the very program that the pod would run. Times are not measured:
-they are a roofline from the chip table.
+collectives and FLOPs are those of the program that the pod would run. Times are not measured but a
+roofline from the chip table.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from gpst_jax.objectives import Objective
 from gpst_jax.parallel import chips, sharding
 from gpst_jax.training.step import abstract_state, make_train_step
 
-# libtpu neither looks for the metadata of a TPU machine nor locks the devices that it would use.
+# libtpu must neither query a TPU VM's metadata nor lock devices.
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -32,7 +32,7 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes of one chip's HBM; `total` leaves out outputs that reuse the arguments' memory."""
+    """Bytes of HBM on one chip; `total` excludes outputs aliased to (donated) arguments."""
 
     arguments: int
     temporaries: int
@@ -46,12 +46,12 @@ class Collective:
     """Collectives of one kind over the same mesh axes.
 
     Attributes:
-        kind: as XLA calls it.
+        kind: XLA's name.
         axis: mesh axes joined by `+`.
         network: `ici` within a slice, `dcn` between slices.
-        count: how many run in a step.
-        bytes: what one chip sends in a step.
-        seconds: these bytes over the links that the axes span.
+        count: executions in a step.
+        bytes: sent by one chip in a step.
+        seconds: `bytes` over the bandwidth of the links that the axes span.
     """
 
     kind: str
@@ -64,10 +64,10 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What compiling showed.
+    """Analysis of the compiled train step.
 
-    FLOPs are of the whole step on all chips. `compiler` counts the matrix products in the emitted
-    program, `kernels` those in custom kernels; what both exceed `formula` by is recomputation.
+    FLOPs are of one step on all chips. `compiler` counts the matrix products in the emitted
+    program, `kernels` those in custom kernels; their excess over `formula` is recomputation.
     """
 
     topology: str
@@ -88,7 +88,7 @@ class Report:
 
 
 def topology_devices(topology: str, num_slices: int = 1) -> Sequence[Any]:
-    """The devices of a topology such as `v5e:16x16`, for meshes to compile for.
+    """Device descriptions of a topology such as `v5e:16x16`, to build a mesh from.
 
     Raises:
         ConfigError: libtpu is missing, or does not know the topology.
@@ -108,8 +108,8 @@ def topology_devices(topology: str, num_slices: int = 1) -> Sequence[Any]:
                 "the TPU compiler is not installed: pip install gpst_jax[aot] (Linux x86-64)"
             ) from error
         raise ConfigError(
-            f"topology {topology!r} is unknown to the TPU compiler ({reason}); it is written as "
-            "v5e:16x16, v6e:8x8 or v5p:4x4x8"
+            f"topology {topology!r} is unknown to the TPU compiler ({reason}); valid examples: "
+            "v5e:16x16, v6e:8x8, v5p:4x4x8"
         ) from error
 
 
@@ -119,21 +119,23 @@ def compile_step(
     """Compiles the train step of `config` for a topology.
 
     Args:
-        objective: the model family of `config`.
-        config: the run; `mesh.replica` counts all replicas, over all slices.
+        objective: of `config`.
+        config: of the run; `mesh.replica` counts the replicas of all slices.
         topology: of one slice.
-        num_slices: how many such slices form the pod.
+        num_slices: how many such slices are used.
 
     Returns:
-        The report, and the text of the program (empty when it does not fit).
+        The report, and the HLO text of the program (empty when it does not fit).
 
     Raises:
-        ConfigError: an unknown topology, or a configuration that does not fit the devices.
+        ConfigError: an unknown topology, or a mesh that does not fit its devices.
     """
     devices = topology_devices(topology, num_slices)
     chip = chips.find_chip(devices[0].device_kind)
     if chip is None or not chip.hbm_bytes:
-        raise ConfigError(f"topology {topology!r}: {devices[0].device_kind} has no chip table")
+        raise ConfigError(
+            f"topology {topology!r}: {devices[0].device_kind} is not in the chip table"
+        )
     mesh = sharding.make_mesh(config.mesh, devices)
     flops = objective.flops()
     with jax.set_mesh(mesh):
@@ -150,7 +152,7 @@ def compile_step(
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
-            return _too_large(base, str(error), sum(flops.values())), ""
+            return _out_of_memory(base, str(error), sum(flops.values())), ""
     text = compiled.as_text() or ""
     return _analyse(base, compiled, text, mesh, chip, flops), text
 
@@ -199,26 +201,26 @@ def _analyse(base, compiled, text: str, mesh, chip: chips.Chip, flops: dict[str,
     )
 
 
-def _too_large(base: dict[str, Any], message: str, formula: float) -> Report:
-    """The report of a program that the compiler refused for its memory; other errors go on."""
+def _out_of_memory(base: dict[str, Any], message: str, formula: float) -> Report:
+    """The report of a program that is out of HBM; ConfigError for other compiler errors."""
     used = re.search(r"Used ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?)i?B? hbm", message)
     if used is None:
         raise ConfigError(f"the TPU compiler failed: {message[:2000]}")
     total = round(float(used.group(1)) * _UNITS[used.group(2)])
     capacity = round(float(used.group(3)) * _UNITS[used.group(4)])
-    nothing = float("nan")
+    unknown = float("nan")
     return Report(
         **base,
         fits=False,
         overrun_bytes=total - capacity,
         hbm_bytes_per_chip=Memory(0, 0, 0, total, capacity),
-        flops_per_step={"formula": formula, "compiler": nothing, "kernels": nothing},
-        memory_traffic_bytes=nothing,
+        flops_per_step={"formula": formula, "compiler": unknown, "kernels": unknown},
+        memory_traffic_bytes=unknown,
         collectives=(),
         roofline_s={},
-        roofline_step_s=nothing,
+        roofline_step_s=unknown,
         bound="memory",
-        mfu_ceiling=nothing,
+        mfu_ceiling=unknown,
     )
 
 
@@ -227,13 +229,13 @@ def _collectives(
 ) -> tuple[Collective, ...]:
     devices = mesh.devices.reshape(-1)
 
-    def where(transfer: hlo_cost.Transfer) -> tuple[str, str, str, int]:
+    def route(transfer: hlo_cost.Transfer) -> tuple[str, str, str, int]:
         if transfer.host:
             return transfer.kind, mesh.axis_names[0], "dcn", 0
-        places = np.array(np.unravel_index(transfer.devices, mesh.devices.shape))
+        coordinates = np.array(np.unravel_index(transfer.devices, mesh.devices.shape))
         axes = [
             name
-            for name, along in zip(mesh.axis_names, places, strict=True)
+            for name, along in zip(mesh.axis_names, coordinates, strict=True)
             if len(set(along.tolist())) > 1
         ]
         coords = np.array([devices[index].coords for index in transfer.devices])
@@ -242,7 +244,7 @@ def _collectives(
 
     result = []
     transfers = hlo_cost.transfers(program, num_slices)
-    for (kind, axis, network, dimensions), count, sent in hlo_cost.sum_up(transfers, where):
+    for (kind, axis, network, dimensions), count, sent in hlo_cost.sum_up(transfers, route):
         # Both directions of every torus dimension that the group spans carry traffic; a
         # permutation between neighbours uses one link.
         links = 1 if kind == "collective-permute" else 2 * dimensions
@@ -252,7 +254,7 @@ def _collectives(
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """The report as `--json_out` writes it; what is not known is null."""
+    """The report as `--json_out` writes it; unknown values are null."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):

@@ -1,7 +1,7 @@
-"""What a run will take on a pod, from the compiled step: time, chip-hours, money, checkpoints.
+"""Estimates time, chip-hours, cost and checkpoints of a run from its compiled step.
 
-The times are bounds from below, not measurements: the roofline of `aot.compile_step` assumes that
-everything overlaps.
+The times are lower bounds, not measurements: the roofline of `aot.compile_step` assumes perfect
+overlap.
 """
 
 import dataclasses
@@ -14,19 +14,19 @@ from gpst_jax.config import RunConfig
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """Of a whole run.
+    """Estimate of a complete run.
 
     Attributes:
-        chips: of all slices.
+        chips: in all slices.
         steps: of the run.
         step_s: roofline seconds of one step, divided by `efficiency`.
         hours: of all steps, divided by `goodput`.
         chip_hours: of all chips.
         cost: chip-hours times the price; None without one.
         mfu: model FLOPs utilisation at that speed.
-        checkpoint_bytes: of one checkpoint, at most: all that a group of chips with the whole
-            state holds.
-        checkpoint_s: seconds of writing one at the rate measured; None without one.
+        checkpoint_bytes: upper bound for one checkpoint: the step's arguments on the chips of
+            one replica.
+        checkpoint_s: seconds to write one at `bytes_per_s`; None without it.
         checkpoint_period_s: the shorter of the two periods of the config.
     """
 
@@ -56,10 +56,10 @@ def estimate_run(
     Args:
         config: of the run.
         report: what `experiments.compile --json_out` wrote for it.
-        efficiency: speed of the step as a share of its roofline, in (0, 1].
-        goodput: share of the time in which steps run, in (0, 1].
+        efficiency: speed of the step as a fraction of its roofline, in (0, 1].
+        goodput: fraction of the wall time spent in steps, in (0, 1].
         price: of one chip for one hour, in any currency.
-        bytes_per_s: at which a checkpoint is written.
+        bytes_per_s: write speed of checkpoints.
     """
     step_s = report["roofline_step_s"] / efficiency
     hours = config.train.steps * step_s / goodput / 3600
@@ -81,7 +81,7 @@ def estimate_run(
 
 
 def format_estimate(estimate: Estimate) -> str:
-    """The estimate for a terminal."""
+    """The estimate as text for a terminal."""
     cost = "give --price_per_chip_hour for the cost"
     if estimate.cost is not None:
         cost = f"cost {estimate.cost:,.2f}"

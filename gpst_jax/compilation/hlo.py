@@ -1,7 +1,7 @@
-"""Reads the text of a compiled program: computations, instructions, shapes and trip counts.
+"""Parses optimised HLO text: computations, instructions, shapes and trip counts.
 
-`compiled.as_text()` is the one public view of what the TPU compiler emitted. Only what counting
-needs is parsed; an instruction that does not parse is an error, never skipped.
+`compiled.as_text()` is the only public view of what the TPU compiler emitted. Only what the cost
+analysis needs is parsed; an instruction that does not parse is an error, never skipped.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ _ASSIGN = re.compile(r"^\s+(ROOT )?%([\w.\-]+) = ")
 
 
 class HloError(ValueError):
-    """The text is not what this reader knows."""
+    """The HLO text has a form that this parser does not support."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Instruction:
     shapes: tuple[Shape, ...]
     operands: tuple[str, ...]
     arguments: str  # the text between the parentheses
-    attributes: str  # the text behind them
+    attributes: str  # the text after them
     root: bool
 
     @property
@@ -63,7 +63,7 @@ class Instruction:
         return sum(shape.bytes for shape in self.shapes)
 
     def attribute(self, name: str) -> str | None:
-        """The value of `name=value` up to the next comma outside brackets; None without it."""
+        """The value of `name=value` up to the next comma outside brackets; None if absent."""
         found = re.search(rf"(?:^|[ ,]){name}=", self.attributes)
         if found is None:
             return None
@@ -80,13 +80,13 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """A program: its computations by name, and the entry's name."""
+    """A program: its computations by name, and the name of the entry computation."""
 
     computations: dict[str, dict[str, Instruction]]
     entry: str
 
     def walk(self) -> Iterator[tuple[Instruction, dict[str, Instruction], int, bool]]:
-        """Every instruction that runs, with its computation, how often, and if it is fused."""
+        """Yields (instruction, its computation, executions, whether it is inside a fusion)."""
         yield from self._walk(self.entry, 1, fused=False)
 
     def _walk(self, computation: str, times: int, *, fused: bool):
@@ -104,7 +104,7 @@ class Module:
             elif opcode == "async-start":
                 yield from self._walk(instruction.called("calls"), times, fused=fused)
             elif opcode == "conditional":
-                # Either branch may run: all count, an upper bound.
+                # Any branch may run: counting all of them is an upper bound.
                 branches = instruction.attribute("branch_computations") or ""
                 for name in ("true_computation", "false_computation"):
                     branches += " " + (instruction.attribute(name) or "")
@@ -112,15 +112,15 @@ class Module:
                     yield from self._walk(branch, times, fused=fused)
 
     def trip_count(self, loop: Instruction, caller: dict[str, Instruction]) -> int:
-        """How often a counted loop runs.
+        """Trip count of a counted loop.
 
         Args:
-            loop: the `while`.
-            caller: the computation that it stands in, where its counter gets its first value: a
-                loop whose first turn the compiler peeled off starts at 1.
+            loop: the `while` instruction.
+            caller: the computation that contains it and sets the counter's initial value: 1 where
+                the compiler has peeled the first iteration.
 
         Raises:
-            HloError: it is no counter that grows by a constant up to a constant.
+            HloError: the loop does not step a counter by a constant up to a constant.
         """
         known = re.search(r'known_trip_count[^\d]*"?(\d+)', loop.attributes)
         if known:
@@ -128,7 +128,7 @@ class Module:
         condition = self.computations[loop.called("condition")]
         root = next(instruction for instruction in condition.values() if instruction.root)
         comparison = [root]
-        # The comparison may stand inside a fusion; its constant is in one of the two.
+        # The comparison may be inside a fusion, its constant inside or outside.
         limits = _int_constants(condition)
         if root.opcode == "fusion":
             inside = self.computations[root.called("calls")]
@@ -140,9 +140,11 @@ class Module:
             if instruction.opcode == "get-tuple-element" and _is_int(instruction)
         ]
         if len(limits) != 1 or len(counters) != 1:
-            raise HloError(f"loop {loop.name}: not one counter against one constant: {limits}")
+            raise HloError(
+                f"loop {loop.name}: expected one counter and one constant, found constants {limits}"
+            )
         if not any(one.attribute("direction") == "LT" for one in comparison):
-            raise HloError(f"loop {loop.name}: its condition is not counter < constant")
+            raise HloError(f"loop {loop.name}: the condition is not counter < constant")
         index = int(counters[0].attribute("index") or 0)
         first = _element(caller, caller[loop.operands[0]], index)
         body = self.computations[loop.called("body")]
@@ -152,7 +154,7 @@ class Module:
         steps = [step for step in found if step is not None]
         start = _constant(caller, first.name)
         if start is None or following.opcode != "add" or len(steps) != 1:
-            raise HloError(f"loop {loop.name}: its counter has no known start and step")
+            raise HloError(f"loop {loop.name}: the start or step of its counter is not constant")
         return max(math.ceil((limits[0] - start) / steps[0]), 0)
 
 
@@ -160,7 +162,7 @@ def parse(text: str) -> Module:
     """Parses the text of a module.
 
     Raises:
-        HloError: no entry computation, or a line that is not understood.
+        HloError: no entry computation, or a line that cannot be parsed.
     """
     computations: dict[str, dict[str, Instruction]] = {}
     entry, pending = "", ""
@@ -182,7 +184,7 @@ def parse(text: str) -> Module:
         elif current is not None and _ASSIGN.match(line):
             flush()
             pending = line
-        else:  # attributes of custom calls go on over lines
+        else:  # attributes of custom calls span several lines
             pending += line
     if not entry:
         raise HloError("no ENTRY computation")
@@ -196,7 +198,7 @@ def _instruction(line: str) -> Instruction:
     rest = line[found.end() :]
     cut = _closing(rest) + 1 if rest.startswith("(") else rest.find(" ")
     if cut < 0:
-        raise HloError(f"an instruction without an operation: {line[:120]!r}")
+        raise HloError(f"an instruction without an opcode: {line[:120]!r}")
     shapes = tuple(_shape(match) for match in _SHAPE.finditer(rest[:cut]))
     rest = rest[cut:].lstrip()
     opcode, _, rest = rest.partition("(")
@@ -244,13 +246,13 @@ def _until_comma(text: str) -> int:
     return len(text)
 
 
-_SAME = ("copy", "copy-start", "copy-done", "bitcast", "convert")
+_COPIES = ("copy", "copy-start", "copy-done", "bitcast", "convert")
 
 
 def _origin(computation: dict[str, Instruction], name: str) -> Instruction:
-    """The instruction that made a value, behind its copies and tuples."""
+    """The instruction that produced a value, looking through copies and tuples."""
     found = computation[name]
-    while found.opcode in _SAME:
+    while found.opcode in _COPIES:
         found = computation[found.operands[0]]
     if found.opcode == "get-tuple-element":
         holder = computation[found.operands[0]]
@@ -260,9 +262,9 @@ def _origin(computation: dict[str, Instruction], name: str) -> Instruction:
 
 
 def _element(computation: dict[str, Instruction], holder: Instruction, index: int) -> Instruction:
-    """What made one element of a tuple."""
+    """The instruction that produced one element of a tuple."""
     if holder.opcode != "tuple":
-        raise HloError(f"{holder.name}: not a tuple made in place")
+        raise HloError(f"{holder.name}: expected a tuple instruction")
     return _origin(computation, holder.operands[index])
 
 

@@ -1,7 +1,7 @@
-"""Counts what a compiled program does: matrix products, memory traffic and collectives.
+"""Cost analysis of a compiled program: matmul FLOPs, memory traffic and collectives.
 
-XLA's own cost analysis counts the body of a loop once and custom kernels not at all. These counts
-walk the emitted program, multiply by trip counts, and keep custom kernels apart.
+XLA's own cost analysis counts a loop body once and custom kernels not at all. This one walks the
+emitted program, multiplies by trip counts and counts custom kernels separately.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from gpst_jax.compilation.hlo import HloError, Instruction, Module, Shape
 Computation = dict[str, Instruction]
 
 _COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-# What moves no bytes of its own: names, control flow, and the ends of asynchronous operations.
+# Opcodes without memory traffic: bookkeeping, control flow, ends of asynchronous operations.
 _FREE = (
     *("parameter", "get-tuple-element", "tuple", "bitcast", "constant", "iota", "after-all"),
     *("while", "conditional", "call", "partition-id", "replica-id", "opt-barrier"),
@@ -31,10 +31,10 @@ class Transfer:
 
     Attributes:
         kind: `all-gather`, `reduce-scatter`, `all-reduce`, `all-to-all`, `collective-permute`.
-        devices: partitions of one of its groups; of a permutation, a sender and its receiver.
-        count: how often it runs in a step.
-        bytes: what one device sends in all these runs.
-        host: whether it crosses slices through the hosts' network.
+        devices: partitions of one replica group; of a permutation, one source-target pair.
+        count: executions in a step.
+        bytes: sent by one device in all of them.
+        host: whether it crosses slices over the data-centre network (DCN).
     """
 
     kind: str
@@ -45,7 +45,7 @@ class Transfer:
 
 
 def matmul_flops(module: Module) -> float:
-    """FLOPs of the matrix products (dots and convolutions) of one device."""
+    """FLOPs of the matrix products (dots and convolutions) on one device."""
     total = 0.0
     for instruction, computation, times, _ in module.walk():
         if instruction.opcode == "dot":
@@ -56,9 +56,9 @@ def matmul_flops(module: Module) -> float:
 
 
 def kernel_flops(module: Module) -> float:
-    """FLOPs of the splash attention kernels of one device, what a causal mask hides left out.
+    """FLOPs of the splash attention kernels on one device; a causal mask halves them.
 
-    Forward has 2 products of (L, L, D/H) per head, the fused backward kernel 5.
+    The forward kernel has 2 products of (L, L, D/H) per head, the fused backward kernel 5.
     """
     total = 0.0
     for instruction, computation, times, _ in module.walk():
@@ -67,13 +67,13 @@ def kernel_flops(module: Module) -> float:
         products = 2 if "_fwd" in instruction.name else 5 if "_dkv" in instruction.name else 0
         if not instruction.name.startswith("splash") or not products:
             raise HloError(f"unknown kernel {instruction.name}: its FLOPs are not counted")
-        # (rows, heads, L, D / H), or without the axis of rows where a device has a single one; the
-        # first of the operands with most axes that are no integers.
+        # The query is (batch, heads, L, D/H), or (heads, L, D/H) for a batch of one per device: the
+        # first floating-point operand of the highest rank.
         shapes = _operand_shapes(instruction, computation)
         floats = [shape for shape in shapes if shape.dtype in ("bf16", "f32")]
         query = max(floats, key=lambda shape: len(shape.dims))
         *batch, length, width = query.dims
-        # Beside the segments of queries and keys only a causal mask needs the queries' places.
+        # Beside the segment ids of queries and keys, only a causal mask adds integer operands.
         causal = sum(shape.dtype == "s32" for shape in shapes) > 2
         visible = length**2 / 2 if causal else length**2
         total += times * products * 2 * math.prod(batch) * visible * width
@@ -91,7 +91,7 @@ def _dot_flops(instruction: Instruction, computation: Computation) -> float:
 
 
 def _convolution_flops(instruction: Instruction, computation: Computation) -> float:
-    """A matrix product with batch axes is a convolution here: only taps inside the input count."""
+    """XLA emits batched matmuls as convolutions; only taps inside the input are counted."""
     left, right = (computation[name].shapes[0] for name in instruction.operands)
     labels = instruction.attribute("dim_labels")
     if labels is None:
@@ -132,9 +132,9 @@ def _valid_taps(size: int, taps: int, outputs: int, window: dict[str, tuple[int,
 
 
 def memory_bytes(module: Module) -> float:
-    """Bytes that one device reads from and writes to HBM, by the operands of what it runs.
+    """Bytes that one device reads from and writes to HBM, from operand and result shapes.
 
-    Buffers that the compiler placed in on-chip memory are free; slices count what they touch.
+    Buffers in on-chip memory are free; slices count only what they touch.
     """
     total = 0.0
     for instruction, computation, times, fused in module.walk():
@@ -212,7 +212,7 @@ def _hbm(shapes) -> float:
 def transfers(module: Module, num_slices: int = 1) -> list[Transfer]:
     """The collectives of the program, one entry each.
 
-    A collective that the compiler spreads over several fusions keeps its channel, and counts once.
+    A collective split over several fusions has one channel id and is counted once.
     """
     found: dict[tuple[str, str], Transfer] = {}
     scattered = {
@@ -246,7 +246,7 @@ def _transfer(
     if opcode == "send" and "is_host_transfer=true" in instruction.attributes:
         kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes)
         if kind is None:
-            raise HloError(f"{instruction.name}: a host transfer of no known type")
+            raise HloError(f"{instruction.name}: a host transfer of unknown type")
         name = kind.group(1).lower().replace("_", "-")
         payload = float(computation[instruction.operands[0]].bytes)
         share = (num_slices - 1) / num_slices * (2 if name == "all-reduce" else 1)
@@ -254,7 +254,9 @@ def _transfer(
     if opcode not in _COLLECTIVES:
         return None
     if opcode == "all-reduce" and scatter:
-        opcode = "reduce-scatter"  # the TPU compiler's fusion of a sum and the slice of it
+        opcode = (
+            "reduce-scatter"  # the TPU compiler fuses an all-reduce with the slice of its result
+        )
     if opcode == "collective-permute":
         pairs = re.findall(r"\d+", instruction.attribute("source_target_pairs") or "")
         return Transfer(opcode, (int(pairs[0]), int(pairs[1])), times, times * inputs)
@@ -275,7 +277,7 @@ def _transfer(
 
 
 def _replica_groups(instruction: Instruction) -> str:
-    """The attribute's text; one of its spellings has a comma outside brackets."""
+    """The attribute's text; its mesh form has a comma outside brackets."""
     mesh = re.search(
         r"replica_groups=(mesh\[.*?\](?:, device_ids=\(.*?\))? \{.*?\})(?:,|$)",
         instruction.attributes,
@@ -284,7 +286,7 @@ def _replica_groups(instruction: Instruction) -> str:
 
 
 def first_group(text: str) -> list[int]:
-    """The first replica group of any of XLA's three spellings.
+    """The first replica group, in any of XLA's three forms.
 
     `{{0,1},{2,3}}`, `[2,8]<=[4,4]T(1,0)`, and `mesh['a'=4,'b'=4] {'a'}`.
     """
@@ -304,13 +306,13 @@ def first_group(text: str) -> list[int]:
         if found.group(2):
             sizes = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?$", found.group(2))
             if sizes is None:
-                raise HloError(f"replica groups of an unknown form: {text[:200]!r}")
+                raise HloError(f"replica groups in an unknown form: {text[:200]!r}")
             ids = ids.reshape(_numbers(sizes.group(1)))
             ids = ids.transpose(_numbers(sizes.group(2)) or None)
         ids = ids.reshape([size for _, size in axes])
         index = tuple(slice(None) if name in chosen else 0 for name, _ in axes)
         return ids[index].reshape(-1).tolist()
-    raise HloError(f"replica groups of an unknown form: {text[:200]!r}")
+    raise HloError(f"replica groups in an unknown form: {text[:200]!r}")
 
 
 def _numbers(text: str | None) -> list[int]:
@@ -320,7 +322,7 @@ def _numbers(text: str | None) -> list[int]:
 def sum_up(
     items: list[Transfer], key: Callable[[Transfer], tuple]
 ) -> Iterator[tuple[tuple, int, float]]:
-    """Adds up counts and bytes of the transfers with equal `key`, in order of the key."""
+    """Sums counts and bytes of the transfers by `key`, sorted by key."""
     groups: dict[tuple, tuple[int, float]] = {}
     for item in items:
         count, sent = groups.get(key(item), (0, 0.0))

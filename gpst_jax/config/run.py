@@ -180,9 +180,13 @@ class RunConfig:
             )
         return self.model
 
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as nested dicts of JSON values."""
+        return dataclasses.asdict(self)
+
     def to_json(self) -> str:
         """The configuration as JSON text that `from_json` reads back to an equal object."""
-        return json.dumps(dataclasses.asdict(self), indent=2)
+        return json.dumps(self.to_dict(), indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> "RunConfig":

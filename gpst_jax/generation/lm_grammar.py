@@ -104,20 +104,6 @@ def answer_grammar(vocabulary: Vocabulary, parts: Sequence[str]) -> Grammar:
     return Grammar(tuple(phases))
 
 
-def speech_grammar(vocabulary: Vocabulary) -> Grammar:
-    """The rest of a span of speech that the prompt has begun, and the end."""
-    end, close = vocabulary.end, vocabulary.id("speech_end")
-    span = _span(vocabulary, "speech", UNITS, (close, close + 1, "closed"))
-    return Grammar((*span, Phase("closed", TEXT, ((end, end + 1, END),))))
-
-
-def free_grammar(vocabulary: Vocabulary) -> Grammar:
-    """Any id; generation stops at the end."""
-    end = vocabulary.end
-    rules = ((0, end, "any"), (end + 1, vocabulary.size, "any"), (end, end + 1, END))
-    return Grammar((Phase("any", TEXT, tuple(rule for rule in rules if rule[0] < rule[1])),))
-
-
 def _span(
     vocabulary: Vocabulary, name: str, kind: str, closing: tuple[int, int, str]
 ) -> tuple[Phase, Phase]:

@@ -20,8 +20,6 @@ from gpst_jax.models.transformer import (
 )
 from gpst_jax.parallel import sharding
 
-NEW_ROWS = ("mean", "normal")
-
 
 class SemanticLM(nnx.Module):
     """The language model.
@@ -114,50 +112,3 @@ def bind(config: SemanticLMConfig, params: dict) -> SemanticLM:
     )
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(graph, state)
-
-
-def extend_vocabulary(
-    params: dict, old_size: int, new_size: int, key: jax.Array, rows: str = "mean"
-) -> dict:
-    """The same model with further ids at the end of its vocabulary.
-
-    The logits of the ids there were stay as they are.
-
-    Args:
-        params: parameters of a model of `old_size` ids.
-        old_size: V before.
-        new_size: V after.
-        key: of the draws.
-        rows: "mean": near the mean of the rows there were, so that no new id is likely anywhere
-            at first; "normal": N(0, 0.02^2), what libraries do.
-
-    Raises:
-        ValueError: the sizes do not fit, or `rows` is neither.
-    """
-    table = params["embed"]["embedding"]
-    if table.shape[0] != old_size or new_size < old_size:
-        raise ValueError(
-            f"cannot extend {table.shape[0]} rows, said to be {old_size}, to {new_size}"
-        )
-    keys, count = jax.random.split(key), new_size - old_size
-    extended = dict(params)
-    new = new_rows(table, count, keys[0], rows)
-    extended["embed"] = {"embedding": jnp.concatenate([table, new])}
-    if "head" in params:
-        kernel = params["head"]["kernel"]
-        new = new_rows(kernel.T, count, keys[1], rows).T
-        extended["head"] = {"kernel": jnp.concatenate([kernel, new], axis=1)}
-    return extended
-
-
-def new_rows(table: jax.Array, count: int, key: jax.Array, rows: str = "mean") -> jax.Array:
-    """Rows (count, D) of new ids beside a table (V, D), see `extend_vocabulary`.
-
-    "mean" draws them around the mean with a tenth of the deviation of each column.
-    """
-    noise = jax.random.normal(key, (count, table.shape[1]), table.dtype)
-    if rows == "normal":
-        return 0.02 * noise
-    if rows != "mean":
-        raise ValueError(f"new rows are drawn as one of {', '.join(NEW_ROWS)}, not {rows!r}")
-    return table.mean(axis=0, keepdims=True) + 0.1 * table.std(axis=0, keepdims=True) * noise

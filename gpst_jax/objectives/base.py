@@ -23,7 +23,7 @@ class Objective(Protocol):
         """Fresh float32 parameters as a nested dict."""
 
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Names, shapes and dtypes of the global batch."""
+        """Names, shapes and dtypes of the global batch, see `data_pipeline.loading.batches`."""
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
         """Normalisers of the whole batch, at least 1."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from data_pipeline.datasets.token_dataset import DatasetSpec
 from data_pipeline.datasets.token_records import RecordReader
+from data_pipeline.loading.batches import batch_shapes
 from data_pipeline.tokens import TokenLayout
 from gpst_jax.config import ConfigError, RunConfig, TransformerConfig
 from gpst_jax.objectives.base import Batch
@@ -71,10 +72,12 @@ class FrameObjective:
             )
 
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of the global batch: units, codes, and 1 on real frames."""
-        row = (self.config.data.batch_size, self.config.data.frame_budget)
-        shapes = {"units": row, "codes": (*row, self.layout.num_codebooks), "segment_ids": row}
-        return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes.items()}
+        """The global batch, "frames" in `data_pipeline.loading.batches`."""
+        data = self.config.data
+        arrays = batch_shapes(
+            self.arrangement, B=data.batch_size, F=data.frame_budget, Q=self.layout.num_codebooks
+        )
+        return {name: jax.ShapeDtypeStruct(*array) for name, array in arrays.items()}
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
         """The number of real frames."""

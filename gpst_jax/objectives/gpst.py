@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from data_pipeline.datasets.token_dataset import DatasetSpec
+from data_pipeline.loading.batches import batch_shapes
 from data_pipeline.tokens import ACOUSTIC, TokenLayout
 from gpst_jax.config import ConfigError, GPSTConfig, RunConfig, TransformerConfig
 from gpst_jax.models import gpst
@@ -52,20 +53,16 @@ class GPSTObjective:
         return gpst.bind(self.model_config, self.layout, params)
 
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of the global batch; data_pipeline/loading/loader.py says what the names mean."""
-        data, depth = self.config.data, self.layout.num_codebooks
-        row, budget = (data.batch_size, data.sequence_length), (data.batch_size, data.frame_budget)
-        shapes = {
-            "tokens": (*row, depth),
-            "positions": row,
-            "streams": row,
-            "segment_ids": row,
-            "semantic_targets": row,
-            "frame_index": budget,
-            "frames": (*budget, depth),
-            "frame_segments": budget,
-        }
-        return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes.items()}
+        """The global batch, "interleaved" in `data_pipeline.loading.batches`."""
+        data = self.config.data
+        arrays = batch_shapes(
+            "interleaved",
+            B=data.batch_size,
+            L=data.sequence_length,
+            F=data.frame_budget,
+            Q=self.layout.num_codebooks,
+        )
+        return {name: jax.ShapeDtypeStruct(*array) for name, array in arrays.items()}
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
         """Numbers of predictions: semantic ones, and codes of the frames that are kept."""

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from data_pipeline.loading.batches import batch_shapes
 from data_pipeline.tokens.vocabulary import Vocabulary
 from gpst_jax.config import ConfigError, RunConfig, SemanticLMConfig
 from gpst_jax.models import semantic_lm
@@ -40,14 +41,10 @@ class SemanticLMObjective:
         return semantic_lm.bind(self.model_config, params)
 
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of the global batch.
-
-        `tokens`, `positions` from 0 in every segment, `segment_ids` from 1, 0 in padding, and
-        `targets`, the ids that follow, -1 where nothing is predicted; all (rows, sequence_length).
-        """
-        shape = (self.config.data.batch_size, self.config.data.sequence_length)
-        names = ("tokens", "positions", "segment_ids", "targets")
-        return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in names}
+        """The global batch, "sequences" in `data_pipeline.loading.batches`."""
+        data = self.config.data
+        arrays = batch_shapes(self.arrangement, B=data.batch_size, L=data.sequence_length)
+        return {name: jax.ShapeDtypeStruct(*array) for name, array in arrays.items()}
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
         """Number of predictions."""

@@ -1,1 +1,1 @@
-"""Parity of our models with golden tensors of the official code, family by family."""
+"""Numerical parity with golden tensors of the official code, by model family."""

@@ -1,4 +1,4 @@
-"""Conformer weights from their official names."""
+"""Imports Conformer weights by their official names."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,12 @@ from gpst_jax.parity.golden import Golden
 
 
 def layers(golden: Golden, prefixes: Sequence[str], skips: Sequence[str] = ()) -> dict:
-    """Parameters of a stack of blocks, with a leading layer axis.
+    """Parameters of consecutive blocks, with a leading layer axis.
 
     Args:
         golden: the file.
         prefixes: official name of each block.
-        skips: official names of the maps that join each block's skip; empty where it has none.
+        skips: official name of each block's skip projection; empty without skips.
     """
     blocks = [_block(golden, prefix) for prefix in prefixes]
     for block, skip in zip(blocks, skips, strict=False):
@@ -22,14 +22,14 @@ def layers(golden: Golden, prefixes: Sequence[str], skips: Sequence[str] = ()) -
 
 
 def linear(golden: Golden, name: str, bias: bool = True) -> dict:
-    """An (out, in) weight, or one of a pointwise convolution, and its bias."""
+    """Kernel (in, out) and bias of a linear layer or a pointwise convolution."""
     weight = golden.weight(f"{name}.weight")
     kernel = {"kernel": weight.reshape(weight.shape[:2]).T}
     return kernel | ({"bias": golden.weight(f"{name}.bias")} if bias else {})
 
 
 def norm(golden: Golden, name: str) -> dict:
-    """Gain and bias of a norm."""
+    """Scale and bias of a norm."""
     return {"scale": golden.weight(f"{name}.weight"), "bias": golden.weight(f"{name}.bias")}
 
 

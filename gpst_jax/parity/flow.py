@@ -17,12 +17,12 @@ from gpst_jax.parity.golden import Golden
 
 
 def recognises(golden: Golden) -> bool:
-    """Whether the file holds tensors of the flow matcher, told by the names of its weights."""
+    """Whether the file holds flow matching, by the names of its weights."""
     return "weights/to_embed.weight" in golden.entries
 
 
 def check(golden: Golden) -> dict[str, float]:
-    """Largest absolute difference of every stored output.
+    """Largest absolute difference of each stored output.
 
     Raises:
         UserError: the file lacks an entry, or one has another shape than ours.
@@ -46,7 +46,7 @@ def configuration(golden: Golden) -> FlowConfig:
 
 
 def import_weights(golden: Golden, config: FlowConfig) -> dict:
-    """Our parameters from official weights; latents are neither shifted nor scaled."""
+    """Our parameters from official weights; latents are not normalised."""
     side, middle = split_depth(config.net.num_layers)
     skips = [f"net.projs.{i}" for i in range(side)]
 
@@ -99,7 +99,7 @@ def _training(model: FlowMatcher, golden: Golden) -> dict[str, Any]:
     for group, sigma in (("outputs", model.config.sigma), ("sigma01", 0.1)):
         found = outputs(jnp.float32(sigma))
         found["target_selected"] = found["target"][predicted]
-        # With a width, intermediate results are not stored.
+        # For sigma 0.1 the file stores fewer intermediate results.
         names = found if group == "outputs" else ("x_t", "prediction", "target_selected", "loss")
         ours |= {f"{group}/{name}": found[name] for name in names}
     return ours
@@ -114,7 +114,7 @@ def _generation(model: FlowMatcher, golden: Golden) -> dict[str, Any]:
     steps = round(1 / float(golden.scalar("ode_step_size")))
 
     def solve(e, context, noise, valid):
-        """The initial state, (time, velocity) of every evaluation, and the final state."""
+        """Initial state, (time, velocity) of each function evaluation, and final state."""
         start, _ = model.endpoints(jnp.zeros_like(e), e, noise)
         calls: list[tuple[float, np.ndarray]] = []
 

@@ -1,6 +1,6 @@
-"""Golden files: an npz without pickles whose keys read `group/name`.
+"""Golden files: npz archives without pickles, with keys `group/name`.
 
-`config/` holds scalars, `weights/` arrays under their official names, the other groups inputs and
+`config/` holds scalars, `weights/` arrays by their official names, the other groups inputs and
 outputs of the official code.
 """
 
@@ -37,7 +37,7 @@ class Golden:
             raise UserError(f"{path}: not a readable npz file of arrays ({error})") from error
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """The entry of a name; raises UserError where it is missing."""
+        """The entry with this name; raises UserError where it is missing."""
         if name not in self.entries:
             raise UserError(
                 f"{self.path}: golden entry {name} is missing; its layout is written by "
@@ -46,7 +46,7 @@ class Golden:
         return self.entries[name]
 
     def weight(self, name: str) -> np.ndarray:
-        """The weight of an official name as float32."""
+        """The weight with this official name, as float32."""
         return self[f"weights/{name}"].astype(np.float32)
 
     def scalar(self, name: str) -> Any:
@@ -54,7 +54,7 @@ class Golden:
         return self[f"config/{name}"].item()
 
     def differences(self, ours: Mapping[str, Any]) -> dict[str, float]:
-        """Largest absolute difference of each entry to ours; inf where integers differ.
+        """Largest absolute difference of each entry from ours; inf where integers differ.
 
         Raises:
             UserError: an entry is missing or has another shape than ours.
@@ -70,6 +70,6 @@ class Golden:
                 found[name] = 0.0 if np.array_equal(stored, value) else float("inf")
                 continue
             worst = float(np.abs(stored - value).max(initial=0.0))
-            # NaN compares as neither above nor below a tolerance.
+            # A NaN would compare as within any tolerance.
             found[name] = worst if np.isfinite(worst) else float("inf")
         return found

@@ -1,7 +1,7 @@
 """Parity of GPST's `paper` block with golden tensors of the official code.
 
-The weights are loaded into our model, the raw units and codes go through our token layout, and
-every stored output is compared.
+Official weights are imported into our model, raw units and codes pass through our token layout,
+and every stored output is compared.
 """
 
 import jax
@@ -30,12 +30,12 @@ _BLOCK_PARTS = {
 
 
 def recognises(golden: Golden) -> bool:
-    """Whether the file holds tensors of GPST, told by the names of its weights."""
+    """Whether the file holds GPST, by the names of its weights."""
     return f"weights/{_GLOBAL}.embed_tokens.weight" in golden.entries
 
 
 def check(golden: Golden) -> dict[str, float]:
-    """Largest absolute difference of every stored output; inf where integers differ.
+    """Largest absolute difference of each stored output; inf where integers differ.
 
     Raises:
         UserError: the file lacks an entry, or one has another shape than ours.
@@ -72,7 +72,7 @@ def import_weights(golden: Golden, config: GPSTConfig) -> dict:
             "layers": layers,
             "final_norm": affine(f"{prefix}.layer_norm", "scale"),
             "embed": {"embedding": get(f"{prefix}.embed_tokens.weight")},
-            # The first two rows of the official table stand for padding and are never added.
+            # The first two rows of the official table are reserved for padding and never used.
             "positions": {"embedding": get(f"{prefix}.embed_positions.weight")[2:]},
         }
 
@@ -111,7 +111,7 @@ def _configuration(golden: Golden) -> tuple[GPSTConfig, TokenLayout, bool]:
 
 
 def _batch(golden: Golden, layout: TokenLayout, deduplicated: bool) -> dict[str, np.ndarray]:
-    """Segments of the stored items, one per row, in the stored order of rows."""
+    """Segments of the stored items, one per row, in stored order."""
     items = []
     for item in golden["inputs/order"]:
         units = golden[f"inputs/units_{item}"]
@@ -171,7 +171,7 @@ def _forward(model: GPST, layout: TokenLayout, batch, golden: Golden) -> dict[st
         label[: len(kept)] = kept
 
     def real_rows(name: str, value) -> np.ndarray:
-        # Padded rows hold nothing that is defined: take the stored values there.
+        # Padded positions are undefined: use the stored values there.
         return np.where(real[..., None], np.asarray(value), golden[name])
 
     ours = {

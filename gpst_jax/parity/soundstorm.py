@@ -16,12 +16,12 @@ from gpst_jax.parity.golden import Golden
 
 
 def recognises(golden: Golden) -> bool:
-    """Whether the file holds tensors of SoundStorm, told by the names of its weights."""
+    """Whether the file holds SoundStorm, by the names of its weights."""
     return "weights/net.code_embeds.weight" in golden.entries
 
 
 def check(golden: Golden) -> dict[str, float]:
-    """Largest absolute difference of every stored output; inf where integers differ.
+    """Largest absolute difference of each stored output; inf where integers differ.
 
     Raises:
         UserError: the file lacks an entry, or one has another shape than ours.
@@ -34,7 +34,7 @@ def check(golden: Golden) -> dict[str, float]:
 
 
 def configuration(golden: Golden) -> tuple[SoundStormConfig, TokenLayout]:
-    """The configuration of a file; its codes are all levels, its units are ids of their own."""
+    """The configuration of a file: all codebooks are generated, units have their own table."""
     dim, depth, heads = (int(golden.scalar(name)) for name in ("dim", "depth", "heads"))
     config = SoundStormConfig(TransformerConfig(dim, depth, heads, 4 * dim), semantics="table")
     names = ("num_semantic_ids", "num_quantizers", "codebook_size")

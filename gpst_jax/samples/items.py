@@ -1,4 +1,4 @@
-"""Evaluation items: stretches of recorded speech with their tokens, and prompts made from them."""
+"""Evaluation items: segments of recordings with their tokens, and prompts made from them."""
 
 import dataclasses
 import itertools
@@ -20,8 +20,8 @@ _DIGITS = frozenset(
 
 
 @dataclasses.dataclass(frozen=True)
-class Stretch:
-    """A piece of one recording, from `start` to `end` in seconds, with both token streams."""
+class Segment:
+    """A segment of one recording, from `start` to `end` in seconds, with both token streams."""
 
     source: str
     start: float
@@ -32,31 +32,31 @@ class Stretch:
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """What one voice says in one evaluation item: stretches with short silences between them."""
+    """One evaluation item: segments of one speaker, joined by short silences."""
 
     id: str
     speaker: str
-    stretches: tuple[Stretch, ...]
+    segments: tuple[Segment, ...]
 
     @property
     def text(self) -> str | None:
-        """The transcript, or None where a stretch has none."""
-        texts = [stretch.text for stretch in self.stretches]
+        """The transcript, or None where a segment has none."""
+        texts = [segment.text for segment in self.segments]
         return None if None in texts else " ".join(str(text) for text in texts)
 
     @property
     def text_kind(self) -> str:
-        """See the function `text_kind`."""
+        """Kind of the transcript, see the function `text_kind`."""
         return text_kind(self.text)
 
     @property
     def seconds(self) -> float:
-        """Duration without the silences."""
-        return sum(stretch.end - stretch.start for stretch in self.stretches)
+        """Duration without silences."""
+        return sum(segment.end - segment.start for segment in self.segments)
 
 
 def text_kind(text: str | None) -> str:
-    """Whether every word is a digit's name ("digits") or not ("free")."""
+    """"digits" where every word of the text names a digit, else "free"."""
     words = (text or "").lower().split()
     return "digits" if words and all(word in _DIGITS for word in words) else "free"
 
@@ -64,17 +64,17 @@ def text_kind(text: str | None) -> str:
 class ItemSet:
     """The items of a split, by speaker.
 
-    Short recordings of a speaker are joined until an item lasts `min_seconds`; long ones are cut
-    into items of at most `max_seconds`, which then have no transcript.
+    Short recordings of a speaker are joined until an item lasts `min_seconds`; long ones are split
+    into segments of at most `max_seconds`, which have no transcript.
 
     Args:
         dataset_dir: directory of dataset.json.
         spec: its contents.
-        split: which split.
+        split: name of the split.
         audio_dir: root of the recordings that the shards were made from.
         min_seconds: shortest item.
-        max_seconds: longest stretch.
-        seed: fixes order and choice.
+        max_seconds: longest segment.
+        seed: seeds order and choice.
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class ItemSet:
         for index in range(len(reader)):
             record = reader[index]
             records.setdefault(record.speaker, []).append(record)
-        for speaker, own in sorted(records.items()):
-            self._by_speaker[speaker] = self._items(speaker, own, min_seconds)
+        for speaker, of_speaker in sorted(records.items()):
+            self._by_speaker[speaker] = self._items(speaker, of_speaker, min_seconds)
 
     @property
     def speakers(self) -> list[str]:
@@ -105,10 +105,10 @@ class ItemSet:
         return [speaker for speaker, items in self._by_speaker.items() if items]
 
     def choose(self, count: int) -> list[Item]:
-        """Up to `count` items, drawn evenly from the speakers; digit strings where there are any.
+        """Up to `count` items, from the speakers in turn; digit strings only, if there are any.
 
-        A digit string can be recognised by a small grammar, so the word error rate is about the
-        speech and not about the recogniser.
+        A small grammar recognises digit strings reliably, so that the word error rate measures the
+        speech rather than the recogniser.
         """
         pools = []
         digits = any(item.text_kind == "digits" for item in self.all)
@@ -120,7 +120,7 @@ class ItemSet:
             ]
             pools.append(self._shuffled(pool, speaker))
         rounds = max((len(pool) for pool in pools), default=0)
-        chosen = [pool[turn] for turn in range(rounds) for pool in pools if turn < len(pool)]
+        chosen = [pool[i] for i in range(rounds) for pool in pools if i < len(pool)]
         return chosen[:count]
 
     @property
@@ -129,53 +129,53 @@ class ItemSet:
         return [item for items in self._by_speaker.values() for item in items]
 
     def others(self, speaker: str, exclude: Sequence[str], key: str) -> list[Item]:
-        """The speaker's items but those of the ids in `exclude`, in an order fixed by `key`."""
-        own = [item for item in self._by_speaker[speaker] if item.id not in exclude]
-        return self._shuffled(own, key)
+        """The speaker's items except the ids in `exclude`, in an order seeded by `key`."""
+        kept = [item for item in self._by_speaker[speaker] if item.id not in exclude]
+        return self._shuffled(kept, key)
 
-    def prompt(self, items: Sequence[Item], seconds: float) -> list[Stretch]:
-        """The first `seconds` of the items' stretches; empty where they do not last so long."""
+    def prompt(self, items: Sequence[Item], seconds: float) -> list[Segment]:
+        """The first `seconds` of the items' segments; empty if they are shorter."""
         left, chosen = seconds, []
-        for stretch in (stretch for item in items for stretch in item.stretches):
+        for segment in (segment for item in items for segment in item.segments):
             if left <= 0:
                 break
-            length = min(left, stretch.end - stretch.start)
-            chosen.append(self._clip(stretch, 0.0, length))
+            length = min(left, segment.end - segment.start)
+            chosen.append(self._clip(segment, 0.0, length))
             left -= length
         return chosen if left < 0.1 else []
 
-    def audio(self, stretches: Sequence[Stretch]) -> np.ndarray:
-        """The recordings of the stretches with silence between them: float32 at `sample_rate`."""
+    def audio(self, segments: Sequence[Segment]) -> np.ndarray:
+        """The waveform (N,) of the segments, joined by silences: float32 at `sample_rate`."""
         pieces: list[np.ndarray] = []
         rate = self.spec.sample_rate
-        for stretch in stretches:
-            wav = load_audio(self.audio_dir / stretch.source, rate)
+        for segment in segments:
+            wav = load_audio(self.audio_dir / segment.source, rate)
             if pieces:
                 pieces.append(np.zeros(round(self.spec.silence.seconds * rate), np.float32))
-            pieces.append(wav[round(stretch.start * rate) : round(stretch.end * rate)])
+            pieces.append(wav[round(segment.start * rate) : round(segment.end * rate)])
         return np.concatenate(pieces)
 
     def _items(self, speaker: str, records: list[Record], min_seconds: float) -> list[Item]:
         items: list[Item] = []
-        pending: list[Stretch] = []
+        pending: list[Segment] = []
         for record in records:
-            for stretch in self._stretches(record):
-                pending.append(stretch)
+            for segment in self._segments(record):
+                pending.append(segment)
                 if sum(piece.end - piece.start for piece in pending) >= min_seconds:
                     items.append(self._item(speaker, len(items), pending))
                     pending = []
-        if pending and items:  # the rest joins the last item, so nothing is left out
-            items[-1] = dataclasses.replace(items[-1], stretches=(*items[-1].stretches, *pending))
+        if pending and items:  # a short rest is appended to the last item, so that nothing is lost
+            items[-1] = dataclasses.replace(items[-1], segments=(*items[-1].segments, *pending))
         elif pending:
             items.append(self._item(speaker, 0, pending))
         return items
 
-    def _item(self, speaker: str, index: int, stretches: list[Stretch]) -> Item:
+    def _item(self, speaker: str, index: int, segments: list[Segment]) -> Item:
         name = f"{speaker}-{index:04d}".replace("/", "_")
-        return Item(f"{self.split}-{name}", speaker, tuple(stretches))
+        return Item(f"{self.split}-{name}", speaker, tuple(segments))
 
-    def _stretches(self, record: Record) -> list[Stretch]:
-        whole = Stretch(
+    def _segments(self, record: Record) -> list[Segment]:
+        whole = Segment(
             record.source, record.start, record.end, (record.units, record.codes), record.text
         )
         seconds = record.end - record.start
@@ -185,19 +185,19 @@ class ItemSet:
         edges = np.linspace(0, seconds, count + 1)
         return [self._clip(whole, float(a), float(b)) for a, b in itertools.pairwise(edges)]
 
-    def _clip(self, stretch: Stretch, start: float, end: float) -> Stretch:
-        """A part of a stretch, in seconds from its beginning; without text unless it is whole."""
+    def _clip(self, segment: Segment, start: float, end: float) -> Segment:
+        """Clips a segment to seconds from its start; a part of it has no text."""
         layout = self.spec.layout()
         first = round(start * layout.unit_rate)
         last = round(end * layout.unit_rate)
-        units, codes = stretch.part
+        units, codes = segment.part
         if first == 0 and last >= len(units):
-            return stretch
+            return segment
         frames = slice(layout.frame_at_unit(first), layout.frame_at_unit(last))
-        return Stretch(
-            stretch.source,
-            stretch.start + first / layout.unit_rate,
-            stretch.start + last / layout.unit_rate,
+        return Segment(
+            segment.source,
+            segment.start + first / layout.unit_rate,
+            segment.start + last / layout.unit_rate,
             (units[first:last], codes[:, frames]),
             None,
         )
@@ -209,7 +209,7 @@ class ItemSet:
 
 
 def check_audio(dataset_dir: str | Path, split: str, audio_dir: str | Path) -> None:
-    """Raises UserError when the recordings of a split are not below `audio_dir`."""
+    """Raises UserError if the recordings of a split are not in `audio_dir`."""
     record = RecordReader(dataset_dir, split)[0]
     if not (Path(audio_dir) / record.source).exists():
         raise UserError(

@@ -1,94 +1,129 @@
-"""Reads generated samples: one directory for each condition, with a manifest.jsonl in it.
+"""Manifests of generated samples: one directory per condition, with a manifest.jsonl in it.
 
-`experiments/generate.py` writes them. A condition whose name ends in `_unseen` holds voices that
-training never heard.
+`experiments.generate` writes them and `experiments.evaluate` reads them. A condition whose name
+ends in `_unseen` holds speakers that were held out of training.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from data_pipeline.runtime.errors import UserError
-
-UNSEEN = "_unseen"
+from data_pipeline.runtime.files import write_text
 
 MANIFEST = "manifest.jsonl"
 UNSEEN = "_unseen"
+UNKNOWN_SPEAKER = "unknown"
 TEXT_KINDS = ("digits", "free")
-_AUDIO_FIELDS = (
-    "source_audio",
-    "prompt_audio",
-    "prompt_reference_audio",
-    "prompt_reference_codec_audio",
-    "question_audio",
-)
-_TEXT_FIELDS = (
-    "text",
-    "text_kind",
-    "speaker",
-    "prompt_speaker",
-    "pair",
-    "question",
-    "question_transcript",
-    "answer_text",
-)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One line of a manifest, with its paths made absolute."""
+    """One line of a manifest, with fields in the order of its keys.
 
-    id: str  # equal in all conditions that render the same utterance
-    audio: Path
-    speaker: str  # whose words: the source speaker
-    text: str | None = None  # reference transcript
-    text_kind: str = "free"  # digits | free
-    source_audio: Path | None = None  # original recording of the target utterance
+    Paths are relative to the condition's directory when written and absolute when read. *Prompted*
+    conditions are speaker_transfer, voice_conversion, tts and dialogue.
+
+    Attributes:
+        id: identifies the utterance; equal in all conditions that render it.
+        text: reference transcript where there is one; in dialogue the expected answer. None in
+            unconditional.
+        speaker: speaker of the source utterance; in tts and dialogue, which have none, the prompt's
+            speaker. Empty in unconditional, which is null in the file and UNKNOWN_SPEAKER when
+            read.
+        source_audio: recording of the utterance. None in tts, dialogue and unconditional.
+        prompt_speaker: prompted conditions: speaker of the prompt. recording and codec: the same
+            as `speaker`, where that speaker has another recording.
+        prompt_audio: prompted conditions: recording of the prompt. recording and codec: another
+            recording of the speaker, to which the upper bound of similarity is measured.
+        prompt_reference_audio: prompted conditions: a recording of the prompt's speaker that is not
+            in the prompt, where there is one.
+        prompt_reference_codec_audio: `prompt_reference_audio` resynthesised by the codec.
+        pair: unconditional: names the two renderings of the same units.
+        text_kind: "digits" where `text` is digit strings (in unconditional: where the corpus is),
+            else "free".
+        audio: the sample itself.
+        question: dialogue: transcript of the spoken question, where there is one.
+        question_audio: dialogue: recording of the question.
+        question_transcript: dialogue: the question as the model transcribed it.
+        answer_text: dialogue: the answer that the model wrote before it spoke.
+    """
+
+    id: str
+    text: str | None = None
+    speaker: str
+    source_audio: Path | None = None
     prompt_speaker: str | None = None
-    prompt_audio: Path | None = None  # original recording of the prompt
-    prompt_reference_audio: Path | None = None  # another recording of the prompt speaker
-    prompt_reference_codec_audio: Path | None = None  # the same, through the codec
-    pair: str | None = None  # shared by two renderings of the same units
-    question: str | None = None  # of a dialogue; `text` is then the expected answer
-    question_audio: Path | None = None  # the same, as it was asked
-    question_transcript: str | None = None  # what the model understood
-    answer_text: str | None = None  # what the model wrote before it spoke
+    prompt_audio: Path | None = None
+    prompt_reference_audio: Path | None = None
+    prompt_reference_codec_audio: Path | None = None
+    pair: str | None = None
+    text_kind: str = "free"
+    audio: Path
+    question: str | None = None
+    question_audio: Path | None = None
+    question_transcript: str | None = None
+    answer_text: str | None = None
+
+    def to_json(self) -> dict[str, str | None]:
+        """The line's object; keys of dialogues are left out of other samples."""
+        values: dict[str, str | None] = {}
+        for field in dataclasses.fields(self):
+            if self.question_audio is None and field.name in _DIALOGUE_FIELDS:
+                continue
+            value = getattr(self, field.name)
+            values[field.name] = value.as_posix() if isinstance(value, Path) else value
+        return values | {"speaker": self.speaker or None}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], directory: Path, where: str) -> Self:
+        """The sample of a line's object; keys that are no fields are ignored.
+
+        Args:
+            values: the object.
+            directory: of the condition; becomes part of the paths.
+            where: names the line in messages.
+
+        Raises:
+            UserError: a field is missing or of the wrong type.
+        """
+        for name in ("id", "audio"):
+            if not isinstance(values.get(name), str) or not values[name]:
+                raise UserError(f"{where}: field {name!r} must be text, is {values.get(name)!r}")
+        found: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            value = values.get(field.name)
+            if value is not None and not isinstance(value, str):
+                raise UserError(f"{where}: field {field.name!r} must be text or null")
+            found[field.name] = value
+        for name in _PATH_FIELDS:
+            found[name] = directory / found[name] if found[name] else None
+        found["speaker"] = found["speaker"] or UNKNOWN_SPEAKER
+        kind = found["text_kind"] = found["text_kind"] or "free"
+        if kind not in TEXT_KINDS:
+            raise UserError(f"{where}: field 'text_kind' is {kind!r}, not one of {TEXT_KINDS}")
+        return cls(**found)
 
 
-def _sample(fields: dict[str, Any], folder: Path, where: str) -> Sample:
-    for name in ("id", "audio"):
-        if not isinstance(fields.get(name), str) or not fields[name]:
-            raise UserError(f"{where}: field {name!r} must be a text, is {fields.get(name)!r}")
-    for name in (*_TEXT_FIELDS, *_AUDIO_FIELDS):
-        if fields.get(name) is not None and not isinstance(fields[name], str):
-            raise UserError(f"{where}: field {name!r} must be a text or null")
-    text_kind = fields.get("text_kind") or "free"
-    if text_kind not in TEXT_KINDS:
-        raise UserError(f"{where}: field 'text_kind' is {text_kind!r}, not one of {TEXT_KINDS}")
-    paths = {name: folder / fields[name] for name in _AUDIO_FIELDS if fields.get(name)}
-    return Sample(
-        id=fields["id"],
-        audio=folder / fields["audio"],
-        speaker=fields.get("speaker") or "unknown",
-        text=fields.get("text"),
-        text_kind=text_kind,
-        prompt_speaker=fields.get("prompt_speaker"),
-        pair=fields.get("pair"),
-        question=fields.get("question"),
-        question_transcript=fields.get("question_transcript"),
-        answer_text=fields.get("answer_text"),
-        **paths,
-    )
+_PATH_FIELDS = tuple(f.name for f in dataclasses.fields(Sample) if f.type in (Path, Path | None))
+_DIALOGUE_FIELDS = ("question", "question_audio", "question_transcript", "answer_text")
+
+
+def write_manifest(directory: Path, samples: Iterable[Sample]) -> None:
+    """Writes the manifest of a condition, atomically; paths must be relative to `directory`."""
+    lines = [json.dumps(sample.to_json()) + "\n" for sample in samples]
+    write_text(directory / MANIFEST, "".join(lines))
 
 
 def read_manifest(path: Path) -> list[Sample]:
-    """Reads one manifest; the order of its lines is kept.
+    """Reads one manifest, in the order of its lines.
 
     Raises:
-        UserError: the file cannot be read, holds no lines, a line is not a JSON object, a field
+        UserError: the file cannot be read or holds no lines, a line is not a JSON object, a field
             is missing or of the wrong type, or an id occurs twice.
     """
     try:
@@ -101,12 +136,14 @@ def read_manifest(path: Path) -> list[Sample]:
             continue
         where = f"{path} line {number}"
         try:
-            fields = json.loads(line)
+            values = json.loads(line)
         except json.JSONDecodeError as error:
-            raise UserError(f"{where}: not JSON ({error.msg}); generate the samples anew") from None
-        if not isinstance(fields, dict):
-            raise UserError(f"{where}: a JSON object is expected, not {type(fields).__name__}")
-        sample = _sample(fields, path.parent, where)
+            raise UserError(
+                f"{where}: not JSON ({error.msg}); delete the file and generate the samples again"
+            ) from None
+        if not isinstance(values, dict):
+            raise UserError(f"{where}: a JSON object is expected, not {type(values).__name__}")
+        sample = Sample.from_json(values, path.parent, where)
         if sample.id in samples:
             raise UserError(f"{where}: id {sample.id!r} occurs twice")
         samples[sample.id] = sample
@@ -116,10 +153,10 @@ def read_manifest(path: Path) -> list[Sample]:
 
 
 def read_samples(samples_dir: str | Path) -> dict[str, list[Sample]]:
-    """Reads every condition below a directory: condition name -> its samples, sorted by name.
+    """Reads every condition in a directory: condition name -> its samples, sorted by name.
 
     Raises:
-        UserError: there is no such directory, or none of its folders holds a manifest.
+        UserError: there is no such directory, or none of its subdirectories holds a manifest.
     """
     root = Path(samples_dir).resolve()
     if not root.is_dir():
@@ -131,7 +168,7 @@ def read_samples(samples_dir: str | Path) -> dict[str, list[Sample]]:
 
 
 def content_hash(path: Path) -> str | None:
-    """The sha256 of a file's content; None when it cannot be read."""
+    """The SHA-256 of a file's content; None when it cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
@@ -155,7 +192,7 @@ def pairs(samples: Iterable[Sample]) -> list[tuple[Sample, Sample]]:
     """The two renderings of each pair, in the order of the manifest.
 
     Raises:
-        UserError: a pair has not exactly two renderings.
+        UserError: a pair does not have exactly two renderings.
     """
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
@@ -168,7 +205,7 @@ def pairs(samples: Iterable[Sample]) -> list[tuple[Sample, Sample]]:
 
 
 def voice_files(sample: Sample) -> list[Path]:
-    """The sounds of a sample whose voices are compared."""
+    """The audio files of a sample whose speaker embeddings are compared."""
     files = [sample.audio, sample.prompt_audio, sample.source_audio]
     if sample.prompt_speaker not in (None, sample.speaker):
         files += [sample.prompt_reference_audio, sample.prompt_reference_codec_audio]
@@ -186,19 +223,12 @@ def similarity_reference(sample: Sample, samples: list[Sample]) -> tuple[Path | 
         return None, ""
     if content_hash(sample.source_audio) != content_hash(sample.audio):
         return sample.source_audio, "source_audio"
-    # The sample is its own source: another recording of the speaker says more than itself.
-    voice = [s for s in samples if s.speaker == sample.speaker and s.speaker != "unknown"]
-    if len(voice) < 2:
+    # The sample is the source itself, so it is compared with the speaker's next recording.
+    same_speaker = [
+        s for s in samples if s.speaker == sample.speaker and s.speaker != UNKNOWN_SPEAKER
+    ]
+    if len(same_speaker) < 2:
         return None, ""
-    ids = [s.id for s in voice]
-    following = voice[(ids.index(sample.id) + 1) % len(voice)]
+    ids = [s.id for s in same_speaker]
+    following = same_speaker[(ids.index(sample.id) + 1) % len(same_speaker)]
     return following.source_audio, "another recording of the speaker"
-
-
-def blank_entry() -> dict[str, Any]:
-    """A manifest's line that says nothing yet."""
-    names = (
-        "id text speaker source_audio prompt_speaker prompt_audio prompt_reference_audio "
-        "prompt_reference_codec_audio pair"
-    )
-    return {name: None for name in names.split()} | {"text_kind": "free"}

@@ -1,4 +1,4 @@
-"""The training loop, read from top to bottom: restore, step, log, evaluate, save, stop.
+"""The training loop, read from top to bottom: start, step, log, evaluate, save, stop.
 
 Nothing here knows a model family: an `Objective` gives parameters, losses and counts, a `Loader`
 gives batches of NumPy arrays, and everything else is the same for all.
@@ -10,41 +10,36 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from gpst_jax.checkpoints.manager import Checkpoints
-from gpst_jax.checkpoints.record import (
-    CheckpointError,
-    DamagedCheckpointError,
-    check_resume,
-    describe_run,
-)
+from gpst_jax.checkpoints.record import describe_run
 from gpst_jax.config import ConfigError, RunConfig
 from gpst_jax.objectives import Objective
-from gpst_jax.parallel import multihost, sharding
+from gpst_jax.parallel import sharding
+from gpst_jax.trackers import Tracker
+from gpst_jax.trackers.jsonl import METRICS_FILE, last_values
 from gpst_jax.training import metrics
+from gpst_jax.training.cadence import Cadence
 from gpst_jax.training.log import TrainLog
 from gpst_jax.training.preview import Preview
 from gpst_jax.training.profiler import Profiler
-from gpst_jax.training.step import (
-    Batch,
-    TrainState,
-    abstract_state,
-    init_state,
-    make_eval_step,
-    make_train_step,
-)
+from gpst_jax.training.start import checkpoint_items, start_or_resume
+from gpst_jax.training.step import Batch, TrainState, make_eval_step, make_train_step
 from gpst_jax.training.supervision import Interrupt, Watchdog
 
 logger = logging.getLogger(__name__)
 
 
 class Loader(Protocol):
-    """An endless iterator of batches; each process gets its slice of the rows."""
+    """An endless iterator of batches; each process gets its slice of the rows.
+
+    `data_pipeline.loading.batches` states the arrays of a batch.
+    """
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]: ...
 
@@ -91,166 +86,180 @@ def train(
     devices: list[jax.Device] | None = None,
     initial: Callable[[Any], Any] | None = None,
     preview: Preview | None = None,
+    trackers: Sequence[Tracker] | None = None,
     profile_steps: range = range(0),
     skip_batches: range = range(0),
 ) -> TrainResult:
-    """Trains to `config.train.steps`, from the newest checkpoint in `workdir` if there is one.
+    """Trains to `config.train.steps`.
 
-    SIGTERM and SIGINT end it after the step in progress, with a checkpoint; a second signal kills.
-    A damaged checkpoint is set aside, and the one before it is taken.
+    Starts from the first of these that is there: the newest intact checkpoint in `workdir` (a
+    corrupt one is set aside); `initial`; random initialisation from `config.train.seed`. SIGTERM
+    and SIGINT end it after the step in progress, with a checkpoint; a second signal kills.
 
     Args:
         config: the run.
         objective: the model family.
-        loader_factory: makes the loader of split `train` or `valid`; for `valid` it may return
-            None, and nothing is evaluated then.
+        loader_factory: makes the loader of a split; None for `valid` means no evaluation.
         workdir: directory of checkpoints and metrics.
         dataset: contents of dataset.json; stored with each checkpoint.
         devices: None uses all.
-        initial: gives the parameters that a new run begins with, from their shapes and shardings;
-            None draws them. See `warm_start`.
+        initial: gives the parameters of a new run from their shapes and shardings, see
+            `warm_start`; None: random initialisation.
         preview: called every `train.preview_every` steps, by all processes.
+        trackers: where this process writes its metrics; None: see `TrainLog`.
         profile_steps: steps that a profile is recorded of.
-        skip_batches: numbers of batches, from 1, that are never read. Batch k is what step k reads
-            as long as nothing is skipped; the message of a DivergenceError names them.
+        skip_batches: numbers of batches, from 1, that are never read, as a DivergenceError names
+            them. Batch k is what step k reads as long as nothing is skipped.
 
     Raises:
-        ConfigError: the mesh, rows or batch do not fit together.
-        run_record.CheckpointError: `workdir` holds another run, or no checkpoint in it is whole.
-        train_log.DivergenceError: `optimizer.max_skipped` steps in a row were skipped.
-        storage.StorageError: a checkpoint or the metrics cannot be written.
+        ConfigError: mesh, batch size and batch do not fit together.
+        CheckpointError: `workdir` holds another run, or no checkpoint in it is intact.
+        DivergenceError: `optimizer.max_skipped` steps in a row were skipped.
+        StorageError: a checkpoint or the metrics cannot be written.
     """
-    began = time.monotonic()
-    settings = config.train
+    call_start, train_config = time.monotonic(), config.train
     mesh = sharding.make_mesh(config.mesh, devices)
-    put = _make_put(objective, mesh)
-    loader = loader_factory("train")
-    if loader is None:
-        raise ConfigError("config field data.path: the dataset has no train split")
-    valid_loader = loader_factory("valid") if settings.eval_batches else None
-    valid_start = valid_loader.get_state() if valid_loader else {}
+    shard_batch = _make_shard_batch(objective, mesh)
+    loader = _train_loader(loader_factory)
     run = describe_run(config, type(objective).__name__, dataset)
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
         interrupt = stack.enter_context(Interrupt())
         train_step = make_train_step(objective, config, mesh)
-        eval_step = make_eval_step(objective, mesh)
-
-        # Continue where the newest checkpoint stands, or begin.
-        saves = Checkpoints(
-            workdir,
-            settings.keep_latest,
-            settings.keep_every,
-            settings.keep_best,
-            settings.best_metric,
-        )
-        stack.callback(saves.close)
-        saved_step = 0
-        if saves.steps:
-            saved_step, state, data_state = _restore(saves, objective, config, mesh, run, loader)
-            loader.set_state(data_state)
-            logger.info("restored step %d of %s", saved_step, workdir)
-        else:
-            state = init_state(objective, config, mesh, initial)
+        checkpoints = stack.enter_context(contextlib.closing(_checkpoints(config, workdir)))
+        step, state = start_or_resume(checkpoints, objective, config, mesh, run, loader, initial)
         if skip_batches:
-            loader.skip(
-                *(config.data.batch_size * (k - 1) for k in (skip_batches[0], skip_batches.stop))
-            )
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        log = TrainLog(config, objective, mesh, workdir, saved_step)
-        stack.callback(log.close)
-        profiler = Profiler(workdir, profile_steps)
-        stack.callback(profiler.close)
-        watchdog = Watchdog(
-            settings.stall_factor, settings.stall_seconds, 60 * settings.stall_abort_minutes
-        )
-        stack.callback(watchdog.close)
+            loader.skip(*_rows(skip_batches, config.data.batch_size))
+        log = TrainLog(config, objective, mesh, workdir, step, trackers)
+        stack.enter_context(contextlib.closing(log))
+        evaluate = _make_evaluate(objective, config, mesh, loader_factory, shard_batch, log)
+        profiler = stack.enter_context(contextlib.closing(Profiler(workdir, profile_steps)))
+        watchdog = stack.enter_context(contextlib.closing(_watchdog(config)))
+        cadence = Cadence(train_config, has_preview=preview is not None)
 
-        def evaluate(step: int) -> dict[str, float]:
-            if valid_loader is None:
-                return {}
-            start = time.perf_counter()
-            params = state.params if state.ema is None else state.ema  # what sampling will use
-            valid_loader.set_state(valid_start)
-            means = metrics.Means()
-            for batch in itertools.islice(valid_loader, settings.eval_batches):
-                means.add(jax.device_get(eval_step(params, put(batch))))
-            log.evaluated(step, means.means(), time.perf_counter() - start)
-            return means.means()
-
-        def save(step: int, means: dict[str, float]) -> None:
-            start = time.perf_counter()
-            record = run | {"data": loader.get_state(), "step": step}
-            saves.save(step, _items(state), record, means)
-            log.saved(time.perf_counter() - start)
-
-        step, late, stop = saved_step, None, False
-        last_save = time.monotonic()
-        while step < settings.steps and not stop:
-            asked = time.perf_counter()
-            number = loader.row // config.data.batch_size + 1
-            batch = next(loader)
-            wait = time.perf_counter() - asked
+        stop = False
+        while step < train_config.steps and not stop:
+            batch, number, data_wait = _fetch(loader, config.data.batch_size)
             profiler.before(step + 1)
-            state, report = train_step(state, put(batch))
+            state, report = train_step(state, shard_batch(batch))
             step += 1
-            # Reading the previous step's numbers while this one runs never idles the devices.
-            if late is not None:
-                log.finish(*late)
-            late = (step, report, wait, number)
+            log.step(step, report, data_wait, number)
             watchdog.beat()
-            saves.check()
-
-            overdue = time.monotonic() - last_save > 60 * settings.checkpoint_every_minutes
-            wishes = (interrupt.received is not None, overdue)
-            if jax.process_count() == 1 or step % settings.log_every == 0:
-                stop, overdue = multihost.any_process(*wishes)  # all must do the same
-            else:
-                stop, overdue = False, False
-            due_eval = settings.eval_every and step % settings.eval_every == 0
-            due_save = overdue or step % settings.checkpoint_every_steps == 0
-            last = step == settings.steps
-            due_preview = preview and settings.preview_every and step % settings.preview_every == 0
-            if due_eval or due_save or due_preview or stop or last:
+            checkpoints.check()
+            due = cadence.due(step, interrupt.received is not None)
+            stop = due.stop
+            if due:
                 watchdog.pause()
                 # All lines up to a checkpoint are written before it: a resume leaves no gap.
-                log.finish(*late)
-                late = None
-                means = evaluate(step) if due_eval or last else {}
-                if preview and due_preview:
-                    log.preview(step, preview, state.params if state.ema is None else state.ema)
-                if due_save or stop or last:
-                    save(step, means)
-                    saved_step, last_save = step, time.monotonic()
+                log.flush()
+                means = evaluate(step, state) if due.evaluate else {}
+                if preview is not None and due.preview:
+                    log.preview(step, preview, _sampled(state))
+                if due.save:
+                    _save(checkpoints, step, state, run | {"data": loader.get_state()}, means, log)
+                    cadence.saved()
                 watchdog.beat()
-        interrupted = stop and step < settings.steps
+        interrupted = stop and step < train_config.steps
         if interrupted:
-            logger.info("stopped by %s: step %d is saved", interrupt.received, saved_step)
-        skipped = int(state.guard.skipped)
-        rates = log.throughput.totals()
-        saves.wait()  # a run has not finished before its last checkpoint is safe
-        final = log.final_values()
-    return TrainResult(
-        steps=step,
-        interrupted=interrupted,
-        parameters=parameters,
-        skipped_steps=skipped,
-        wall_s=time.monotonic() - began,
-        rates=rates,
-        final=final,
-    )
+            logger.info("stopped by %s: step %d is saved", interrupt.received, step)
+        checkpoints.wait()  # a run has not finished before its last checkpoint is safe
+        return TrainResult(
+            steps=step,
+            interrupted=interrupted,
+            parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+            skipped_steps=int(state.guard.skipped),
+            wall_s=time.monotonic() - call_start,
+            rates=log.throughput.totals(),
+            final=last_values(os.path.join(workdir, METRICS_FILE)),
+        )
 
 
-def _make_put(objective: Objective, mesh: jax.sharding.Mesh) -> Callable[[Batch], Batch]:
-    """A function that checks a batch of this process and puts its rows on the devices."""
+def _checkpoints(config: RunConfig, workdir: str | os.PathLike[str]) -> Checkpoints:
+    keep = config.train
+    return Checkpoints(workdir, keep.keep_latest, keep.keep_every, keep.keep_best, keep.best_metric)
+
+
+def _watchdog(config: RunConfig) -> Watchdog:
+    stall = config.train
+    return Watchdog(stall.stall_factor, stall.stall_seconds, 60 * stall.stall_abort_minutes)
+
+
+def _fetch(loader: Loader, batch_size: int) -> tuple[Batch, int, float]:
+    """The next batch, its number in the plan from 1, and the seconds that it took."""
+    start, number = time.perf_counter(), loader.row // batch_size + 1
+    batch = next(loader)
+    return batch, number, time.perf_counter() - start
+
+
+def _save(
+    checkpoints: Checkpoints,
+    step: int,
+    state: TrainState,
+    run: Mapping[str, Any],
+    means: dict[str, float],
+    log: TrainLog,
+) -> None:
+    """Starts a checkpoint; arrays are written while the next steps run."""
+    start = time.perf_counter()
+    checkpoints.save(step, checkpoint_items(state), dict(run) | {"step": step}, means)
+    log.saved(time.perf_counter() - start)
+
+
+def _train_loader(loader_factory: Callable[[str], Loader | None]) -> Loader:
+    loader = loader_factory("train")
+    if loader is None:
+        raise ConfigError("config field data.path: the dataset has no train split")
+    return loader
+
+
+def _rows(batches: range, batch_size: int) -> tuple[int, int]:
+    """First row of batches that are numbered from 1, and the row after their last."""
+    return batch_size * (batches.start - 1), batch_size * (batches.stop - 1)
+
+
+def _sampled(state: TrainState) -> Any:
+    """The parameters that sampling will use: the moving average where there is one."""
+    return state.params if state.ema is None else state.ema
+
+
+def _make_evaluate(
+    objective: Objective,
+    config: RunConfig,
+    mesh: jax.sharding.Mesh,
+    loader_factory: Callable[[str], Loader | None],
+    shard_batch: Callable[[Batch], Batch],
+    log: TrainLog,
+) -> Callable[[int, TrainState], dict[str, float]]:
+    """A function (step, state) -> means over the same `eval_batches` held-out batches."""
+    batches = config.train.eval_batches
+    loader = loader_factory("valid") if batches else None
+    if loader is None:
+        return lambda step, state: {}
+    first = loader.get_state()
+    eval_step = make_eval_step(objective, mesh)
+
+    def evaluate(step: int, state: TrainState) -> dict[str, float]:
+        start = time.perf_counter()
+        loader.set_state(first)
+        means = metrics.Means()
+        for batch in itertools.islice(loader, batches):
+            means.add(jax.device_get(eval_step(_sampled(state), shard_batch(batch))))
+        log.evaluated(step, means.means(), time.perf_counter() - start)
+        return means.means()
+
+    return evaluate
+
+
+def _make_shard_batch(objective: Objective, mesh: jax.sharding.Mesh) -> Callable[[Batch], Batch]:
+    """A function that checks a batch of this process and shards its rows over the devices."""
     spec = objective.batch_spec()
     where = sharding.batch_sharding(mesh)
-    multihost = jax.process_count()
+    processes = jax.process_count()
 
-    def put(batch: Batch) -> Batch:
+    def shard_batch(batch: Batch) -> Batch:
         expected = {
-            name: ((leaf.shape[0] // multihost, *leaf.shape[1:]), np.dtype(leaf.dtype).name)
+            name: ((leaf.shape[0] // processes, *leaf.shape[1:]), np.dtype(leaf.dtype).name)
             for name, leaf in spec.items()
         }
         found = {name: (array.shape, array.dtype.name) for name, array in batch.items()}
@@ -265,38 +274,4 @@ def _make_put(objective: Objective, mesh: jax.sharding.Mesh) -> Callable[[Batch]
             for name, array in batch.items()
         }
 
-    return put
-
-
-def _items(state: TrainState) -> dict[str, Any]:
-    """The state as the items of a checkpoint; parameters apart, for those who only sample."""
-    rest = {"step": state.step, "opt_state": state.opt_state, "rng": state.rng}
-    items = {"params": state.params, "train": rest | {"guard": state.guard}}
-    return items if state.ema is None else items | {"ema": state.ema}
-
-
-def _restore(
-    saves: Checkpoints, objective, config: RunConfig, mesh, run, loader
-) -> tuple[int, TrainState, dict[str, Any]]:
-    """The newest checkpoint that is whole: its step, state and the loader's state."""
-    damaged = []
-    for step in reversed(saves.steps):
-        try:
-            record = saves.read_record(step)
-            current = run | {"data": loader.get_state()}
-            changes = check_resume(record, current, saves.directory)
-            items = saves.restore(step, _items(abstract_state(objective, config, mesh)))
-        except DamagedCheckpointError as error:
-            logger.error("damaged checkpoint: %s", error)
-            damaged.append(step)
-            continue
-        for change in changes:
-            logger.warning("resuming with a changed configuration: %s", change)
-        for bad in damaged:
-            logger.error("step %d is now in %s; going on from %d", bad, saves.set_aside(bad), step)
-        state = TrainState(params=items["params"], ema=items.get("ema"), **items["train"])
-        return step, state, record["data"]
-    raise CheckpointError(
-        f"no checkpoint in {saves.directory} can be read (steps {sorted(damaged)}): restore one "
-        "from a copy, or begin anew in another --workdir"
-    )
+    return shard_batch

@@ -1,7 +1,10 @@
-"""The optimiser: schedules, AdamW and Muon, what decays, and the guard against bad steps.
+"""The optimiser: schedules, AdamW and Muon, weight-decay masks, and the guard against bad steps.
 
 The learning rate counts *applied* updates: a skipped step leaves the parameters, the moments and
-the schedule where they were.
+the schedule unchanged.
+
+A new optimiser is a name in `config.OptimizerConfig` and a branch of `make_optimizer`; a new
+schedule, one of `make_schedule`.
 """
 
 import functools
@@ -19,8 +22,8 @@ from gpst_jax.config import OptimizerConfig
 from gpst_jax.parallel import sharding
 from gpst_jax.parallel.sharding import path_string
 
-_NORM_DECAY = 0.98  # the running average of gradient norms remembers about 50 steps
-_NORM_WARMUP = 20  # accepted steps before the average is trusted to call a norm a spike
+_NORM_DECAY = 0.98  # decay of the running average of gradient norms: about 50 steps
+_NORM_WARMUP = 20  # accepted steps before the average may call a norm a spike
 
 
 def make_schedule(config: OptimizerConfig, steps: int, peak: float | None = None) -> optax.Schedule:
@@ -30,8 +33,8 @@ def make_schedule(config: OptimizerConfig, steps: int, peak: float | None = None
 
     * `inverse_sqrt`: peak * sqrt(w / (t + 1));
     * `cosine`: half a cosine from the peak at t = w to `final_fraction` of it at t = `steps`;
-    * `wsd`: the peak, and over the last `decay_fraction` of the steps a straight line down to
-      `final_fraction` of it at t = `steps`.
+    * `wsd` (warmup, stable, decay): constant at the peak, then over the last `decay_fraction` of
+      the steps linear decay to `final_fraction` of it at t = `steps`.
 
     Args:
         config: the schedule's name and shape.
@@ -64,16 +67,16 @@ def _between(factor: jax.Array, floor: float) -> jax.Array:
 def decays(path: str) -> bool:
     """Whether weight decay acts on a parameter: only on the kernels of linear maps.
 
-    Norms and biases have no scale to keep small; rows of an embedding table are visited rarely,
-    and decay between the visits would shrink the rare ones towards zero.
+    Norm gains and biases have no scale to keep small; rows of an embedding table are updated
+    rarely, and decay between updates would shrink those of rare ids towards zero.
     """
     return path.rsplit("/", 1)[-1] == "kernel"
 
 
 def is_hidden_kernel(path: str) -> bool:
-    """Whether Muon updates a parameter: the kernels inside the stacks, not heads or projectors.
+    """Whether Muon updates a parameter: the kernels of transformer layers, not heads or projectors.
 
-    Nor the maps of a condition to scales and gates: wide, of a few vectors each, and zero at first.
+    Nor the adaLN-zero modulation, which is wide, of low rank and zero-initialised.
     """
     return decays(path) and re.search(r"(^|/)layers/(?!modulation/)", path) is not None
 
@@ -86,8 +89,8 @@ def make_optimizer(
     Args:
         config: the optimiser's section of the run.
         steps: updates of the whole run, for the schedule.
-        trainable: whether the parameter at a path is updated. The others have no moments, no part
-            in the gradient norm, and do not change.
+        trainable: whether the parameter at a path is updated. Frozen ones have no moments and no
+            part in the gradient norm.
     """
     if config.name == "muon":
         update = optax.partition(
@@ -117,9 +120,9 @@ def _adamw(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
 
 
 def _muon(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """`optax.contrib.muon` for kernels (layers, in, out), with its matrices laid out for a mesh."""
+    """`optax.contrib.muon` for kernels (layers, in, out), resharded for Newton-Schulz on a mesh."""
     return optax.chain(
-        # Without steps of its own: the Nesterov momentum, each matrix divided by its norm.
+        # No Newton-Schulz steps here: Nesterov momentum, and each matrix divided by its norm.
         optax.contrib.scale_by_muon(ns_steps=0, weight_dimension_numbers=_matrices),
         optax.stateless(lambda updates, _: _orthogonalise(updates)),
         optax.add_decayed_weights(config.weight_decay),
@@ -134,14 +137,14 @@ def _matrices(tree: Any) -> Any:
 
 
 def _orthogonalise(updates: Any) -> Any:
-    """Newton-Schulz steps on each layer's matrix, and the scale of its shape.
+    """Newton-Schulz iterations on each layer's matrix, and the scale of its shape.
 
-    On a mesh the layers are gathered out, so that a device has some matrices whole: one exchange
-    before and one after, and none between replicas. Left to itself the compiler iterates on
-    matrices cut over `fsdp` and sums every product, and spreads the rows over all replicas, also
-    those on the other side of the network between slices.
+    On a mesh the updates are resharded so that each device owns whole layers: one all-to-all
+    before and one after, and none between replicas. By itself the compiler iterates on matrices
+    sharded over `fsdp`, with a reduction for every product, and shards the rows over all replicas,
+    also across the data-centre network between slices.
     """
-    # Without momentum this is the iteration alone; its state is not used.
+    # Without momentum this is the iteration alone; its state is unused.
     iteration = optax.contrib.scale_by_muon(
         beta=0.0, nesterov=False, weight_dimension_numbers=_matrices
     )
@@ -149,7 +152,7 @@ def _orthogonalise(updates: Any) -> Any:
     if mesh.empty or mesh.size == 1:
         result, _ = iteration.update(updates, iteration.init(updates))
     else:
-        # Stating where they come from keeps the compiler from dealing out the moments instead.
+        # Stating the source sharding keeps the compiler from resharding the moments instead.
         own = sharding.parameter_shardings(mesh, updates)
         gathered = jax.tree.map(_gather_layers, jax.lax.with_sharding_constraint(updates, own), own)
         gathered, _ = iteration.update(gathered, iteration.init(gathered))
@@ -158,7 +161,7 @@ def _orthogonalise(updates: Any) -> Any:
 
 
 def _gather_layers(x: jax.Array, own: NamedSharding) -> jax.Array:
-    """Layers over all devices of a replica, filled up with zeros until they divide."""
+    """Shards the layers over all devices of a replica, zero-padded until they divide."""
     fill = -x.shape[0] % (own.mesh.shape["fsdp"] * own.mesh.shape["tensor"])
     x = jnp.pad(x, ((0, fill), (0, 0), (0, 0)))
     return functools.reduce(jax.lax.with_sharding_constraint, _resharding_steps(own), x)
@@ -171,7 +174,7 @@ def _scatter_layers(x: jax.Array, own: NamedSharding, like: jax.Array) -> jax.Ar
 
 
 def _resharding_steps(own: NamedSharding) -> list[PartitionSpec]:
-    """First `fsdp` moves to the layers, then `tensor`: the compiler exchanges one at a time."""
+    """First `fsdp` moves to the layer axis, then `tensor`: one all-to-all per mesh axis."""
     tensor = sharding.without_data_axes(own.spec)[1:]
     return [PartitionSpec("fsdp", *tensor), PartitionSpec(("fsdp", "tensor"), None, None)]
 
@@ -199,7 +202,7 @@ def check_step(
 ) -> tuple[jax.Array, Guard]:
     """Decides whether a step may change the parameters.
 
-    A step is refused when its loss or gradient norm is not finite, or, with `spike_factor` > 0 and
+    A step is skipped when its loss or gradient norm is not finite, or, with `spike_factor` > 0 and
     after the first accepted steps, when the norm exceeds `spike_factor` times the running average.
 
     Returns:

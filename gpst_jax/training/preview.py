@@ -1,8 +1,8 @@
-"""What a model in training sounds like: fixed items, resynthesised every so many steps.
+"""Previews in training: fixed items, resynthesised every `train.preview_every` steps.
 
-The units of a few held-out recordings are given and their frames sampled (semantic to acoustic).
-TensorBoard gets the audio and its spectrogram; the entropy of the sampled codes tells a codebook
-that collapses long before anyone listens.
+Given the semantic units of a few held-out recordings, their frames are sampled (semantic to
+acoustic). Trackers get the audio; the entropy of the sampled codes reveals a codebook that
+collapses long before anyone listens.
 """
 
 from collections.abc import Callable
@@ -18,9 +18,9 @@ from gpst_jax.config import GPSTConfig, RunConfig
 from gpst_jax.generation.config import SamplingConfig
 from gpst_jax.generation.gpst_modes import RequestBuilder
 from gpst_jax.generation.gpst_sampler import Decoder
-from gpst_jax.training.metrics import MetricsWriter
+from gpst_jax.trackers import Tracker
 
-Preview = Callable[[int, Any, MetricsWriter | None], None]
+Preview = Callable[[int, Any, Tracker | None], None]
 
 
 def make_preview(
@@ -36,8 +36,8 @@ def make_preview(
         split: where they are taken from: the first ones within the crop length.
 
     Returns:
-        A function of (step, parameters, writer). All processes of a run call it, under the run's
-        mesh; one has the writer.
+        A function of (step, parameters, tracker). All processes of a run call it, under the run's
+        mesh; one has the tracker.
     """
     if split not in spec.splits:
         return None
@@ -55,21 +55,21 @@ def make_preview(
     silence = (np.array(spec.silence.units), np.array(spec.silence.codes))
     builder = RequestBuilder(layout, silence, data.deduplicate)
 
-    def preview(step: int, params: Any, writer: MetricsWriter | None) -> None:
+    def preview(step: int, params: Any, tracker: Tracker | None) -> None:
         decoder = Decoder(config.model_as(GPSTConfig), layout, params, data.positions)
         requests = [
             builder.semantic_to_acoustic(record.units, item=index)
             for index, record in enumerate(records)
         ]
         results = decoder.decode(requests, acoustic=SamplingConfig(temperature=0.7))
-        if writer is None:
+        if tracker is None:
             return
         for index, result in enumerate(results):
             if result.codes.shape[1]:
                 wav = codec.decode(result.codes)
-                writer.write_audio(step, f"preview/{index}", wav, codec.sample_rate)
+                tracker.write_audio(step, f"preview/{index}", wav, codec.sample_rate)
         codes = np.concatenate([result.codes for result in results], axis=1)
-        writer.write(
+        tracker.write(
             step,
             {
                 f"preview/code_entropy_q{book}": entropy_bits(codes[book])

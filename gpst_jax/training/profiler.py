@@ -1,4 +1,4 @@
-"""A profile of a few training steps, for TensorBoard or XProf."""
+"""Profiles of a few training steps, for TensorBoard or XProf."""
 
 import logging
 import os

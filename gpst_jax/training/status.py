@@ -1,7 +1,7 @@
-"""How a run stands, read from its workdir alone while it trains, or after.
+"""Status of a run, read from its workdir alone while it trains, or after.
 
 Everything comes from `metrics.jsonl`, the checkpoints, and the event files of TensorBoard, of which
-process 0 makes one at each start.
+process 0 writes one at each start.
 """
 
 import dataclasses
@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.runtime.progress import format_duration
 from gpst_jax.checkpoints.manager import CHECKPOINT_DIRECTORY, Checkpoints
 from gpst_jax.checkpoints.record import CheckpointError
-from gpst_jax.training import metrics
+from gpst_jax.trackers.jsonl import METRICS_FILE, read_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ class RunStatus:
         checkpoint_step: newest complete checkpoint.
         checkpoint_age_s: seconds since it was completed.
         restarts: starts of the training beyond the first.
-        skipped_steps: for a loss or gradient that could not be used.
+        skipped_steps: skipped for a loss or gradient that is not finite or spikes.
     """
 
     step: int | None
@@ -51,7 +52,7 @@ class RunStatus:
 
 
 def read_status(workdir: str | Path, now: float | None = None) -> RunStatus:
-    """Reads how the run in `workdir` stands; writes nothing.
+    """Reads the status of the run in `workdir`; writes nothing.
 
     Args:
         workdir: of the run; may be empty.
@@ -62,7 +63,7 @@ def read_status(workdir: str | Path, now: float | None = None) -> RunStatus:
     """
     workdir = Path(workdir)
     now = time.time() if now is None else now
-    lines = metrics.read_metrics(workdir / metrics.METRICS_FILE)
+    lines = read_metrics(workdir / METRICS_FILE)
     trained = [line for line in lines if "train/learning_rate" in line]
     last = trained[-1] if trained else {}
     step, total, age = _newest_checkpoint(workdir, now)
@@ -114,7 +115,7 @@ def format_status(status: RunStatus) -> str:
     """The status for a terminal."""
 
     def ago(seconds: float | None) -> str:
-        return "" if seconds is None else f", {metrics.format_duration(max(seconds, 0))} ago"
+        return "" if seconds is None else f", {format_duration(max(seconds, 0))} ago"
 
     def share(value: float | None) -> str:
         return "not known" if value is None else f"{value:.1%}"
@@ -126,7 +127,7 @@ def format_status(status: RunStatus) -> str:
         first += ago(status.age_s)
         if status.step_s and status.steps and status.steps > status.step:
             left = (status.steps - status.step) * status.step_s
-            first += f"; {status.step_s:.3g} s a step, {metrics.format_duration(left)} to go"
+            first += f"; {status.step_s:.3g} s a step, {format_duration(left)} to go"
     saved = "none yet"
     if status.checkpoint_step is not None:
         saved = f"step {status.checkpoint_step}{ago(status.checkpoint_age_s)}"

@@ -1,4 +1,4 @@
-"""The training state and the compiled steps over it: update and evaluation.
+"""The training state and the compiled steps over it: training and evaluation.
 
 These are pure functions of an `Objective`, a configuration and a mesh, so the loop and the
 compile-only check build the very same program.
@@ -49,10 +49,10 @@ def _make_tx(objective: Objective, config: RunConfig) -> optax.GradientTransform
 
 
 def abstract_state(objective: Objective, config: RunConfig, mesh: Any) -> TrainState:
-    """The state as ShapeDtypeStructs with shardings: for restoring, and for compiling ahead."""
+    """The state as ShapeDtypeStructs with shardings, for restoring and for AOT compilation."""
     shapes = jax.eval_shape(lambda: _initial_state(objective, config))
     params = sharding.parameter_shardings(mesh, shapes.params)
-    # Moments and averages repeat the parameters' paths; counters do not, and are replicated.
+    # Moments and EMA repeat the parameters' paths; counters do not, and are replicated.
     shardings = sharding.like_parameters(shapes, shapes.params, params, mesh)
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
@@ -73,8 +73,8 @@ def init_state(
         objective: the model family.
         config: the run.
         mesh: the devices.
-        initial: gives the parameters, which are donated, from their shapes and shardings; None
-            draws them.
+        initial: gives the parameters, which are donated, from their shapes and shardings; None:
+            random initialisation.
     """
     abstract = abstract_state(objective, config, mesh)
     shardings = _shardings(abstract)
@@ -97,14 +97,14 @@ class StepMetrics(NamedTuple):
     """What a train step reports; all leaves are scalars."""
 
     pairs: dict[str, tuple[jax.Array, jax.Array]]  # (sum, count) by name
-    work: dict[str, jax.Array]  # tokens and the like in the batch
+    work: dict[str, jax.Array]  # tokens and seconds of audio in the batch
     learning_rate: jax.Array
     accepted: jax.Array  # false where the step was skipped
     guard: optimizer.Guard
 
 
 def make_train_step(objective: Objective, config: RunConfig, mesh: Any) -> jax.stages.Wrapped:
-    """Compiles one update; the state given is donated. Call (or lower) it under the mesh.
+    """The jitted training step; its state is donated. Call (or lower) it under the mesh.
 
     The program maps a TrainState and a batch to the next TrainState and StepMetrics.
 
@@ -117,7 +117,7 @@ def make_train_step(objective: Objective, config: RunConfig, mesh: Any) -> jax.s
         mesh: a Mesh, or an AbstractMesh to compile for devices that are not here.
 
     Raises:
-        ConfigError: the rows do not divide over the micro-batches and the mesh.
+        ConfigError: the batch size does not divide over the micro-batches and the mesh.
     """
     count = config.train.grad_accum_steps
     shards = sharding.num_row_shards(mesh)
@@ -136,7 +136,7 @@ def make_train_step(objective: Objective, config: RunConfig, mesh: Any) -> jax.s
     schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
 
     def loss(params, rows, key, weights):
-        # A frozen parameter has no gradient, hence no part in the norm either.
+        # A frozen parameter has no gradient, hence no part in the norm.
         params = jax.tree.map_with_path(
             lambda path, leaf: (
                 leaf
@@ -151,7 +151,7 @@ def make_train_step(objective: Objective, config: RunConfig, mesh: Any) -> jax.s
         (value, pairs), grads = jax.value_and_grad(loss, has_aux=True)(
             params, rows, jax.random.fold_in(key, index), weights
         )
-        # Stating the parameters' sharding here makes the sum over devices a reduce-scatter.
+        # Constraining to the parameters' sharding makes the all-reduce a reduce-scatter.
         grads = jax.lax.with_sharding_constraint(grads, state_shardings.params)
         return value, dict(pairs), grads
 
@@ -160,7 +160,7 @@ def make_train_step(objective: Objective, config: RunConfig, mesh: Any) -> jax.s
             return gradients(params, batch, 0, key, weights)
 
         def split(x):
-            # Micro-batch i takes rows i, i + A, ...: each device cuts its own rows.
+            # Micro-batch i takes rows i, i + A, ...: each device splits its own rows.
             x = x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1)
             where = NamedSharding(mesh, PartitionSpec(None, *row_sharding.spec))
             return jax.lax.with_sharding_constraint(x, where)
@@ -186,7 +186,7 @@ def make_train_step(objective: Objective, config: RunConfig, mesh: Any) -> jax.s
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema is not None:
-            # The average follows closely at first, so that it never remembers the initial values.
+            # Warmup of the decay: the EMA forgets the initial values.
             t = state.guard.applied.astype(jnp.float32)
             decay = jnp.minimum(config.train.ema_decay, (1 + t) / (10 + t))
             ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, params)
@@ -213,18 +213,18 @@ def make_train_step(objective: Objective, config: RunConfig, mesh: Any) -> jax.s
 
 
 def _compiler_options(mesh: Any) -> dict[str, str] | None:
-    """What the compiler is told beyond its defaults, by platform."""
+    """Compiler options beyond the defaults, by platform."""
     device = mesh.abstract_mesh.abstract_device  # None where only the mesh's shape is known
     if device is None or device.platform != "tpu":
         return None
-    # By default the TPU compiler cuts the product that follows a gather into one step per device,
-    # each with a small transfer. Whole gathers, fetched ahead by the layer loop, are what MaxText
-    # runs with as well; they compile faster and their traffic can be read off the program.
+    # By default the TPU compiler splits the matmul after an all-gather into one step per device,
+    # each with a small transfer (windowed einsum). Whole all-gathers, prefetched by the layer loop,
+    # are what MaxText runs with as well; they compile faster, and their traffic is visible.
     return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
 
 
 def make_eval_step(objective: Objective, mesh: Any) -> Callable[[Any, Batch], dict[str, Any]]:
-    """Compiles the (sum, count) metrics of one batch without dropout; call it under the mesh."""
+    """The jitted (sum, count) metrics of one batch, without dropout; call it under the mesh."""
 
     def step(params, batch):
         key = jax.random.key(0)

@@ -1,4 +1,4 @@
-"""What watches over a run: signals that ask it to stop, and a watchdog for steps that hang."""
+"""Signals that ask a run to stop, and a watchdog for steps that hang."""
 
 import faulthandler
 import logging
@@ -11,12 +11,12 @@ import time
 from collections import deque
 from typing import Any, TextIO
 
-from data_pipeline.runtime.exit_codes import EXIT_STALLED
-from gpst_jax.training.metrics import format_duration
+from data_pipeline.runtime import exit_codes
+from data_pipeline.runtime.progress import format_duration
 
 logger = logging.getLogger(__name__)
 
-_INTERVALS = 50  # steps that the median is taken over
+_INTERVALS = 50  # steps in the running median
 
 
 class Interrupt:
@@ -43,16 +43,16 @@ class Interrupt:
 
 
 class Watchdog:
-    """Prints the stacks of all threads when no step ends for long; then ends the process.
+    """Prints stack traces of all threads when no step ends for long; then ends the process.
 
-    A hung collective or file system raises nothing by itself: without this, a slice sits idle.
+    A hung collective or file system raises nothing by itself: a slice would sit idle.
 
     Args:
-        factor: a step counts as stalled after this many times the median of the last steps.
+        factor: a step counts as stalled after this multiple of the median step time.
         minimum_s: but not before this many seconds.
-        abort_s: after this many the process leaves with exit code 70, so that whatever started it
-            can start it again; 0 never does.
-        file: where the stacks go; must have a file descriptor. None is standard error.
+        abort_s: after so many seconds the process exits with code 70, so that whatever started it
+            can restart it; 0: never.
+        file: where the stack traces go; must have a file descriptor. None: standard error.
     """
 
     def __init__(self, factor: float, minimum_s: float, abort_s: float, file: TextIO | None = None):
@@ -66,14 +66,14 @@ class Watchdog:
         self._thread.start()
 
     def beat(self) -> None:
-        """Says that a step has ended, or that steps begin again after a pause."""
+        """Called when a step has ended, or when steps resume after a pause."""
         now = time.monotonic()
         if not self._quiet:
             self._intervals.append(now - self._last)
         self._last, self._quiet = now, False
 
     def pause(self) -> None:
-        """Until the next `beat` only `abort_s` counts: for work that is no step."""
+        """Until the next `beat` only `abort_s` counts: for work other than steps."""
         self._last, self._quiet = time.monotonic(), True
 
     def close(self) -> None:
@@ -86,7 +86,7 @@ class Watchdog:
             silence = time.monotonic() - self._last
             if self._abort and silence > self._abort:
                 self._dump(f"no step has ended for {format_duration(silence)}: giving up")
-                os._exit(EXIT_STALLED)
+                os._exit(exit_codes.STALLED)
             intervals = list(self._intervals)
             if self._quiet or not intervals:
                 continue

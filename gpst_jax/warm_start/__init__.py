@@ -1,1 +1,1 @@
-"""Everything that a run can start from except random initialisation."""
+"""Initial parameters other than random ones: warm starts and fine-tuning."""

@@ -1,7 +1,7 @@
-"""What a run begins with when its parameters are not drawn: those of another model.
+"""Warm start of a run with the parameters of a stored model.
 
-Each function here makes an `initial` for `train.train`, which reads the arrays one after another
-straight onto their devices.
+`from_source` makes an `initial` for `training.loop.train`, which reads the arrays one after another
+onto their devices.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,15 +20,15 @@ Replace = Callable[[str, np.ndarray, tuple[int, ...]], np.ndarray]
 
 
 def from_source(source: Source, replace: Replace | None = None) -> Initial:
-    """The parameters of a model.
+    """The parameters of a stored model.
 
     Args:
-        source: see `export.loading.open_source`.
-        replace: maps (path, array, wanted shape) to the array that is taken, for every array.
+        source: see `weights.loading.open_source`.
+        replace: maps (path, array, shape in the new run) to the initial array, for every array.
 
     Returns:
-        A function of the shapes and shardings; it raises CheckpointError where the arrays are not
-        those of the new run.
+        A function of the shapes and shardings; it raises CheckpointError where paths or shapes are
+        not those of the new run.
     """
 
     def initial(abstract: Any) -> Any:
@@ -55,8 +55,8 @@ def _check_paths(source: Source, found: Mapping[str, Any], wanted: Mapping[str, 
         path = sorted(found.keys() ^ wanted.keys())[0]
         where = "only the model has" if path in found else "the model lacks"
         raise CheckpointError(
-            f"cannot begin with the parameters of {source.description.config.name}: {where} {path};"
-            " take the section `model` of its configuration"
+            f"cannot start from the parameters of {source.description.config.name}: {where} {path};"
+            " use the section `model` of its config"
         )
 
 
@@ -64,7 +64,7 @@ def _check_shapes(source: Source, found: Mapping[str, Any], wanted: Mapping[str,
     for path, shape in found.items():
         if shape != wanted[path].shape:
             raise CheckpointError(
-                f"cannot begin with the parameters of {source.description.config.name}: {path} is "
-                f"{shape} there and {wanted[path].shape} in the new run: other sizes, or a dataset "
-                "of other vocabularies"
+                f"cannot start from the parameters of {source.description.config.name}: {path} is "
+                f"{shape} there and {wanted[path].shape} in the new run: the model sizes or the "
+                "vocabularies of the datasets differ"
             )

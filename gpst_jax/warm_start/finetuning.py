@@ -1,7 +1,7 @@
-"""Fine-tuning: the run that follows from a checkpoint, and what is left when adapters are trained.
+"""Fine-tuning: the run config derived from a checkpoint, and the merging of trained adapters.
 
-The loop is that of pretraining. Only the beginning differs (`warm_start`) and, with adapters, the
-objective (`lora`).
+The training loop is that of pretraining. Only the initial parameters differ (`warm_start`) and,
+with adapters, the objective (`objectives.lora`).
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from gpst_jax.weights.safetensors_source import read_json
 from gpst_jax.weights.sources import Description, Source
 
 SETTINGS_FILE = "finetune.json"
-# A fine-tuned model should not move far: the whole of it learns at a tenth of the rate.
+# Full fine-tuning should stay near the pretrained weights: a tenth of the learning rate.
 _FULL_RATE, _ADAPTER_RATE = 0.1, 1e-3
 
 
@@ -44,19 +44,19 @@ def make_config(
     learning_rate: float | None = None,
     overrides: Sequence[str] = (),
 ) -> RunConfig:
-    """The run that fine-tunes a model; what is not named here is as it was in pretraining.
+    """The config of a fine-tuning run; fields not set here are those of pretraining.
 
     Args:
         about: the model.
-        dataset: directory of tokens.
-        steps: updates.
-        adapters: whether only adapters are trained; the optimiser is AdamW then.
-        learning_rate: of AdamW; None takes a tenth of the checkpoint's, or 1e-3 for adapters.
-            Muon's changes by the same factor.
+        dataset: directory of token shards.
+        steps: optimiser steps.
+        adapters: whether only adapters are trained, then with AdamW.
+        learning_rate: of AdamW; None: a tenth of the checkpoint's, or 1e-3 for adapters. Muon's
+            is scaled by the same factor.
         overrides: `section.field=value` strings, applied last.
 
     Raises:
-        ConfigError: an override is impossible.
+        ConfigError: an override is invalid.
     """
     config = about.config
     optimizer = config.optimizer
@@ -86,12 +86,12 @@ def make_config(
             keep_every=0,
             keep_best=0,
         ),
-        mesh=MeshConfig(),  # this machine's, not that of the pretraining
+        mesh=MeshConfig(),  # of this machine, not of pretraining
     ).override(list(overrides))
 
 
 def check_tokenizers(about: Description, spec: Spec) -> None:
-    """Raises UserError unless units and codes mean what they meant in pretraining."""
+    """Raises UserError unless the tokenizers are those of pretraining."""
     before = about.spec().tokenizers()
     for name, value in spec.tokenizers().items():
         if not isinstance(value, dict) or "sha256" not in value:
@@ -101,12 +101,12 @@ def check_tokenizers(about: Description, spec: Spec) -> None:
             raise UserError(
                 f"the dataset's {name} is {value['id']} ({value['sha256']}), the model was trained "
                 f"with {known.get('id')} ({known.get('sha256')}): tokenise with the model's own, "
-                "or allow it by --vocabulary=extend or replace"
+                "or pass --vocabulary=extend or --vocabulary=replace"
             )
 
 
 def check_settings(workdir: Path, settings: dict[str, Any]) -> None:
-    """Notes the settings of a new workdir; raises UserError where it was begun with others."""
+    """Stores the settings of a new workdir; raises UserError where it was started with others."""
     path = workdir / SETTINGS_FILE
     if path.exists():
         before = read_json(path)
@@ -114,7 +114,7 @@ def check_settings(workdir: Path, settings: dict[str, Any]) -> None:
         if changed:
             name = changed[0]
             raise UserError(
-                f"{workdir}: begun with {name}={before.get(name)!r}, now {settings.get(name)!r}; "
+                f"{workdir}: started with {name}={before.get(name)!r}, now {settings.get(name)!r}; "
                 "use the same value or another --workdir"
             )
     write_json(path, settings)
@@ -123,14 +123,14 @@ def check_settings(workdir: Path, settings: dict[str, Any]) -> None:
 def finish_adapters(
     run: Path, source: Source, config: LoraConfig, merged: Path, apart: Path
 ) -> Path:
-    """Writes what a run of adapters has learnt: added to the base, and apart.
+    """Writes the adapters of a finished run twice: merged into the base, and on their own.
 
     Args:
         run: workdir of the run.
         source: the base.
         config: of the adapters.
-        merged: gets a checkpoint of parameters that generates and finetunes like that of a run.
-        apart: gets the adapters in PEFT's layout, see `export.peft`.
+        merged: directory for a parameters-only checkpoint, usable like that of a run.
+        apart: directory for the adapters in PEFT's layout, see `weights.peft`.
 
     Returns:
         `merged`.
@@ -150,7 +150,7 @@ def finish_adapters(
     shapes = {p: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for p, leaf in leaves.items()}
     trained = {path: np.asarray(leaf) for path, leaf in leaves.items() if config.trains(path)}
     peft.write_adapters(apart, peft.flat(adapters), trained, shapes, config, about)
-    # Whole or not at all, also where an earlier call has written one.
+    # Atomic, also where an earlier call has written one.
     temporary = merged.with_name(f".{merged.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     save_params(temporary, lora.merged_params(loaded.params, config), about)
@@ -160,12 +160,12 @@ def finish_adapters(
 
 
 def count(shapes: Any) -> int:
-    """Parameters in a tree of shapes."""
+    """Number of parameters in a tree of shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
 def count_trainable(objective: Objective, shapes: Any) -> int:
-    """Those of them that learn."""
+    """Number of trainable parameters."""
     return sum(
         leaf.size
         for path, leaf in jax.tree.leaves_with_path(shapes)
@@ -174,14 +174,14 @@ def count_trainable(objective: Objective, shapes: Any) -> int:
 
 
 def as_json(lora_config: LoraConfig | None) -> Any:
-    """The adapters' configuration as plain values; None for none."""
+    """The adapters' config as JSON values; None without adapters."""
     if lora_config is None:
         return None
     return json.loads(json.dumps(dataclasses.asdict(lora_config)))
 
 
 def with_adapters(base: Initial, config: LoraConfig, seed: int) -> Initial:
-    """The parameters that `base` gives with fresh adapters, for a `LoraObjective`."""
+    """`base` with newly initialised adapters, for a `LoraObjective`."""
 
     def initial(abstract: Any) -> Any:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract[ADAPTERS])

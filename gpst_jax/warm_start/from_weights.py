@@ -1,8 +1,8 @@
-"""What `train.init_from` names: a run, an exported model, or Llama.
+"""Warm start from `train.init_from`: a run, an exported model, or Llama.
 
-Where another number of units makes a vocabulary of another size, the rows of text and markers are
-kept, since they come first, and those of the units are drawn. Of Llama the rows of the text are
-kept. From another text tokenizer nothing can be kept, and it is refused.
+Where the number of units differs, the embedding and output rows of text and markers, which come
+first, are kept and those of the units are newly initialised. From Llama the text rows are kept.
+A semantic language model with another text tokenizer is refused.
 """
 
 import os
@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from gpst_jax.config import ConfigError, GPSTConfig, RunConfig, SemanticLMConfig
-from gpst_jax.models import semantic_lm
 from gpst_jax.objectives import Objective
 from gpst_jax.warm_start.arrays import Initial, Replace, from_source
 from gpst_jax.warm_start.llama import global_net
@@ -26,23 +25,23 @@ _VOCABULARY_AXIS = {"embed/embedding": 0, "head/kernel": 1}
 def initial_params(
     path: str | os.PathLike[str], config: RunConfig, objective: Objective, spec: Any
 ) -> Initial:
-    """An `initial` for `train.train`: the parameters of the model in a directory.
+    """An `initial` for `training.loop.train`: the parameters of the model in a directory.
 
-    Nothing is read before it is called, so that a run that goes on from a checkpoint of its own
-    does not need the directory any more.
+    Nothing is read before it is called, so a run that resumes from its own checkpoint does not
+    need the directory any more.
 
     Args:
-        path: of a run (its newest checkpoint, averaged where an average was kept), of an exported
-            model, or of Llama in transformers' layout. Llama begins a semantic language model, or
+        path: of a run (the newest checkpoint, its EMA where one was kept), of an exported model,
+            or of Llama in transformers' layout. Llama initialises a semantic language model, or
             the global transformer of GPST, see `llama.global_net`.
         config: of the new run.
-        objective: its model.
+        objective: of the new run.
         spec: of its dataset.
 
     Returns:
-        A function of the shapes and shardings. It raises UserError where what is there cannot be
-        used, CheckpointError where a checkpoint is missing or damaged or of another model, and
-        ConfigError where the model is built otherwise, or its text is of another tokenizer.
+        A function of the shapes and shardings. It raises UserError where the directory cannot be
+        used, CheckpointError where a checkpoint is missing, corrupt or of another model, and
+        ConfigError where the architecture or the text tokenizer differs.
     """
     return lambda abstract: _initial(path, config, objective, spec)(abstract)
 
@@ -54,7 +53,7 @@ def _initial(path: Any, config: RunConfig, objective: Objective, spec: Any) -> I
         if isinstance(config.model, GPSTConfig):
             return global_net(text, lambda abstract: _draw(objective, abstract, seed))
         text.check_model(config.model_as(SemanticLMConfig))
-        # Tables are often longer than their tokenizer has ids, and tokenizers get ids of their own.
+        # The table may be padded beyond the tokenizer's ids, and the tokenizer may have added ids.
         kept = min(text.vocab_size, spec.vocabulary.text_size)
         return from_source(text, _keep_rows(kept, seed))
     source = loading.open_source(path)
@@ -65,7 +64,7 @@ def _initial(path: Any, config: RunConfig, objective: Objective, spec: Any) -> I
 
 
 def _keep_rows(kept: int, seed: int) -> Replace:
-    """The first `kept` ids of a table as they are, the others drawn anew."""
+    """Keeps the first `kept` rows of a vocabulary axis and initialises the others anew."""
 
     def replace(path: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         axis = _VOCABULARY_AXIS.get(path)
@@ -73,15 +72,24 @@ def _keep_rows(kept: int, seed: int) -> Replace:
             return array
         if axis is None:
             raise ConfigError(
-                f"config field model.net: {path} is {array.shape} in the model to begin with, "
+                f"config field model.net: {path} is {array.shape} in the model to start from, "
                 f"{shape} in this one"
             )
         table = jnp.asarray(np.moveaxis(array, axis, 0)[:kept])
         key = jax.random.fold_in(jax.random.key(seed), axis)
-        new = semantic_lm.new_rows(table, shape[axis] - kept, key)
+        new = _new_rows(table, shape[axis] - kept, key)
         return np.moveaxis(np.concatenate([table, new]), 0, axis)
 
     return replace
+
+
+def _new_rows(table: jax.Array, count: int, key: jax.Array) -> jax.Array:
+    """Rows (count, D) of new ids: normal around the mean of a table (V, D).
+
+    The standard deviation is a tenth of each column's, so that no new id is likely at first.
+    """
+    noise = jax.random.normal(key, (count, table.shape[1]), table.dtype)
+    return table.mean(axis=0, keepdims=True) + 0.1 * table.std(axis=0, keepdims=True) * noise
 
 
 def _check_text(source: Source, spec: Any, path: Any) -> None:
@@ -90,8 +98,9 @@ def _check_text(source: Source, spec: Any, path: Any) -> None:
     found = text.get("sha256") if isinstance(text, dict) else None
     if found != new.sha256:
         raise ConfigError(
-            f"config field train.init_from: the text of {path} has the tokenizer "
-            f"{text and text['id']} ({found}), the dataset's is {new.id} ({new.sha256})"
+            f"config field train.init_from: the text tokenizer of {path} is "
+            f"{text and text['id']} ({found}), the dataset's text tokenizer is {new.id} "
+            f"({new.sha256})"
         )
 
 

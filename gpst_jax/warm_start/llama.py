@@ -1,4 +1,4 @@
-"""GPST whose global transformer is initialised from Llama (arXiv 2305.13009)."""
+"""Warm start of GPST's global transformer from Llama, as in TWIST (arXiv 2305.13009)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,20 +12,20 @@ from gpst_jax.weights.sources import read_whole
 
 
 def global_net(source: LlamaSource, draw: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """GPST's global transformer from Llama's (arXiv 2305.13009): an `initial` for `train.train`.
+    """An `initial` for `training.loop.train`: Llama's layers in GPST's global transformer.
 
-    Taken are the matrices of attention and feed-forward, the norms before them and the final norm.
-    Not taken, but drawn: embeddings, heads and the local network, which are of other tokens, and
-    what Llama does not have, the norms and biases of queries and keys.
+    Attention and feed-forward kernels, their pre-norms and the final norm are loaded. Embeddings,
+    heads and the local transformer, which belong to other tokens, and the query and key norms and
+    biases, which Llama lacks, are initialised at random.
 
     Args:
-        source: of Llama; widths, heads and layers must be those of `global_net`.
-        draw: gives fresh parameters from their shapes and shardings.
+        source: of Llama; its width, heads and layers must be those of `global_net`.
+        draw: random parameters of given shapes and shardings.
 
     Returns:
         A function of the shapes and shardings; it raises ConfigError where the sizes differ.
     """
-    taken = {
+    loaded = {
         path.replace("net/", "global_net/", 1): path
         for path in source.shapes()
         if path.startswith("net/")
@@ -33,8 +33,11 @@ def global_net(source: LlamaSource, draw: Callable[[Any], Any]) -> Callable[[Any
 
     def initial(abstract: Any) -> Any:
         wanted = {path_string(path): leaf for path, leaf in jax.tree.leaves_with_path(abstract)}
-        for path, own in taken.items():
-            found, shape = source.shapes()[own].shape, getattr(wanted.get(path), "shape", None)
+        for path, llama_path in loaded.items():
+            found, shape = (
+                source.shapes()[llama_path].shape,
+                getattr(wanted.get(path), "shape", None),
+            )
             if shape != found:
                 raise ConfigError(
                     f"config field model.global_net: {path} is {shape}, in "
@@ -42,11 +45,11 @@ def global_net(source: LlamaSource, draw: Callable[[Any], Any]) -> Callable[[Any
                     f"'modern' and {source.model.net}"
                 )
 
-        def choose(key_path: Any, leaf: Any, drawn: Any) -> Any:
-            own = taken.get(path_string(key_path))
-            if own is None:
-                return drawn
-            return jax.device_put(read_whole(source, own).astype(leaf.dtype), leaf.sharding)
+        def choose(key_path: Any, leaf: Any, random: Any) -> Any:
+            llama_path = loaded.get(path_string(key_path))
+            if llama_path is None:
+                return random
+            return jax.device_put(read_whole(source, llama_path).astype(leaf.dtype), leaf.sharding)
 
         return jax.tree.map_with_path(choose, abstract, draw(abstract))
 

@@ -1,5 +1,5 @@
-"""Weights on their way out of a run, and back: safetensors, torch, Orbax, adapters.
+"""Export and import of weights: safetensors, torch, Orbax, PEFT adapters.
 
-`sources` reads models of every kind array by array, `families` names their tensors, `directory`
-writes them, `loading` brings them onto devices.
+`sources` reads any stored model array by array, `layouts` maps arrays to tensor names, `directory`
+writes them, `loading` puts them on devices.
 """

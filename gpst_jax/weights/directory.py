@@ -1,7 +1,7 @@
-"""Writes a model into a directory of its own, complete or not at all.
+"""Exports a model to a new directory, atomically.
 
-`safetensors` and `hf` hold tensors and a `config.json`, `params` a checkpoint of parameters alone;
-all of them hold the dataset contract, the tokenizers and a model card.
+`safetensors` and `hf` hold tensors and a `config.json`, `params` a parameters-only checkpoint; all
+of them hold the dataset contract, the tokenizers and a model card.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from gpst_jax.weights.sources import (
 
 FORMATS = ("safetensors", "hf", "params")
 CARD_FILE = "README.md"
-# What is kept of the results of an evaluation: nothing that names a place or a machine.
+# Parts of an evaluation's results that are exported: none of them names a path or a machine.
 _RESULTS = ("modes", "ceilings", "floors", "differences", "recipes")
 
 
@@ -48,16 +48,16 @@ def export(
     tokenizers: Path | None = None,
     licence: str = model_card.NO_LICENCE,
 ) -> dict[str, Any]:
-    """Writes a model.
+    """Exports a model.
 
     Args:
         source: the model.
-        output: directory that is not there yet.
+        output: directory; it must not exist yet.
         format: one of FORMATS.
         dtype: of the tensors; `params` are always float32.
-        shard_bytes: largest file of tensors. A piece of a quarter of it is in memory at a time.
-        results: of experiments.evaluate, for the model card; None takes those of the source.
-        tokenizers: directory of dataset.json and the tokenizers, where the source has lost them.
+        shard_bytes: largest file of tensors; pieces of up to a quarter of it are held in memory.
+        results: of experiments.evaluate, for the model card; None: those of the source.
+        tokenizers: directory of dataset.json and the tokenizers, where the source's own are gone.
         licence: of the weights, as an SPDX identifier.
 
     Returns:
@@ -65,9 +65,9 @@ def export(
 
     Raises:
         UserError: the directory exists, or the tokenizers are not those of the model.
-        ConfigError: the model's family has no such form.
-        CheckpointError: an array is damaged or not finite.
-        StorageError: the disk failed.
+        ConfigError: the model family cannot be exported in this format.
+        CheckpointError: an array is corrupt or not finite.
+        StorageError: writing failed.
     """
     output = Path(output)
     if format not in FORMATS:
@@ -113,7 +113,7 @@ def _write_tensors(
     family = get_family(about.config.model)
     if format == "hf" and family.architecture is None:
         raise ConfigError(
-            f"--format=hf: there is no torch class for {family.name!r}; take safetensors"
+            f"--format=hf: there is no torch class for {family.name!r}; use safetensors"
         )
     tensors = family.tensors(source.shapes())
     by_path: dict[str, list[Any]] = {}
@@ -135,7 +135,7 @@ def _write_tensors(
 
 
 def _section(about: Description) -> dict[str, Any]:
-    """What is read back from config.json."""
+    """The section of config.json that `SafetensorsSource` reads back."""
     return {
         "version": VERSION,
         "family": about.family,
@@ -154,12 +154,12 @@ def _write_checkpoint(source: Source, directory: Path) -> None:
 
 
 def save_params(directory: Path, params: Any, about: Description) -> None:
-    """A checkpoint of parameters alone, which samples and finetunes like that of a run.
+    """Writes a parameters-only checkpoint, which can be sampled and fine-tuned like a run's.
 
     Args:
-        directory: gets `checkpoints/<step>`.
+        directory: `checkpoints/<step>` is written below it.
         params: nested dict of jax arrays.
-        about: what they are.
+        about: their description.
     """
     record = {
         "config": json.loads(about.config.to_json()),
@@ -179,7 +179,7 @@ def save_params(directory: Path, params: Any, about: Description) -> None:
 
 
 def _copy_dataset(source: Source, target: Path, tokenizers: Path | None) -> None:
-    """dataset.json, and the tokenizers it names after a check that they are those of the model."""
+    """Writes dataset.json and copies its tokenizers, checked against the model's sha256."""
     found = tokenizers or source.files
     spec = source.description.spec()
     if found is None:
@@ -203,7 +203,7 @@ def _copy_dataset(source: Source, target: Path, tokenizers: Path | None) -> None
 
 
 def _sha256(directory: Path) -> str:
-    """What identifies a tokenizer: its seal, or for text the digest of its file."""
+    """The digest that identifies a tokenizer: its seal, or of a text tokenizer its file's."""
     if (directory / CONFIG_FILE).is_file():
         return load_tokenizer(directory).sha256
     return load_text_tokenizer(directory).sha256

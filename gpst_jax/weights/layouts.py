@@ -1,7 +1,7 @@
-"""How the arrays of each model family are named and laid out outside JAX.
+"""Tensor names and layouts of each model family outside JAX.
 
-Layers, which are stacked along a leading axis here, are single tensors there. Matrices are
-(out, in), as torch's linear layers hold them; ours are (in, out). Everything else is as it is.
+Layers, stacked along a leading axis in JAX, become separate tensors. Kernels are transposed from
+(in, out) to (out, in), as in torch's linear layers. Everything else is unchanged.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ def plain_name(path: str) -> str:
 def _speech_config(
     config: RunConfig, dataset: Mapping[str, Any], shapes: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a model over both streams must know: sizes, rates, positions and silence."""
+    """config.json of a model of units and codes: model, vocabulary sizes, rates, positions."""
     semantic, codec = dataset["semantic"], dataset["codec"]
     return {
         "model": dataclasses.asdict(config.model),
@@ -44,7 +44,7 @@ def _speech_config(
 def _vocabulary_config(
     config: RunConfig, dataset: Mapping[str, Any], shapes: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a language model of text and units must know: its ids, in their order."""
+    """config.json of a language model of text and units: model and vocabulary."""
     vocabulary = _vocabulary(dataset)
     return {
         "model": dataclasses.asdict(config.model),
@@ -56,7 +56,7 @@ def _vocabulary_config(
 def _llama_config(
     config: RunConfig, dataset: Mapping[str, Any], shapes: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The same as transformers says it of Llama, whose own class loads it."""
+    """The same in transformers' keys for Llama, so that `LlamaForCausalLM` loads it."""
     vocabulary = _vocabulary(dataset)
     return to_hf_config(
         config.model_as(SemanticLMConfig), vocabulary.size, config.data.sequence_length
@@ -71,7 +71,7 @@ def _llama_config(
 def _flow_config(
     config: RunConfig, dataset: Mapping[str, Any], shapes: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the flow must know beside its tensors."""
+    """config.json of flow matching: also the width of the latents."""
     width = shapes["codebooks/embedding"].shape[-1]
     return _speech_config(config, dataset, shapes) | {"latent_size": width}
 
@@ -93,10 +93,10 @@ _FAMILIES = {
 
 
 def get_family(model: ModelConfig) -> Family:
-    """The family of a model's configuration; a language model of Llama's block is a Llama.
+    """The family of a model config; a language model with Llama's block is a Llama.
 
     Raises:
-        ConfigError: it has no exported form.
+        ConfigError: models of this family cannot be exported.
     """
     if isinstance(model, SemanticLMConfig) and model.block == "llama":
         return _LLAMA

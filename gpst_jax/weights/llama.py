@@ -1,8 +1,8 @@
-"""Weights of Llama 2 and Llama 3 in transformers' layout: a language model of text to begin from.
+"""Reads Llama 2 and Llama 3 weights in transformers' layout, for a warm start from a text LM.
 
-A directory holds `config.json` and `model.safetensors`, or several files and their index. Tensors
-are read one by one. Both use the same halves of a head for rotary positions, so nothing is
-permuted. `head/kernel` is `lm_head`, absent where the embedding table is also the output matrix.
+A directory holds `config.json` and `model.safetensors`, or several shards and their index. Tensors
+are read one by one. Both implementations apply RoPE in the half-split layout, so queries and keys
+need no permutation. `head/kernel` is `lm_head`, absent where embeddings are tied.
 """
 
 import dataclasses
@@ -30,12 +30,12 @@ from gpst_jax.weights.safetensors_source import (
 from gpst_jax.weights.sources import Description, Shapes
 from gpst_jax.weights.tensors import Family, Tensor
 
-# Early files hold the frequencies of rotary positions, which follow from the configuration.
+# RoPE frequencies in early checkpoints; they follow from the configuration.
 _DERIVED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
 
 def is_llama(directory: str | Path) -> bool:
-    """Whether a directory holds a model of transformers' type `llama`, and not one of ours."""
+    """Whether a directory holds a `llama` model of transformers that we did not export."""
     path = Path(directory) / CONFIG_FILE
     if not path.is_file():
         return False
@@ -44,23 +44,23 @@ def is_llama(directory: str | Path) -> bool:
 
 
 def read_config(directory: str | Path) -> tuple[SemanticLMConfig, int]:
-    """Architecture and rows of the embedding table of a Llama model.
+    """Architecture and vocabulary size (rows of the embedding table) of a Llama model.
 
     Raises:
-        UserError: there is no `config.json`, or it is of a model that is built otherwise; the
-            message names the key.
+        UserError: `config.json` is missing or describes an unsupported architecture; the message
+            names the key.
     """
     path = Path(directory) / CONFIG_FILE
     found = read_json(path)
 
-    def same(key: str, value: Any) -> None:
+    def require(key: str, value: Any) -> None:
         if found.get(key, value) not in (value, None):
-            raise UserError(f"{path}: {key} is {found[key]!r}, only {value!r} is known here")
+            raise UserError(f"{path}: {key} is {found[key]!r}, only {value!r} is supported")
 
-    same("model_type", "llama")
-    same("hidden_act", "silu")
-    same("attention_bias", False)
-    same("mlp_bias", False)
+    require("model_type", "llama")
+    require("hidden_act", "silu")
+    require("attention_bias", False)
+    require("mlp_bias", False)
     try:
         net = TransformerConfig(
             d_model=found["hidden_size"],
@@ -69,7 +69,7 @@ def read_config(directory: str | Path) -> tuple[SemanticLMConfig, int]:
             d_ff=found["intermediate_size"],
             num_kv_heads=found.get("num_key_value_heads"),
         )
-        same("head_dim", net.head_dim)
+        require("head_dim", net.head_dim)
         base, scaling = _rope(path, found)
         config = SemanticLMConfig(
             net=_normal(net),
@@ -87,14 +87,14 @@ def read_config(directory: str | Path) -> tuple[SemanticLMConfig, int]:
 
 
 def _rope(path: Path, found: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
-    """Base and scaling, under the keys of old and of new files."""
+    """RoPE base and scaling, from the keys of older or newer transformers versions."""
     rope = found.get("rope_parameters") or found.get("rope_scaling") or {}
     base = float(found.get("rope_theta") or rope.get("rope_theta") or 10_000.0)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return base, None
     if kind != "llama3":
-        raise UserError(f"{path}: rotary scaling {kind!r}; 'llama3' and none are known here")
+        raise UserError(f"{path}: RoPE scaling {kind!r}; only 'llama3' or none is supported")
     scaling = RopeScaling(
         factor=float(rope["factor"]),
         low_freq_factor=float(rope["low_freq_factor"]),
@@ -105,19 +105,19 @@ def _rope(path: Path, found: Mapping[str, Any]) -> tuple[float, RopeScaling | No
 
 
 def _normal(net: TransformerConfig) -> TransformerConfig:
-    """The same with `num_kv_heads` absent where every head has its own keys."""
+    """The same with `num_kv_heads` None for multi-head attention."""
     return dataclasses.replace(net, num_kv_heads=None) if net.kv_heads == net.num_heads else net
 
 
 class LlamaSource(SafetensorsSource):
-    """A Llama directory as a source of arrays, see `export.sources`.
+    """A Llama directory as a source of arrays, see `weights.sources`.
 
     Args:
         directory: with config.json and the weights.
 
     Raises:
-        UserError: a file is missing or a pickle, the architecture is another, or tensors are
-            missing, too many, of another shape or dtype; the message names them.
+        UserError: a file is missing or a pickle, the architecture is not supported, or tensors
+            are missing, unexpected, or of another shape or dtype; the message names them.
     """
 
     def __init__(self, directory: str | Path):
@@ -151,11 +151,11 @@ class LlamaSource(SafetensorsSource):
         self._files.check(expected | derived)
 
     def check_model(self, config: SemanticLMConfig) -> None:
-        """Raises ConfigError unless a run's model is built like this one; names the field."""
+        """Raises ConfigError, naming the field, unless a run's model has this architecture."""
         for name in ("net", "block", "rope_base", "rope_scaling", "norm_epsilon", "tie_embeddings"):
             wanted, found = getattr(config, name), getattr(self.model, name)
             wanted = _normal(wanted) if name == "net" else wanted
             if wanted != found:
                 raise ConfigError(
-                    f"config field model.{name}: {wanted} is not the {found} of {self._directory}"
+                    f"config field model.{name}: {wanted}, but {self._directory} has {found}"
                 )

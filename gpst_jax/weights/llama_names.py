@@ -1,4 +1,4 @@
-"""How transformers names the tensors and the configuration of a Llama model."""
+"""transformers' tensor names and configuration keys of a Llama model."""
 
 import re
 from typing import Any
@@ -32,7 +32,7 @@ def name_of(path: str) -> str:
     """`net/layers/0/attn/q/kernel` as `model.layers.0.self_attn.q_proj.weight`.
 
     Raises:
-        ConfigError: Llama has no such array, as of the `modern` block.
+        ConfigError: Llama has no such array; models of the `modern` block do.
     """
     inside = _IN_LAYER.fullmatch(path)
     if inside and inside[2] in _LAYER_NAMES:
@@ -45,13 +45,13 @@ def name_of(path: str) -> str:
 
 
 def to_hf_config(config: SemanticLMConfig, vocab_size: int, max_positions: int) -> dict[str, Any]:
-    """What transformers' `config.json` says of the architecture; the inverse of `read_config`.
+    """The architecture as transformers' `config.json`; the inverse of `read_config`.
 
     Raises:
         ConfigError: the block is not Llama's.
     """
     if config.block != "llama":
-        raise ConfigError(f"config field model.block: {config.block!r} is not that of Llama")
+        raise ConfigError(f"config field model.block: {config.block!r} is not the block of Llama")
     net, rope = config.net, {"rope_type": "default", "rope_theta": config.rope_base}
     if config.rope_scaling is not None:
         scaling = config.rope_scaling

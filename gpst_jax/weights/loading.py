@@ -1,4 +1,4 @@
-"""Brings a model of any kind onto devices: a run, exported parameters, or safetensors."""
+"""Loads a stored model onto devices: a run, exported parameters, or safetensors."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -17,16 +17,16 @@ from gpst_jax.weights.sources import MeanSource, OrbaxSource, Source, read_whole
 def open_source(
     path: str | os.PathLike[str], steps: Sequence[int] = (), *, average: bool = True
 ) -> Source:
-    """The model in a directory, whatever its kind.
+    """Opens the model in a directory, whatever its format.
 
     Args:
         path: of a run, or what `directory.export` or torch has written.
-        steps: of a run: which checkpoint, or of which the mean is taken; empty is the newest.
-        average: of a run: take the moving average where one was kept.
+        steps: of a run: one checkpoint, or several to be averaged; empty: the newest.
+        average: of a run: take the EMA where one was kept.
 
     Raises:
-        UserError: there is none, or what is there cannot be used; the message names it.
-        CheckpointError: a checkpoint is missing or damaged.
+        UserError: there is none, or it cannot be used; the message says why.
+        CheckpointError: a checkpoint is missing or corrupt.
     """
     if (Path(path) / CHECKPOINT_DIRECTORY).is_dir():
         if len(steps) < 2:
@@ -34,20 +34,20 @@ def open_source(
         return MeanSource([OrbaxSource(path, step, average=average) for step in steps])
     refuse_pickles(Path(path))
     if steps:
-        raise UserError(f"{path} is no run: it holds one model and has no steps to choose from")
+        raise UserError(f"{path} is not a run: it holds one model, without steps to choose from")
     return SafetensorsSource(Path(path))
 
 
 def load(source: Source, shardings: Callable[[Any], Any] | None = None) -> Loaded:
-    """A model's arrays on devices, one after another.
+    """Loads a model onto devices, one array after another.
 
     Args:
         source: see `open_source`.
-        shardings: maps the tree of shapes to a tree of shardings; None puts all on the first
+        shardings: maps the tree of shapes to a tree of shardings; None: all on the first local
             device.
 
     Raises:
-        CheckpointError: an array is damaged or not finite.
+        CheckpointError: an array is corrupt or not finite.
     """
     tree = nested(source.shapes())
     if shardings is None:
@@ -57,14 +57,14 @@ def load(source: Source, shardings: Callable[[Any], Any] | None = None) -> Loade
         target = shardings(tree)
     paths = nested({path: path for path in source.shapes()})
     params = jax.tree.map(
-        lambda path, where: jax.device_put(read_whole(source, path), where), paths, target
+        lambda path, sharding: jax.device_put(read_whole(source, path), sharding), paths, target
     )
     about = source.description
     return Loaded(params, about.config, about.dataset, about.step, about.family)
 
 
 def nested(flat: dict[str, Any]) -> dict[str, Any]:
-    """Values by path as a tree of dicts."""
+    """A flat dict keyed by path as a nested dict."""
     tree: dict[str, Any] = {}
     for path, value in flat.items():
         *parents, name = path.split("/")

@@ -1,4 +1,4 @@
-"""The model card: what an exported model is, was trained on, reaches, and is not meant for."""
+"""The model card: what an exported model is, its data, training, evaluation and limits."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ NO_LICENCE = "not stated"
 
 _LOADING = {
     "safetensors": """
-    from gpst_jax.export import loading
+    from gpst_jax.weights import loading
 
     model = loading.load(loading.open_source("DIRECTORY"))  # parameters for JAX
 """,
@@ -19,7 +19,7 @@ _LOADING = {
     import gpst_jax.hf  # registers the class; nothing is downloaded, no code comes with the weights
     from transformers import AutoModel
 
-    model = AutoModel.from_pretrained("DIRECTORY")  # of Llama's block: AutoModelForCausalLM
+    model = AutoModel.from_pretrained("DIRECTORY")  # Llama's block: AutoModelForCausalLM
 """,
     "params": """
     python -m experiments.generate --workdir=DIRECTORY --dataset=TOKENS --audio_dir=RECORDINGS \\
@@ -27,11 +27,11 @@ _LOADING = {
 """,
 }
 
-_LIMITS = """- Languages, voices and conditions of recording that the data lacks are not covered.
-- Segments were at most {crop_seconds:g} s long in training. Longer ones were never learnt.
-- A voice can be imitated from a few seconds of it. Use it only for voices whose owners agree, and
-  say of published speech that it is synthetic. Nothing in the output marks it as such.
-- The output is not checked: it may be wrong, unintelligible, or offensive.
+_LIMITS = """- Languages, voices and recording conditions absent from the data are not covered.
+- Training segments were at most {crop_seconds:g} s long; longer ones were never seen.
+- The model can imitate a voice from a few seconds of it. Use it only with the speaker's consent,
+  and label published speech as synthetic. The output carries no watermark.
+- The output is not filtered: it may be wrong, unintelligible, or offensive.
 - Figures of recipes that end in `-smoke` compare rows of one table with each other, and are not
   comparable with published ones."""
 
@@ -43,7 +43,7 @@ def render(
     results: Mapping[str, Any] | None,
     licence: str = NO_LICENCE,
 ) -> str:
-    """The card as Markdown with the header that model hubs read.
+    """The card as Markdown with the YAML header that model hubs read.
 
     Args:
         about: the model.
@@ -113,25 +113,25 @@ def _data(dataset: Mapping[str, Any]) -> list[str]:
         f"{semantic['frame_rate']:g} Hz",
         f"- acoustic codes: `{codec['id']}`, {codec['num_codebooks']} codebooks of "
         f"{codec['codebook_size']} at {codec['frame_rate']:g} Hz",
-        f"- fingerprint of the dataset: `{dataset['fingerprint']}`",
+        f"- dataset fingerprint: `{dataset['fingerprint']}`",
     ]
     text = dataset.get("text_tokenizer")
     if isinstance(text, Mapping):
         lines.append(f"- text: `{text['id']}`, {text['vocab_size']} ids")
     if "tasks" in dataset:
-        lines.append(f"- sequences: {', '.join(dataset['tasks'])}; trained: {dataset['train_on']}")
+        lines.append(f"- tasks: {', '.join(dataset['tasks'])}; trained on: {dataset['train_on']}")
     return lines
 
 
 def _training(about: Description) -> list[str]:
     config = about.config
     data, optimizer, train = config.data, config.optimizer, config.train
-    average = f", moving average with {train.ema_decay}" if about.weights == "ema" else ""
+    average = f", EMA with decay {train.ema_decay}" if about.weights == "ema" else ""
     return [
-        f"- {about.step:,} of {train.steps:,} steps of {data.batch_size} rows of "
+        f"- {about.step:,} of {train.steps:,} steps, batches of {data.batch_size} rows of "
         f"{data.sequence_length} positions, segments of at most {data.crop_seconds:g} s{average}",
         f"- {optimizer.name}, learning rate {optimizer.learning_rate:g} ({optimizer.schedule}, "
-        f"{optimizer.warmup_steps} steps of warm-up), weight decay {optimizer.weight_decay:g}",
+        f"{optimizer.warmup_steps} warm-up steps), weight decay {optimizer.weight_decay:g}",
         f"- gpst_jax {about.code_version}, JAX {about.jax_version}",
     ]
 
@@ -151,4 +151,4 @@ def _evaluation(results: Mapping[str, Any]) -> list[str]:
                     )
         if rows:
             lines += [f"| `{recipe}` | value, 95 % interval | n |", "|---|---|---|", *rows, ""]
-    return [*lines, "Recipes, with the versions of their packages: `evaluation.json`."]
+    return [*lines, "Recipes and package versions: `evaluation.json`."]

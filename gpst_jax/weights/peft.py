@@ -1,7 +1,7 @@
-"""Adapters apart from their base, in the layout of PEFT; and the base with adapters added.
+"""Reads and writes LoRA adapters in PEFT's layout, and merges them into their base.
 
 A directory holds `adapter_config.json` and `adapter_model.safetensors`. Names are those of the
-exported tensors, A is (rank, in) and B (out, rank), each layer by itself.
+exported tensors; A is (rank, in) and B (out, rank), one pair per layer.
 """
 
 import dataclasses
@@ -38,12 +38,12 @@ def write_adapters(
     """Writes adapters.
 
     Args:
-        directory: is made.
-        adapters: by path of the matrix followed by `/a` or `/b`.
-        trained: whole arrays of the base that were trained, by path.
+        directory: created if missing.
+        adapters: arrays by path of the adapted kernel followed by `/a` or `/b`.
+        trained: arrays of the base that were fully trained, by path.
         shapes: of the base.
         config: of the adapters.
-        about: the base.
+        about: description of the base.
     """
     tensors: dict[str, np.ndarray] = {}
     matrices = sorted({path.rpartition("/")[0] for path in adapters})
@@ -61,7 +61,7 @@ def write_adapters(
             value = _layer(array, tensor.layer)
             value = value.swapaxes(-1, -2) if tensor.transposed else value
             tensors[_PREFIX + tensor.name] = np.ascontiguousarray(value)
-    whole = [t.name.rpartition(".")[0] for path in trained for t in _tensors(family, path, shapes)]
+    saved = [t.name.rpartition(".")[0] for path in trained for t in _tensors(family, path, shapes)]
     settings = {
         "peft_type": "LORA",
         "task_type": None,
@@ -72,7 +72,7 @@ def write_adapters(
         "bias": "none",
         "inference_mode": True,
         "target_modules": sorted(modules),
-        "modules_to_save": sorted(set(whole)) or None,
+        "modules_to_save": sorted(set(saved)) or None,
     }
     with storing(directory):
         directory.mkdir(parents=True, exist_ok=True)
@@ -81,14 +81,15 @@ def write_adapters(
 
 
 class AdaptedSource:
-    """A model with adapters added to its matrices, row by row.
+    """A model with LoRA adapters merged into its kernels while they are read.
 
     Args:
         base: the model.
-        directory: what `write_adapters`, or PEFT for the exported torch model, has written.
+        directory: written by `write_adapters`, or by PEFT for the exported torch model.
 
     Raises:
-        UserError: tensors are missing, too many, misshapen or not finite; the message names them.
+        UserError: tensors are missing, unexpected, misshapen or not finite; the message names
+            them.
     """
 
     def __init__(self, base: Source, directory: str | Path):
@@ -132,7 +133,7 @@ class AdaptedSource:
     def stream(self, path: str, budget: int) -> Iterator[tuple[int, np.ndarray]]:
         """See `sources.Source`."""
         if path not in self._stacked:
-            budget = max(budget, self.shapes()[path].size * 4)  # the whole matrix at once
+            budget = max(budget, self.shapes()[path].size * 4)  # the complete kernel at once
         for first, rows in self._base.stream(path, budget):
             if path not in self._stacked:
                 yield first, self._adapt(path, None, rows)
@@ -157,13 +158,13 @@ def flat(tree: Any) -> dict[str, np.ndarray]:
 
 
 def _modules(directory: str | Path, known: Mapping[str, Any], names: list[str]) -> list[str]:
-    """The modules that names mean: whole names, or last parts as PEFT allows them."""
+    """Modules that match the names: complete names or suffixes, as PEFT allows."""
     found: list[str] = []
     for name in names:
-        meant = [module for module in known if module == name or module.endswith(f".{name}")]
-        if not meant:
+        matches = [module for module in known if module == name or module.endswith(f".{name}")]
+        if not matches:
             raise UserError(f"{directory}: the base has no module {name}")
-        found += meant
+        found += matches
     return sorted(set(found))
 
 
@@ -179,7 +180,7 @@ def _read_settings(directory: Path) -> dict[str, Any]:
     refuse_pickles(directory)
     path = directory / CONFIG_FILE
     settings = read_json(path)
-    good = (
+    supported = (
         settings.get("peft_type") == "LORA"
         and isinstance(settings.get("r"), int)
         and isinstance(settings.get("lora_alpha"), int | float)
@@ -188,8 +189,9 @@ def _read_settings(directory: Path) -> dict[str, Any]:
         and not settings.get("use_dora")
         and not settings.get("use_rslora")
     )
-    if not good:
+    if not supported:
         raise UserError(
-            f"{path}: not plain LoRA with a list of target_modules: keys peft_type, r, lora_alpha"
+            f"{path}: only plain LoRA with a list of target_modules is supported: check the keys "
+            "peft_type, r, lora_alpha, target_modules, bias, use_dora and use_rslora"
         )
     return settings

@@ -1,6 +1,6 @@
-"""Reads an exported directory, or the same model as torch has saved it, as a source of arrays.
+"""Reads an exported directory, or the same model saved by torch, as a source of arrays.
 
-Only safetensors are read, and only exactly the tensors of the model that `config.json` describes.
+Only safetensors are read; the tensors must be exactly those of the model in `config.json`.
 """
 
 import contextlib
@@ -27,23 +27,23 @@ from gpst_jax.weights.sources import Description, Shapes, read_evaluation, row_g
 from gpst_jax.weights.tensors import Tensor
 
 CONFIG_FILE = "config.json"
-SECTION = "gpst_jax"  # of config.json: what is read back here
+SECTION = "gpst_jax"  # of config.json: what this module reads back
 VERSION = 1
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _NAMES = {code: dtype for code, dtype in DTYPES.values()}
-_MOST_NAMES = 8
+_MAX_NAMES = 8  # in a message
 
 
 class SafetensorsSource:
-    """A directory that `experiments.export` or torch has written.
+    """A directory written by `experiments.export` or by torch.
 
     Args:
         directory: with config.json, dataset.json, the tokenizers and the weights.
 
     Raises:
-        UserError: a file is missing or not what it should be, or tensors are missing, too many,
-            of another shape or dtype; the message names them.
+        UserError: a file is missing or invalid, or tensors are missing, unexpected, or of another
+            shape or dtype; the message names them.
     """
 
     def __init__(self, directory: str | Path):
@@ -68,7 +68,7 @@ class SafetensorsSource:
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
-        """Results beside the weights."""
+        """Evaluation results stored beside the weights."""
         return read_evaluation(self._directory)
 
     def shapes(self) -> Shapes:
@@ -124,10 +124,10 @@ class TensorFiles:
 
     Args:
         directory: of the files.
-        name: of the only file; several have an index beside it.
+        name: of the file, if there is only one; otherwise `name.index.json` lists the shards.
 
     Raises:
-        UserError: a file is missing or damaged; the message names it.
+        UserError: a file is missing or corrupt; the message names it.
     """
 
     def __init__(self, directory: Path, name: str = WEIGHTS_FILE):
@@ -149,7 +149,7 @@ class TensorFiles:
 
     @property
     def names(self) -> list[str]:
-        """Of all tensors."""
+        """Names of all tensors."""
         return sorted(self._where)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -176,7 +176,7 @@ class TensorFiles:
             raise UserError(f"{self._directory}: tensors {_some(problems, '; ')}")
 
     def read(self, name: str) -> np.ndarray:
-        """A tensor, in a dtype of NumPy or bfloat16.
+        """Reads a tensor in its stored dtype.
 
         Raises:
             CheckpointError: a value is NaN or infinite.
@@ -197,14 +197,14 @@ class TensorFiles:
         try:
             opened = self._stack.enter_context(safetensors.safe_open(path, "numpy"))
         except (safetensors.SafetensorError, OSError) as error:
-            raise UserError(f"{path} is not a whole safetensors file: {error}") from error
+            raise UserError(f"{path} is not an intact safetensors file: {error}") from error
         for tensor in opened.keys():  # noqa: SIM118  not a mapping
             yield tensor, opened
 
 
 def refuse_pickles(path: Path) -> None:
-    """Raises UserError where a path is a pickle, or a directory of nothing else."""
-    remedy = "pickles can run code and are never read: save it with safe_serialization"
+    """Raises UserError for a pickle, and for a directory with pickles but no safetensors."""
+    remedy = "pickles can execute code and are never loaded: save it with safe_serialization"
     if path.suffix in _PICKLES:
         raise UserError(f"{path}: {remedy}")
     if not path.is_dir():
@@ -216,7 +216,7 @@ def refuse_pickles(path: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; raises UserError."""
+    """The object in a JSON file; raises UserError where it cannot be read."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -227,5 +227,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _some(names: Sequence[str], joint: str = ", ") -> str:
-    more = len(names) - _MOST_NAMES
-    return joint.join(names[:_MOST_NAMES]) + (f"{joint}and {more} more" if more > 0 else "")
+    more = len(names) - _MAX_NAMES
+    return joint.join(names[:_MAX_NAMES]) + (f"{joint}and {more} more" if more > 0 else "")

@@ -1,8 +1,7 @@
-"""Writes safetensors files piece by piece: nothing but the piece at hand is in memory.
+"""Writes sharded safetensors one tensor at a time: only that tensor is in memory.
 
-The layout of every file is known before its first byte, so tensors are written in any order, each
-at its place. Files stay below a size, and an index names the file of every tensor, as transformers
-expects it.
+All offsets are fixed before the first byte, so tensors can be written in any order. With several
+shards an index names the file of every tensor, as transformers expects it.
 """
 
 import json
@@ -35,10 +34,10 @@ class ShardWriter:
     """Writes tensors into as few files as their size allows; a context manager.
 
     Args:
-        directory: where; it exists.
-        tensors: all of them; files are filled in this order.
+        directory: an existing directory.
+        tensors: all tensors, assigned to files in this order.
         dtype: of all of them.
-        shard_bytes: largest data of a file, unless one tensor is larger.
+        shard_bytes: largest data of a file, unless a single tensor is larger.
     """
 
     def __init__(
@@ -55,15 +54,15 @@ class ShardWriter:
         groups: list[list[Tensor]] = [[]]
         size = self.total_bytes = 0
         for tensor in tensors:
-            own = self._size(tensor)
-            if groups[-1] and size + own > shard_bytes:
+            tensor_bytes = self._size(tensor)
+            if groups[-1] and size + tensor_bytes > shard_bytes:
                 groups.append([])
                 size = 0
             groups[-1].append(tensor)
-            size += own
-            self.total_bytes += own
+            size += tensor_bytes
+            self.total_bytes += tensor_bytes
         self._groups = groups
-        self._places: dict[str, tuple[BinaryIO, int]] = {}
+        self._offsets: dict[str, tuple[BinaryIO, int]] = {}
         self._missing = {tensor.name for tensor in tensors}
         self._opened: list[BinaryIO] = []
 
@@ -77,7 +76,7 @@ class ShardWriter:
                 self._opened.append(file)
                 start = file.write(self._header(group))
             for tensor in group:
-                self._places[tensor.name] = (file, start)
+                self._offsets[tensor.name] = (file, start)
                 start += self._size(tensor)
                 weight_map[tensor.name] = name
         if len(names) > 1:
@@ -86,15 +85,15 @@ class ShardWriter:
         return self
 
     def write(self, tensor: Tensor, value: np.ndarray) -> None:
-        """Writes one tensor, each exactly once.
+        """Writes one tensor; call it exactly once for each.
 
         Args:
-            tensor: one of those announced.
-            value: in JAX's layout, without the axis of layers.
+            tensor: one of those given to the constructor.
+            value: in JAX's layout, without the layer axis.
 
         Raises:
             CheckpointError: a value is not finite.
-            StorageError: the disk failed.
+            StorageError: writing failed.
         """
         if tensor.transposed:
             value = value.swapaxes(-1, -2)
@@ -104,7 +103,7 @@ class ShardWriter:
         if not np.isfinite(data).all():
             raise CheckpointError(f"{tensor.path} holds NaN or infinity as {self._dtype}")
         self._missing.remove(tensor.name)
-        file, start = self._places[tensor.name]
+        file, start = self._offsets[tensor.name]
         with storing(file.name):
             file.seek(start)
             file.write(data.reshape(-1).view(np.uint8).data)
@@ -115,7 +114,7 @@ class ShardWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes the files; every tensor must have been written."""
+        """Closes the files; AssertionError if a tensor was not written."""
         for file in self._opened:
             with storing(file.name):
                 file.close()
@@ -132,7 +131,7 @@ class ShardWriter:
         return self._dtype.itemsize * int(np.prod(tensor.shape, dtype=np.int64))
 
     def _header(self, group: Sequence[Tensor]) -> bytes:
-        header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # the layout of matrices
+        header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # kernels are (out, in)
         end = 0
         for tensor in group:
             start, end = end, end + self._size(tensor)

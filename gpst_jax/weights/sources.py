@@ -1,6 +1,6 @@
-"""Models to be exported or loaded, read array by array: a big one never stands in memory whole.
+"""Stored models as sources that are read array by array, without holding the model in memory.
 
-A source is a run (or the exported parameters of one), a mean of several of its checkpoints, or a
+A source is a run (or its exported parameters), the mean of several of its checkpoints, or a
 directory of safetensors, see `safetensors_source`.
 """
 
@@ -38,16 +38,16 @@ EVALUATION_FILE = "evaluation.json"
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What is known of a model beside its arrays.
+    """Metadata of a stored model.
 
     Attributes:
-        config: the run, as it was trained.
+        config: of the run that trained it.
         dataset: contents of dataset.json.
-        step: finished steps.
-        family: class of the objective.
+        step: completed steps.
+        family: class name of the objective.
         weights: which arrays: `parameters`, `ema`, or `mean of steps ...`.
-        code_version: of the training.
-        jax_version: of the training.
+        code_version: of gpst_jax in training.
+        jax_version: in training.
     """
 
     config: RunConfig
@@ -63,7 +63,7 @@ class Description:
         return parse_spec(self.dataset, "the model's dataset.json")
 
     def portable_config(self) -> RunConfig:
-        """The run without the place of its data, which means nothing elsewhere."""
+        """The config without the path of its data, which means nothing elsewhere."""
         data = dataclasses.replace(self.config.data, path="")
         return dataclasses.replace(self.config, data=data)
 
@@ -73,31 +73,32 @@ class Source(Protocol):
 
     @property
     def description(self) -> Description:
-        """What the model is."""
+        """Metadata of the model."""
 
     @property
     def files(self) -> Path | None:
-        """Directory of dataset.json and of the tokenizers it names; None where they are lost."""
+        """Directory of dataset.json and the tokenizers it names; None where it is gone."""
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
-        """Results that came with the model."""
+        """Evaluation results stored with the model, if any."""
 
     def shapes(self) -> Shapes:
         """Every array by its path, in JAX's layout."""
 
     def stream(self, path: str, budget: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Consecutive rows of an array: the first one's number, and all that `budget` bytes hold.
+        """Yields an array in chunks along its leading axis: (index of the first row, rows).
 
-        At least one row comes at a time. After the last, the array is known to be whole.
+        A chunk has at most `budget` bytes, but at least one row. The checksum, where one is
+        stored, is verified after the last chunk.
 
         Raises:
-            CheckpointError: it is not; the message names it.
+            CheckpointError: the array is corrupt; the message names it.
         """
 
 
 def read_whole(source: Source, path: str, budget: int = 1 << 28) -> np.ndarray:
-    """All rows of an array; beside it, so many bytes are in memory at a time."""
+    """Reads a complete array in chunks of `budget` bytes."""
     leaf = source.shapes()[path]
     whole = np.empty(leaf.shape, leaf.dtype)
     for first, rows in source.stream(path, budget):
@@ -109,7 +110,7 @@ def read_whole(source: Source, path: str, budget: int = 1 << 28) -> np.ndarray:
 
 
 def row_groups(shape: Sequence[int], itemsize: int, budget: int) -> Iterator[tuple[int, int]]:
-    """Ranges of rows of a leading axis that `budget` bytes hold, at least one row each."""
+    """Splits a leading axis into ranges of at most `budget` bytes, at least one row each."""
     size = itemsize * math.prod(shape[1:])
     count = max(1, budget // max(size, 1))
     for first in range(0, shape[0], count):
@@ -121,8 +122,8 @@ class OrbaxSource:
 
     Args:
         workdir: of the run, or of exported parameters.
-        step: which checkpoint; None is the newest.
-        average: take the moving average of the parameters where one was kept.
+        step: which checkpoint; None: the newest.
+        average: take the EMA of the parameters where one was kept.
 
     Raises:
         CheckpointError: there is none, or it holds adapters.
@@ -143,8 +144,8 @@ class OrbaxSource:
         self._shapes = {path_string(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
         if any(path.startswith(f"{BASE}/") for path in self._shapes):
             raise CheckpointError(
-                f"{self._directory} holds adapters beside their base: name the merged model that "
-                "experiments.finetune wrote beside it"
+                f"{self._directory} holds adapters and their base: use the merged model that "
+                "experiments.finetune wrote next to it"
             )
         self.description = Description(
             config=config,
@@ -155,7 +156,7 @@ class OrbaxSource:
             code_version=record["code_version"],
             jax_version=record["jax_version"],
         )
-        # No cache, and one chunk decoded at a time: memory is that of what was asked for.
+        # No cache and one chunk decoded at a time: no more memory than the requested rows take.
         self._context = tensorstore.Context(
             {
                 "cache_pool": {"total_bytes_limit": 0},
@@ -166,7 +167,7 @@ class OrbaxSource:
 
     @property
     def files(self) -> Path | None:
-        """Beside the checkpoints where they were exported, else in the run's dataset."""
+        """Beside the checkpoints of an export, otherwise the run's dataset."""
         own = self._workdir / DATASET_DIRECTORY
         if (own / SPEC_FILE).is_file():
             return own
@@ -177,7 +178,7 @@ class OrbaxSource:
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
-        """Results beside the checkpoints."""
+        """Evaluation results stored beside the checkpoints."""
         return read_evaluation(self._workdir)
 
     def shapes(self) -> Shapes:
@@ -199,7 +200,7 @@ class OrbaxSource:
             _release_memory()
             yield first, rows
         if total % 2**32 != self._sums[path]:
-            raise self._damaged(path, "it is not what was written")
+            raise self._damaged(path, "its checksum is not the recorded one")
 
     def _open(self, path: str) -> Any:
         store = {
@@ -224,10 +225,10 @@ class MeanSource:
     """The mean of several checkpoints of one run.
 
     Args:
-        sources: of equal arrays; the last one describes the mean.
+        sources: with equal shapes; the metadata of the last one is kept.
 
     Raises:
-        CheckpointError: their arrays differ.
+        CheckpointError: their paths or shapes differ.
     """
 
     def __init__(self, sources: Sequence[Source]):
@@ -237,7 +238,7 @@ class MeanSource:
             if source.shapes() != last.shapes():
                 raise CheckpointError(
                     f"the checkpoints of steps {source.description.step} and "
-                    f"{last.description.step} hold other arrays: they have no mean"
+                    f"{last.description.step} hold different arrays and cannot be averaged"
                 )
         steps = ", ".join(str(source.description.step) for source in sources)
         weights = f"mean of steps {steps} ({last.description.weights})"
@@ -245,7 +246,7 @@ class MeanSource:
         self.files, self.evaluation = last.files, None
 
     def shapes(self) -> Shapes:
-        """Those of all of them."""
+        """Every array by its path."""
         return self._sources[-1].shapes()
 
     def stream(self, path: str, budget: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -260,14 +261,14 @@ class MeanSource:
 
 
 def _release_memory() -> None:
-    """Gives freed memory back to the system: glibc keeps it, apart for each reading thread."""
+    """Returns freed memory to the system: glibc keeps an arena for each reader thread."""
     libc: Any = ctypes.CDLL(None) if os.name == "posix" else None
     if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim"):
-        libc.mallopt(_MMAP_THRESHOLD, 1 << 20)  # larger blocks go back as soon as they are freed
+        libc.mallopt(_MMAP_THRESHOLD, 1 << 20)  # larger blocks are unmapped when they are freed
         libc.malloc_trim(0)
 
 
 def read_evaluation(directory: Path) -> dict[str, Any] | None:
-    """Results in a directory, or None."""
+    """Evaluation results stored in a directory, or None."""
     path = directory / EVALUATION_FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

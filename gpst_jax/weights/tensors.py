@@ -1,4 +1,4 @@
-"""One exported tensor, and what is particular to a model family outside JAX."""
+"""Exported tensors, and how a model family maps its arrays to them."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 from gpst_jax.config import RunConfig
 
-_STACK = "layers"
+_LAYERS = "layers"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,11 +14,11 @@ class Tensor:
     """One exported tensor.
 
     Attributes:
-        name: outside.
-        path: of the array here.
-        layer: row of the array's leading axis; None for an array that is not a stack.
+        name: in the exported file.
+        path: of the array in JAX.
+        layer: index along the array's leading layer axis; None where it has none.
         transposed: whether the last two axes are swapped.
-        shape: outside.
+        shape: in the exported file.
     """
 
     name: str
@@ -30,15 +30,15 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """What is particular to a model family outside JAX.
+    """The exported form of a model family.
 
     Attributes:
-        name: `family` of the model's configuration.
+        name: `family` of the model config.
         architecture: the torch class; None where there is none.
         model_type: by which transformers finds the class.
-        name_of: maps the path of an array, `layers` followed by the layer's number, to its name.
-        config: further keys of `config.json`, from the run, the contents of dataset.json and the
-            arrays' shapes by path.
+        name_of: maps a path, with the layer index after `layers`, to a tensor name.
+        config: further keys of `config.json`, from the run config, the contents of dataset.json
+            and the shapes by path.
     """
 
     name: str
@@ -48,20 +48,22 @@ class Family:
     config: Callable[[RunConfig, Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
 
     def tensors(self, shapes: Mapping[str, Any]) -> list[Tensor]:
-        """The tensors of a model, ordered by array and layer.
+        """The tensors of a model, ordered by path and layer.
 
         Args:
-            shapes: by path, anything with a `shape`.
+            shapes: values with a `shape`, by path.
         """
         found = []
         for path in sorted(shapes):
             shape = tuple(shapes[path].shape)
-            stacked = _STACK in path.split("/")[:-1]
+            stacked = _LAYERS in path.split("/")[:-1]
             transposed = path.endswith("/kernel")
-            own = shape[1:] if stacked else shape
+            outer = shape[1:] if stacked else shape
             if transposed:
-                own = (*own[:-2], own[-1], own[-2])
+                outer = (*outer[:-2], outer[-1], outer[-2])
             for layer in range(shape[0]) if stacked else (None,):
-                at = path if layer is None else path.replace(f"{_STACK}/", f"{_STACK}/{layer}/", 1)
-                found.append(Tensor(self.name_of(at), path, layer, transposed, own))
+                at = path
+                if layer is not None:
+                    at = path.replace(f"{_LAYERS}/", f"{_LAYERS}/{layer}/", 1)
+                found.append(Tensor(self.name_of(at), path, layer, transposed, outer))
         return found

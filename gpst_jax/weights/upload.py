@@ -1,4 +1,4 @@
-"""Sends an exported directory to a model hub, when asked to and when the hub may be reached."""
+"""Uploads an exported directory to a model hub."""
 
 import os
 import re
@@ -10,29 +10,27 @@ _TRUE = {"1", "on", "yes", "true"}
 
 
 def check(repository: str) -> None:
-    """Raises UserError where nothing may be sent, or the name is none of a repository."""
+    """Raises UserError where the hub is offline or the repository name is invalid."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise UserError(f"--upload={repository}: give OWNER/NAME")
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE:
-        raise UserError(
-            f"--upload={repository}: HF_HUB_OFFLINE is set; unset it where the hub may be reached"
-        )
+        raise UserError(f"--upload={repository}: HF_HUB_OFFLINE is set; unset it to allow uploads")
 
 
 def upload(
     directory: str | os.PathLike[str], repository: str, *, public: bool = False, api: Any = None
 ) -> str:
-    """Sends all files of a directory in one commit; returns the address.
+    """Uploads all files of a directory in one commit; returns its URL.
 
     Args:
-        directory: what `directory.export` wrote.
-        repository: OWNER/NAME; made where missing.
-        public: whether a new repository can be read by anyone.
-        api: `huggingface_hub.HfApi`; None makes one, which takes the token of the environment.
+        directory: written by `directory.export`.
+        repository: OWNER/NAME; created if missing.
+        public: whether a new repository is public.
+        api: `huggingface_hub.HfApi`; None: a new one with the token from the environment.
 
     Raises:
-        UserError: huggingface_hub is missing, or the hub refuses; nothing is half sent, since all
-            files come in one commit.
+        UserError: huggingface_hub is missing, or the hub refuses. Since there is only one commit,
+            nothing is uploaded partially.
     """
     check(repository)
     try:
@@ -40,7 +38,7 @@ def upload(
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
         raise UserError(
-            "--upload needs huggingface_hub: install gpst_jax[torch], or send the directory by "
+            "--upload needs huggingface_hub: install gpst_jax[torch], or upload the directory by "
             "other means"
         ) from error
     api = api or HfApi()
@@ -54,7 +52,7 @@ def upload(
     except (HfHubHTTPError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"--upload={repository}: {reason}; is HF_TOKEN that of an account which may write "
-            "there?"
+            f"--upload={repository}: {reason}; does HF_TOKEN belong to an account with write "
+            "access?"
         ) from error
     return str(commit.commit_url)

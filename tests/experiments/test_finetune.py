@@ -78,7 +78,7 @@ def test_adapters_on_recordings(run, model, recordings, tmp_path):
     # The same command has nothing more to do; another rank is another workdir.
     assert run(*arguments)["steps"] == 3
     text = run("--method=lora", "--rank=3", f"--audio_dir={recordings}", code=2)
-    assert "begun with lora=" in text
+    assert "started with lora=" in text
 
 
 def test_all_parameters_then_export(run, start, model, recordings, tmp_path):

@@ -10,7 +10,7 @@ import sys
 import time
 
 from gpst_jax.checkpoints import manager
-from gpst_jax.training import metrics
+from gpst_jax.trackers import jsonl
 
 UNITS = 12  # of the dataset fixture
 
@@ -28,7 +28,7 @@ def test_interrupt_and_continue(dataset, environment, config, tmp_path):
     )  # fmt: skip
     try:
         deadline = time.monotonic() + 200
-        while len(metrics.read_metrics(workdir / metrics.METRICS_FILE)) < 2:
+        while len(jsonl.read_metrics(workdir / jsonl.METRICS_FILE)) < 2:
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.1)

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from gpst_jax.training import metrics
+from gpst_jax.trackers import jsonl
 
 KILLS = int(os.environ.get("GPST_TRAIN_KILLS", "4"))
 KILLS_PER_RUN = 40
@@ -40,7 +40,7 @@ def outcome(start, workdir, tmp_path):
     found = json.loads(report.read_text())
     lines = [
         {name: value for name, value in line.items() if not name.startswith(("time", "perf/"))}
-        for line in metrics.read_metrics(workdir / metrics.METRICS_FILE)
+        for line in jsonl.read_metrics(workdir / jsonl.METRICS_FILE)
     ]
     return found["params_sha256"], found["step"], found["data"], lines
 
@@ -54,7 +54,7 @@ def test_killed_runs_end_like_the_uninterrupted_one(start, dataset, config, tmp_
     expected = outcome(start, whole, tmp_path)
     began = time.monotonic()
     again = start(*command(dataset, config, tmp_path / "again"))
-    while not metrics.read_metrics(tmp_path / "again" / metrics.METRICS_FILE):
+    while not jsonl.read_metrics(tmp_path / "again" / jsonl.METRICS_FILE):
         time.sleep(0.1)
     window = 2 * (time.monotonic() - began)  # half of the kills before the first step, half after
     assert again.wait(TIMEOUT) == 0, again.text()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from gpst_jax.checkpoints import manager
-from gpst_jax.training import metrics
+from gpst_jax.trackers import jsonl
 
 KILLS = int(os.environ.get("GPST_PROCESS_KILLS", "1"))
 DEVICES = 4
@@ -53,7 +53,7 @@ def begin(start, number, dataset, config, workdir, *settings, steps=STEPS):
 
 
 def losses(workdir):
-    lines = metrics.read_metrics(workdir / metrics.METRICS_FILE)
+    lines = jsonl.read_metrics(workdir / jsonl.METRICS_FILE)
     return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
 
 
@@ -128,7 +128,7 @@ def test_two_processes_preview_what_one_does(start, dataset, config, tmp_path):
         finish(begin(start, number, dataset, config, workdir, *settings, steps=4))
         entropy[number] = [
             value
-            for line in metrics.read_metrics(workdir / metrics.METRICS_FILE)
+            for line in jsonl.read_metrics(workdir / jsonl.METRICS_FILE)
             for name, value in line.items()
             if name.startswith("preview/code_entropy")
         ]

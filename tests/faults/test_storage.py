@@ -10,7 +10,7 @@ import pytest
 from data_pipeline.datasets import examples, token_records
 from data_pipeline.datasets.token_records import RecordError, RecordReader
 from gpst_jax.checkpoints import manager
-from gpst_jax.training import metrics
+from gpst_jax.trackers import jsonl
 
 STORAGE = 74
 TIMEOUT = 120
@@ -47,7 +47,7 @@ def wait_until(condition, program):
 
 
 def lines(workdir):
-    return metrics.read_metrics(workdir / metrics.METRICS_FILE)
+    return jsonl.read_metrics(workdir / jsonl.METRICS_FILE)
 
 
 @pytest.mark.slow

@@ -1,1 +1,1 @@
-"""One file per measured quantity, and the statistics that they share."""
+"""One file per kind of metric, what the kinds share, and the models they run."""

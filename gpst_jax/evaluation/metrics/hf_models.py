@@ -1,8 +1,8 @@
 """The models of the published protocol, from a local directory or the Hugging Face hub.
 
-`GPST_HUBERT_CTC` and `GPST_WAVLM_SV` name local directories; without them the hub's identifiers
-are used, from its cache alone when `HF_HUB_OFFLINE=1`. Weights are read from safetensors where
-the repository has them, otherwise as tensors only; no code comes from the hub.
+`GPST_HUBERT_CTC` and `GPST_WAVLM_SV` name local directories; without them the models come from the
+hub, or from its local cache alone when `HF_HUB_OFFLINE=1`. Weights are read from safetensors where
+the repository has them, otherwise as tensors only; no code is loaded from the hub.
 """
 
 import os
@@ -17,10 +17,11 @@ HUBERT_CTC = "facebook/hubert-large-ls960-ft"
 WAVLM_SV = "microsoft/wavlm-base-plus-sv"
 HUBERT_CTC_VARIABLE = "GPST_HUBERT_CTC"
 WAVLM_SV_VARIABLE = "GPST_WAVLM_SV"
+MODULES = (("torch", "torch"), ("transformers", "transformers"))
 
 
 def _pretrained(name: str, variable: str, *loaders: Callable[[str], Any]) -> list[Any]:
-    """Loads the parts of a model; a model that cannot be found is the user's one-line error."""
+    """Loads the parts of a model; raises UserError where it cannot be found."""
     import torch
 
     torch.set_num_threads(1)
@@ -49,7 +50,7 @@ def load_hubert_ctc() -> Callable[[np.ndarray], str]:
     model.eval()
 
     def transcribe(wav: np.ndarray) -> str:
-        # One utterance at a time: no padding, so no dependence on the rest of a batch.
+        # One utterance at a time: no padding, so the result does not depend on a batch.
         inputs = processor(wav, sampling_rate=16000, return_tensors="pt")
         with torch.inference_mode():
             ids = model(inputs.input_values).logits.argmax(-1)
@@ -59,7 +60,7 @@ def load_hubert_ctc() -> Callable[[np.ndarray], str]:
 
 
 def load_wavlm_xvector() -> Callable[[np.ndarray], list[float]]:
-    """Speaker verification encoder: wav (N,) float32 at 16 kHz -> x-vector of unit length."""
+    """Speaker verification encoder: wav (N,) float32 at 16 kHz -> unit-norm x-vector."""
     import torch
     from transformers import Wav2Vec2FeatureExtractor, WavLMForXVector
 

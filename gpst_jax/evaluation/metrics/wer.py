@@ -1,28 +1,26 @@
-"""Word error rate: transcribers, alignment counts, and their corpus aggregate.
+"""Word error rate: recognisers, alignment counts, and their corpus aggregate.
 
-A corpus word error rate is sum(S + D + I) / sum(reference words). An utterance whose sound is
+A corpus word error rate is sum(S + D + I) / sum(reference words). An utterance whose file is
 missing or cannot be decoded counts as all of its words deleted; it is never left out.
 """
 
 import re
-import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.synthetic.questions import DIGITS
-from gpst_jax.evaluation.metrics import statistics
+from gpst_jax.evaluation.comparisons import CEILINGS, derangement
+from gpst_jax.evaluation.metrics import hf_models, pocketsphinx_digits, statistics
+from gpst_jax.evaluation.metrics.base import Floor, Inputs, Metric, Row, Scores, setting
+from gpst_jax.evaluation.metrics.recipe import Measurement, Recipe
+from gpst_jax.samples.manifest import UNSEEN, Sample, pairs
 
 _NUMERALS = {str(value): word for value, word in enumerate(DIGITS)} | {"oh": "zero", "o": "zero"}
-
-PADDING_SECONDS = 0.1
-NOISE_AMPLITUDE = 1e-4
-SILENCE_PROBABILITY = 0.3
-WORD_INSERTION_PENALTY = 0.01
 
 
 def normalise_digits(text: str) -> str:
@@ -47,46 +45,59 @@ def normalise_librispeech(text: str) -> str:
     return " ".join(re.sub(r"[^A-Z' ]+", " ", text.upper().replace("\u2019", "'")).split())
 
 
-def load_pocketsphinx_digits() -> Callable[[np.ndarray], str]:
-    """A recogniser of digit strings: wav (N,) float32 at 16 kHz -> words separated by spaces."""
-    import pocketsphinx
+@dataclass(frozen=True)
+class TranscriptRecipe(Recipe):
+    """A recogniser with the text normalisation applied to reference and hypothesis."""
 
-    # The bundled dictionary has 130,000 words; the ten that the grammar needs load in 7 ms. So
-    # every utterance gets a new decoder: one that is used again carries its estimates of the
-    # channel (cepstral mean) and of the noise over, and results would depend on the order.
-    entries = [
-        line
-        for line in Path(pocketsphinx.get_model_path("en-us/cmudict-en-us.dict"))
-        .read_text(encoding="utf-8")
-        .splitlines()
-        if re.split(r"[\s(]", line, maxsplit=1)[0] in DIGITS
-    ]
-    grammar = f"#JSGF V1.0; grammar digits; public <digits> = ( {' | '.join(DIGITS)} )+ ;"
-    folder = tempfile.TemporaryDirectory(prefix="digits-")
-    Path(folder.name, "digits.dict").write_text("\n".join(entries) + "\n", encoding="utf-8")
-    padding = np.zeros(round(PADDING_SECONDS * 16000), np.float32)
+    text_kinds: tuple[str, ...]  # of the transcripts it may score
+    normalise: Callable[[str], str]
 
-    def transcribe(wav: np.ndarray) -> str:
-        decoder = pocketsphinx.Decoder(
-            lm=None,
-            dict=str(Path(folder.name, "digits.dict")),  # the directory lives as long as we do
-            silprob=SILENCE_PROBABILITY,
-            wip=WORD_INSERTION_PENALTY,
-            loglevel="FATAL",
-        )
-        decoder.add_jsgf_string("digits", grammar)
-        decoder.activate_search("digits")
-        padded = np.concatenate([padding, wav, padding])
-        # Digital silence upsets the noise estimate; the same noise each time keeps it exact.
-        noise = np.random.default_rng(0).standard_normal(len(padded))
-        pcm = np.clip(padded + NOISE_AMPLITUDE * noise, -1, 1) * 32767
-        decoder.start_utt()
-        decoder.process_raw(pcm.astype("<i2").tobytes(), full_utt=True)
-        decoder.end_utt()
-        hypothesis = decoder.hyp()
-        return hypothesis.hypstr.strip() if hypothesis else ""
 
-    return transcribe
+_JIWER = ("jiwer", "jiwer")
+_CORPUS = "corpus: sum of S+D+I over sum of reference words; a failed file is all deletions"
+RECIPES: dict[str, Recipe] = {
+    recipe.id: recipe
+    for recipe in (
+        TranscriptRecipe(
+            id="wer/pocketsphinx-digits-smoke",
+            kind="wer",
+            model="pocketsphinx with its bundled en-us acoustic model and a grammar of digit "
+            f"strings (silprob {pocketsphinx_digits.SILENCE_PROBABILITY}, "
+            f"wip {pocketsphinx_digits.WORD_INSERTION_PENALTY}, "
+            f"{pocketsphinx_digits.PADDING_SECONDS} s padding, "
+            f"{pocketsphinx_digits.NOISE_AMPLITUDE:g} fixed noise)",
+            normalisation="lower case, no punctuation, numerals spelled, oh = zero",
+            aggregation=_CORPUS,
+            measurement=Measurement(
+                id="transcript/pocketsphinx-digits",
+                version=1,
+                sample_rate=16000,
+                modules=(("pocketsphinx", "pocketsphinx"), _JIWER),
+                load=pocketsphinx_digits.load,
+            ),
+            text_kinds=("digits",),
+            normalise=normalise_digits,
+        ),
+        TranscriptRecipe(
+            id="wer/hubert-large-ls960-ctc",
+            kind="wer",
+            model="facebook/hubert-large-ls960-ft, greedy CTC, float32, one utterance at a time",
+            normalisation="upper case, letters and apostrophes",
+            aggregation=_CORPUS,
+            measurement=Measurement(
+                id="transcript/hubert-large-ls960-ctc",
+                version=1,
+                sample_rate=16000,
+                modules=(*hf_models.MODULES, _JIWER),
+                load=hf_models.load_hubert_ctc,
+                extra="codecs,eval",
+                directory_variable=hf_models.HUBERT_CTC_VARIABLE,
+            ),
+            text_kinds=("digits", "free"),
+            normalise=normalise_librispeech,
+        ),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,7 @@ class ErrorCounts:
     deletions: int
     insertions: int
     empty: bool  # the hypothesis has no words
-    failed: bool = False  # the sound could not be read
+    failed: bool = False  # the file could not be read
 
     @property
     def errors(self) -> int:
@@ -107,11 +118,11 @@ class ErrorCounts:
 
 
 def count_errors(reference: str, hypothesis: str | None) -> ErrorCounts:
-    """Aligns normalised texts; a hypothesis of None (a failed sound) deletes every word."""
+    """Aligns normalised texts; a hypothesis of None (a failed file) deletes every word."""
     words = len(reference.split())
-    heard = len((hypothesis or "").split())
-    if hypothesis is None or not heard or not words:
-        return ErrorCounts(words, 0, words, heard, not heard, hypothesis is None)
+    recognised = len((hypothesis or "").split())
+    if hypothesis is None or not recognised or not words:
+        return ErrorCounts(words, 0, words, recognised, not recognised, hypothesis is None)
     import jiwer
 
     output = jiwer.process_words(reference, hypothesis)
@@ -123,7 +134,7 @@ def count_pair_errors(transcripts: Sequence[tuple[str | None, str | None]]) -> l
 
     There is no reference text. When the first is empty the second serves as reference, all of it
     deleted. When both are empty, the pair counts as a deleted reference of the mean length of the
-    others, so that silence never looks like agreement.
+    others, so that silence never counts as agreement.
     """
     usable = [(a, b) if a else (b, a) for a, b in transcripts]
     lengths = [len(a.split()) for a, _ in usable if a]
@@ -136,13 +147,13 @@ def count_pair_errors(transcripts: Sequence[tuple[str | None, str | None]]) -> l
 
 def summarise(
     counts: Sequence[ErrorCounts], speakers: Sequence[str] | None, *, resamples: int, seed: int
-) -> dict[str, Any]:
-    """The corpus word error rate of a condition with everything that one number hides.
+) -> Row:
+    """The corpus word error rate of a condition, with what a single number hides.
 
     Returns:
-        value, ci95 (utterances resampled), ci95_speakers (whole speakers resampled; None with
-        fewer than two, absent without speakers), n utterances, reference words, S, D and I, mean
-        and median over utterances, share_above_half, share_empty, and the number of failed files.
+        value, ci95 (utterances resampled), ci95_speakers (speakers resampled; None with fewer
+        than two, absent without speakers), n utterances, reference words, S, D and I, mean and
+        median over utterances, share_above_half, share_empty, and the number of failed files.
     """
     errors = np.array([count.errors for count in counts])
     words = np.array([count.words for count in counts])
@@ -151,19 +162,19 @@ def summarise(
     estimate = statistics.ratio(errors, words, resamples=resamples, seed=seed)
     ci95 = estimate.ci95
     if ci95 and not errors.sum():
-        ci95 = statistics.share(0, int(words.sum())).ci95  # no errors: resampling has no width
+        ci95 = statistics.share(0, int(words.sum())).ci95  # no errors: the bootstrap has no width
     rates = errors / np.maximum(words, 1)
-    voices: dict[str, Any] = {}
+    by_speaker: dict[str, Any] = {}
     if speakers is not None:
         clustered = statistics.ratio(
             errors, words, clusters=speakers, resamples=resamples, seed=seed
         )
-        voices = {"ci95_speakers": clustered.ci95, "speakers": len(set(speakers))}
+        by_speaker = {"ci95_speakers": clustered.ci95, "speakers": len(set(speakers))}
     return {
         "value": estimate.value,
         "ci95": ci95,
         "n": len(counts),
-        **voices,
+        **by_speaker,
         "words": int(words.sum()),
         "substitutions": sum(count.substitutions for count in counts),
         "deletions": sum(count.deletions for count in counts),
@@ -174,3 +185,182 @@ def summarise(
         "share_empty": float(np.mean([count.empty for count in counts])),
         "failed": sum(count.failed for count in counts),
     }
+
+
+class Transcribed(NamedTuple):
+    """The samples that a recipe can score, by condition, with their normalised texts."""
+
+    samples: dict[str, list[Sample]]  # with a reference transcript
+    pairs: dict[str, list[tuple[Sample, Sample]]]  # two renditions of the same units
+    references: dict[str, list[str]]  # in the order of `samples`
+    texts: dict[Path, str | None]  # recognised; None for a failed file
+
+    def hypotheses(self, condition: str) -> list[str | None]:
+        """Recognised texts of `samples`."""
+        return [self.texts[sample.audio] for sample in self.samples[condition]]
+
+
+@dataclass(frozen=True)
+class Transcripts(Metric):
+    """Base of the kinds that score recognised text."""
+
+    recipes: ClassVar[dict[str, Recipe]] = RECIPES
+
+    wer: str = setting(
+        "wer/pocketsphinx-digits-smoke",
+        "Recipe of the word error rate. GPST_HUBERT_CTC in the environment names a local model.",
+        tuple(RECIPES),
+    )
+
+    def selected(self) -> list[Recipe]:
+        """The recogniser."""
+        return [self.recipe(self.wer)]
+
+    @classmethod
+    def number(cls, value: float, signed: bool = False) -> str:
+        """Error rates in per cent, their differences in percentage points."""
+        return f"{100 * value:+.1f} pts" if signed else f"{100 * value:.1f} %"
+
+    def transcribe(self, inputs: Inputs) -> Transcribed:
+        """Recognises all samples with a transcript or a partner.
+
+        Raises:
+            UserError: a reference holds words that the recipe cannot recognise.
+        """
+        recipe: TranscriptRecipe = self.recipe(self.wer)
+        scored = {
+            name: [s for s in samples if s.text and s.text_kind in recipe.text_kinds]
+            for name, samples in inputs.conditions.items()
+        }
+        paired = {
+            name: [p for p in pairs(samples) if p[0].text_kind in recipe.text_kinds]
+            for name, samples in inputs.conditions.items()
+        }
+        references = {
+            name: [_reference(recipe, name, s) for s in samples] for name, samples in scored.items()
+        }
+        files = [s.audio for samples in scored.values() for s in samples]
+        files += [s.audio for group in paired.values() for pair in group for s in pair]
+        outcomes = inputs.measure(recipe.measurement, files) if files else {}
+        texts = {
+            path: recipe.normalise(outcome.value) if outcome.ok else None
+            for path, outcome in outcomes.items()
+        }
+        return Transcribed(scored, paired, references, texts)
+
+
+def _reference(recipe: TranscriptRecipe, condition: str, sample: Sample) -> str:
+    try:
+        return recipe.normalise(sample.text or "")
+    except UserError as error:
+        raise UserError(f"condition {condition}, sample {sample.id}: {error}") from error
+
+
+@dataclass(frozen=True)
+class WordErrors(Transcripts):
+    """Word error rate against the transcript, or between two renditions of the same units."""
+
+    kind: ClassVar[str] = "wer"
+    prefix: ClassVar[str] = "wer/"
+    item_fields: ClassVar[tuple[str, ...]] = ("transcript", "errors")
+    floor_names: ClassVar[Mapping[str, str]] = {
+        "shuffled_references": "shuffled transcripts",
+        "shuffled_pairs_unconditional": "unconditional, shuffled pairs",
+    }
+    difference_note: ClassVar[str] = "Word error rates in points."
+
+    def score(self, inputs: Inputs) -> Scores:
+        """Rates of all conditions; shuffled transcripts and shuffled pairs are the floors."""
+        heard = self.transcribe(inputs)
+        scores = Scores()
+        for name, samples in inputs.conditions.items():
+            for s in samples:
+                if s.audio in heard.texts:
+                    scores.items[name, s.id] = {"transcript": heard.texts[s.audio]}
+            counts: dict[str, ErrorCounts] = {}
+            if heard.pairs[name]:
+                row, floor = self._agreement(heard, name, inputs)
+                scores.floors.append(Floor(f"shuffled_pairs_{name}", self.wer, floor, True))
+            else:
+                references = zip(heard.samples[name], heard.references[name], strict=True)
+                counts = {s.id: count_errors(r, heard.texts[s.audio]) for s, r in references}
+                row = self._row(heard.samples[name], samples, counts, inputs)
+            for id_, count in counts.items():
+                scores.items[name, id_]["errors"] = asdict(count)
+            scores.values[self.wer, name] = counts
+            scores.rows[name, self.wer] = row
+        scores.floors += self._shuffled_references(heard, inputs)
+        return scores
+
+    def _row(
+        self,
+        scored: list[Sample],
+        samples: list[Sample],
+        counts: Mapping[str, ErrorCounts],
+        inputs: Inputs,
+    ) -> Row:
+        if counts:
+            speakers = [s.speaker for s in scored]
+            return summarise(list(counts.values()), speakers, **inputs.bootstrap)
+        kinds = " or ".join(self.recipe(self.wer).text_kinds)
+        has_text = any(s.text for s in samples)
+        return statistics.not_available(
+            f"no transcripts of kind {kinds}" if has_text else "no transcripts"
+        )
+
+    def _agreement(self, heard: Transcribed, name: str, inputs: Inputs) -> tuple[Row, Row]:
+        """Agreement between the renditions of each pair, and between those of different pairs."""
+        texts = [(heard.texts[a.audio], heard.texts[b.audio]) for a, b in heard.pairs[name]]
+        row = summarise(count_pair_errors(texts), None, **inputs.bootstrap)
+        row["reference"] = "transcript of the first rendition of the same units"
+        if len(texts) < 2:
+            return row, statistics.not_available("fewer than two pairs to shuffle")
+        moved = derangement(len(texts), inputs.seed)
+        shuffled = [(texts[j][0], texts[i][1]) for i, j in enumerate(moved)]
+        return row, summarise(count_pair_errors(shuffled), None, **inputs.bootstrap)
+
+    def _shuffled_references(self, heard: Transcribed, inputs: Inputs) -> list[Floor]:
+        floors = []
+        for suffix in ("", UNSEEN):
+            for base in (*CEILINGS, "semantic_to_acoustic", "speaker_transfer", "tts"):
+                name = base + suffix
+                if heard.samples.get(name):
+                    row = _shuffled(heard, name, inputs) | {"condition": name}
+                    floors.append(Floor(f"shuffled_references{suffix}", self.wer, row))
+                    break
+        return floors
+
+    def difference(
+        self, values: Mapping[str, Any], base: Mapping[str, Any], *, resamples: int, seed: int
+    ) -> Row:
+        """Corpus word error rate minus that of the base, over the ids in both."""
+        ids = sorted(values.keys() & base.keys())
+        if not any(values[id_].words for id_ in ids):
+            return statistics.not_available("no transcribed items in common")
+        columns = [
+            [getattr(table[id_], field) for id_ in ids]
+            for table in (values, base)
+            for field in ("errors", "words")
+        ]
+        estimate = statistics.paired_ratio_difference(*columns, resamples=resamples, seed=seed)
+        return statistics.row(estimate, len(ids))
+
+    @classmethod
+    def item_note(cls, item: Mapping[str, Any]) -> str:
+        """The transcript."""
+        if item.get("transcript") is None:
+            return ""
+        return f"recognised: {item['transcript'] or 'nothing'}"
+
+
+def _shuffled(heard: Transcribed, name: str, inputs: Inputs) -> Row:
+    """Word error rate against the references of other items: chance level."""
+    references, hypotheses = heard.references[name], heard.hypotheses(name)
+    if len(references) < 2:
+        return statistics.not_available("fewer than two items to shuffle")
+    moved = derangement(len(references), inputs.seed)
+    counts = [
+        count_errors(references[other], hypothesis)
+        for other, hypothesis in zip(moved, hypotheses, strict=True)
+    ]
+    return summarise(counts, [s.speaker for s in heard.samples[name]], **inputs.bootstrap)

@@ -1,4 +1,4 @@
-"""Rows of frames: units beside codes, one segment a row, nothing lost."""
+"""Rows of the arrangement "frames": units beside codes, one segment a row, nothing lost."""
 
 import dataclasses
 from collections import Counter
@@ -59,7 +59,7 @@ def _rows(path, **options):
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}, loader
 
 
-def test_every_frame_of_a_pass_stands_once_beside_its_unit(dataset):
+def test_an_epoch_holds_every_frame_once_with_its_unit(dataset):
     path, corpus = dataset
     rows, _ = _rows(path)
     real = rows["segment_ids"] == 1

@@ -1,4 +1,4 @@
-"""The loader: whole content, the same batches for any number of hosts, exact resume."""
+"""The loader: complete epochs, the same batches for any number of hosts, exact resume."""
 
 import json
 import subprocess
@@ -137,8 +137,8 @@ def test_batches_have_fixed_shapes_and_consistent_fields(dataset) -> None:
         assert (batch["frames"][unused] == PAD).all()
         assert (batch["frame_index"][unused] == 0).all()
         for row in range(4):
-            # A stack is predicted at an acoustic position of its own segment: the hidden that
-            # predicts one frame lies where the frame before it was read.
+            # A frame is predicted at an acoustic position of its own segment: that of the frame
+            # before it.
             used = ~unused[row]
             places = batch["frame_index"][row][used]
             np.testing.assert_array_equal(
@@ -151,7 +151,7 @@ def test_batches_have_fixed_shapes_and_consistent_fields(dataset) -> None:
             np.testing.assert_array_equal(read[same], predicted[same])
 
 
-def test_one_pass_holds_every_unit_and_frame(dataset, corpus) -> None:
+def test_one_epoch_holds_every_unit_and_frame(dataset, corpus) -> None:
     loader = Loader(dataset, "train", PACKING, 4, repeat=False)
     units: Counter[int] = Counter()
     codes: Counter[tuple[int, ...]] = Counter()
@@ -161,9 +161,9 @@ def test_one_pass_holds_every_unit_and_frame(dataset, corpus) -> None:
         num_segments += batch["segment_ids"].max(axis=1).sum()
         targets = batch["semantic_targets"]
         units.update((targets[targets != -1] - 4).tolist())
-        stacks = batch["frames"][batch["frame_segments"] > 0] - 4
-        stacks -= np.arange(CODEBOOKS) * CODEBOOK_SIZE
-        codes.update(map(tuple, stacks.tolist()))
+        frames = batch["frames"][batch["frame_segments"] > 0] - 4
+        frames -= np.arange(CODEBOOKS) * CODEBOOK_SIZE
+        codes.update(map(tuple, frames.tolist()))
     plan = loader.plan
     joints = sum(len(s.pieces) - 1 for r in range(plan.num_rows(0)) for s in plan.row(r))
     expected_units = Counter(np.concatenate([record.units for record in corpus]).tolist())
@@ -177,20 +177,20 @@ def test_one_pass_holds_every_unit_and_frame(dataset, corpus) -> None:
     assert joints
     assert units == expected_units
     assert codes == expected_codes
-    assert rows == loader.rows_per_pass
+    assert rows == loader.rows_per_epoch
 
 
-def test_the_last_batch_of_a_single_pass_is_filled_with_empty_rows(dataset) -> None:
-    size = next(size for size in range(4, 9) if _rows_per_pass(dataset) % size)
+def test_the_last_batch_of_a_single_epoch_is_filled_up_with_padding(dataset) -> None:
+    size = next(size for size in range(4, 9) if _rows_per_epoch(dataset) % size)
     batches = list(Loader(dataset, "train", PACKING, size, repeat=False))
     empty = np.concatenate([batch["segment_ids"].max(axis=1) == 0 for batch in batches])
-    rows = _rows_per_pass(dataset)
+    rows = _rows_per_epoch(dataset)
     assert len(empty) == -(-rows // size) * size
     np.testing.assert_array_equal(empty, np.arange(len(empty)) >= rows)
 
 
-def _rows_per_pass(dataset: Path) -> int:
-    return Loader(dataset, "train", PACKING, 1).rows_per_pass
+def _rows_per_epoch(dataset: Path) -> int:
+    return Loader(dataset, "train", PACKING, 1).rows_per_epoch
 
 
 def test_rows_follow_the_plan(dataset, corpus) -> None:
@@ -221,9 +221,9 @@ def test_hosts_together_read_the_batches_of_one(dataset, hosts: int) -> None:
         _assert_equal(joined, batch)
 
 
-def test_resume_is_exact_over_the_end_of_a_pass_and_another_number_of_hosts(dataset) -> None:
+def test_resume_is_exact_over_the_end_of_an_epoch_and_with_other_numbers_of_hosts(dataset) -> None:
     loader = Loader(dataset, "train", PACKING, 4)
-    before = loader.rows_per_pass // 4 - 1  # the next batches run into the second pass
+    before = loader.rows_per_epoch // 4 - 1  # the next batches run into the second epoch
     for _ in range(before):
         next(loader)
     state = json.loads(json.dumps(loader.get_state()))
@@ -231,7 +231,7 @@ def test_resume_is_exact_over_the_end_of_a_pass_and_another_number_of_hosts(data
     rest = _take(loader, 4)
 
     resumed = Loader(dataset, "train", PACKING, 4)
-    next(resumed)  # already under way: set_state starts anew
+    next(resumed)  # already iterating: set_state starts anew
     resumed.set_state(state)
     for batch, expected in zip(_take(resumed, 4), rest, strict=True):
         _assert_equal(batch, expected)
@@ -247,7 +247,7 @@ def test_resume_is_exact_over_the_end_of_a_pass_and_another_number_of_hosts(data
         half.close()
 
 
-def test_resume_in_a_late_pass_needs_no_earlier_pass(dataset) -> None:
+def test_resume_in_a_late_epoch_plans_no_earlier_epoch(dataset) -> None:
     loader = Loader(dataset, "train", PACKING, 4)
     late = sum(loader.plan.num_rows(number) for number in range(5)) + 1
     loader.set_state({"row": late, "plan": loader.plan.fingerprint, "skipped": [[3, 7]]})
@@ -315,7 +315,7 @@ def test_deduplication_collapses_units_within_pieces(dataset, corpus) -> None:
     packing = PackingConfig(1000, 400, 4.0, deduplicate=True, positions="running", seed=1)
     loader = Loader(dataset, "train", packing, 2, repeat=False)
     units, joints = 0, 0
-    for row in range(loader.rows_per_pass):
+    for row in range(loader.rows_per_epoch):
         joints += sum(len(segment.pieces) - 1 for segment in loader.plan.row(row))
     for batch in loader:
         units += (batch["semantic_targets"] >= 4).sum()
@@ -334,11 +334,13 @@ def test_a_damaged_shard_stops_the_loader_with_its_name(tmp_path, corpus) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_rows": 3, "num_hosts": 2}, "multiple of 2 hosts"),
-        ({"batch_rows": 4, "host": 2, "num_hosts": 2}, "host 2"),
+        ({"batch_size": 3, "num_hosts": 2}, "multiple of 2 hosts"),
+        ({"batch_size": 4, "host": 2, "num_hosts": 2}, "host 2"),
     ],
 )
-def test_impossible_sharing_is_refused(dataset, options: dict, message: str) -> None:
+def test_batch_sizes_that_hosts_cannot_share_are_refused(
+    dataset, options: dict, message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         Loader(dataset, "train", PACKING, **options)
 
@@ -356,10 +358,10 @@ def test_worker_processes_read_the_same_batches(dataset) -> None:
         _assert_equal(batch, expected)
 
 
-def test_nothing_but_grain_brings_jax_and_no_backend_is_started() -> None:
+def test_only_grain_imports_jax_and_no_backend_is_started() -> None:
     program = """
 import sys
-import data_pipeline.packing.token_plan, data_pipeline.tokens
+import data_pipeline.packing.token_plan, data_pipeline.tokens, data_pipeline.loading.batches
 import data_pipeline.datasets.token_records, data_pipeline.datasets.token_dataset
 assert "jax" not in sys.modules
 import data_pipeline.loading.loader

@@ -1,4 +1,4 @@
-"""Mixtures: the shares asked for, every record of a component in its turn, exact for any hosts."""
+"""Mixtures: exact shares, components in their own order, the same batches for any hosts."""
 
 import json
 from collections import Counter
@@ -19,7 +19,7 @@ PACKING = PackingConfig(sequence_length=600, frame_budget=340, crop_seconds=2.0,
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, write_dataset, make_token_record) -> Path:
-    """Datasets `a` (one language), `b` (two) and `other`, whose units mean something else."""
+    """Datasets `a` (one language), `b` (two) and `other` with another semantic tokenizer."""
     root = tmp_path_factory.mktemp("datasets")
     write_dataset(
         root / "a", {"train": [make_token_record(n, "ab"[n % 2], "en", seed=1) for n in range(60)]}
@@ -84,10 +84,10 @@ def test_weights_are_shares_of_the_rows_at_every_point(both) -> None:
     plan = Loader(both, "train", PACKING, 4).plan
     assert isinstance(plan, MixturePlan)
     for rows in (4096, 40960):
-        np.testing.assert_allclose(plan.drawn(rows), rows * shares, atol=1)
-    drawn = np.array([plan.drawn(rows) for rows in range(1, 4000, 97)])
+        np.testing.assert_allclose(plan.rows_before(rows), rows * shares, atol=1)
+    counts = np.array([plan.rows_before(rows) for rows in range(1, 4000, 97)])
     expected = np.arange(1, 4000, 97)[:, None] * shares
-    assert np.abs(drawn - expected).max() < 4 * np.sqrt(4000) / 2
+    assert np.abs(counts - expected).max() < 4 * np.sqrt(4000) / 2
 
 
 def test_rows_of_a_component_come_in_order_without_gaps(both) -> None:
@@ -97,10 +97,10 @@ def test_rows_of_a_component_come_in_order_without_gaps(both) -> None:
     for row in range(4000, 4200):  # over the end of a block
         component, place = plan.source(row)
         if component not in following:
-            following[component] = plan.drawn(row)[component]
+            following[component] = plan.rows_before(row)[component]
         assert place == following[component]
         following[component] += 1
-    assert plan.drawn(4200) == [following[component] for component in range(3)]
+    assert plan.rows_before(4200) == [following[component] for component in range(3)]
 
 
 def test_only_the_languages_asked_for_are_read(root) -> None:
@@ -131,9 +131,9 @@ def test_hosts_together_read_the_batches_of_one(both, hosts: int) -> None:
         _assert_equal(joined, batch)
 
 
-def test_resume_is_exact_with_another_number_of_hosts_and_passes_unplanned(both) -> None:
+def test_resume_is_exact_with_other_numbers_of_hosts_and_plans_no_earlier_epoch(both) -> None:
     loader = Loader(both, "train", PACKING, 4)
-    for _ in range(90):  # several passes over the small components
+    for _ in range(90):  # several epochs of the small components
         next(loader)
     state = json.loads(json.dumps(loader.get_state()))
     assert all(number > 0 for number, _ in state["passes"])
@@ -176,7 +176,7 @@ def test_the_plan_covers_weights_and_seed(root, both) -> None:
 def test_an_evaluation_reads_every_record_once_whatever_the_weights(root, both) -> None:
     loader = Loader(both, "train", PACKING, 4, repeat=False)
     rows = sum(int((batch["segment_ids"].max(axis=1) > 0).sum()) for batch in loader)
-    assert rows == loader.rows_per_pass == sum(p.num_rows(0) for p in loader._rows.plan.plans)
+    assert rows == loader.rows_per_epoch == sum(p.num_rows(0) for p in loader._rows.plan.plans)
     # Only one of the datasets has the split; it is read alone.
     assert [part.path for part in mixture.components(both, "valid")] == [str(root / "b")] * 2
 

@@ -26,7 +26,7 @@ def _silence(layout: TokenLayout) -> SilenceSpec:
 def _index(
     layout: TokenLayout, seconds: np.ndarray, speakers: list[str], seed: int = 0
 ) -> LengthIndex:
-    """Records of these durations, their speakers drawn; frames off by up to one, as tokenizers."""
+    """Records of these durations, random speakers; frames off by up to one, as of tokenizers."""
     random = np.random.default_rng(seed)
     units = np.ceil(seconds * layout.unit_rate).astype(np.int32)
     exact = units * layout.frame_rate / layout.unit_rate
@@ -77,7 +77,7 @@ def _lengths(plan: PackingPlan, segment: Segment) -> tuple[int, int]:
 
 @pytest.mark.parametrize("rates", RATES)
 @pytest.mark.parametrize("seed", range(4))
-def test_every_unit_is_used_exactly_once_a_pass(rates: tuple[float, float], seed: int) -> None:
+def test_every_unit_is_used_exactly_once_per_epoch(rates: tuple[float, float], seed: int) -> None:
     layout = _layout(*rates)
     index = _index(layout, _durations(seed), ["a", "b", "c", "unknown"], seed)
     plan = _plan(layout, index, seed=seed)
@@ -135,11 +135,11 @@ def test_rows_hold_their_budgets(join_speakers: bool) -> None:
     assert several
 
 
-def test_plan_is_a_function_of_its_seed_and_pass() -> None:
+def test_plan_is_a_function_of_its_seed_and_epoch() -> None:
     layout = _layout()
     index = _index(layout, _durations(1), ["a", "b"])
     plan, again = _plan(layout, index, seed=5), _plan(layout, index, seed=5)
-    # The second plan is asked for its last pass first: a row depends on nothing asked before.
+    # The second plan is asked for its last epoch first: a row depends on no earlier call.
     assert _rows(again, 2) == _rows(plan, 2)
     assert _rows(again, 0) == _rows(plan, 0)
     assert again.fingerprint == plan.fingerprint
@@ -162,7 +162,7 @@ def test_fingerprint_covers_lengths_and_speakers() -> None:
     assert len(fingerprints) == 5
 
 
-def test_row_numbers_run_on_over_passes() -> None:
+def test_row_numbers_continue_over_epochs() -> None:
     layout = _layout()
     index = _index(layout, _durations(2), ["a", "b"])
     plan = _plan(layout, index)
@@ -188,7 +188,7 @@ def test_deduplicated_plans_take_whole_records_once(seed: int) -> None:
     gap = len(_silence(layout).codes[0]) + 1  # silence of one repeated unit collapses to one
     joined = 0
     for row in _rows(plan):
-        positions = stacks = 0
+        positions = predicted = 0
         for segment in row:
             records = [piece.record for piece in segment.pieces]
             assert len(set(index.speaker[records])) == 1
@@ -199,10 +199,10 @@ def test_deduplicated_plans_take_whole_records_once(seed: int) -> None:
             joints = len(records) - 1
             joined += joints
             positions += 2 + int((index.units_dedup + index.frames)[records].sum()) + joints * gap
-            stacks += _lengths(plan, segment)[1] + 1
+            predicted += _lengths(plan, segment)[1] + 1
             assert _lengths(plan, segment)[0] <= 500
         assert positions <= 1400
-        assert stacks <= plan.config.frame_budget
+        assert predicted <= plan.config.frame_budget
     assert (used == 1).all()
     assert joined
 
@@ -219,7 +219,7 @@ def test_librispeech_like_lengths_fill_the_rows() -> None:
     efficiency = plan.efficiency()
     assert efficiency["positions"] >= 0.95
     assert efficiency["frames"] >= 0.98
-    # The figures are those of the rows that are drawn, not an estimate.
+    # The fractions are exact, not an estimate.
     assert efficiency["positions"] == (real.sum() + 2 * len(real)) / (plan.num_rows(0) * 1280)
     assert efficiency["frames"] == (real[:, 1] + 1).sum() / (plan.num_rows(0) * 751)
 
@@ -239,13 +239,13 @@ def test_other_lengths_fill_the_rows_too(
     layout = _layout()
     seconds = np.random.default_rng(0).uniform(low, high, 3000)
     names = [str(name) for name in range(speakers)] or ["unknown"]
-    stacks = int(75 * crop) + 1
+    predicted = int(75 * crop) + 1
     plan = _plan(
         layout,
         _index(layout, seconds, names),
         crop,
-        sequence_length=int(50 * crop) + stacks + 1,
-        frame_budget=stacks,
+        sequence_length=int(50 * crop) + predicted + 1,
+        frame_budget=predicted,
     )
     assert min(plan.efficiency().values()) >= 0.95
 
@@ -262,7 +262,7 @@ def test_long_and_short_rows_are_mixed() -> None:
     ("changes", "message"),
     [
         ({"sequence_length": 400}, "takes up to 502 positions"),
-        ({"frame_budget": 300}, "301 predicted stacks"),
+        ({"frame_budget": 300}, "301 predicted frames"),
         ({"crop_seconds": 0.2}, "too short"),
         ({"crop_seconds": -1.0}, "must be positive"),
         ({"deduplicate": True}, "set positions to running"),

@@ -276,7 +276,7 @@ def test_kinds_of_datasets_are_told_apart(root, sequences, mixed, tmp_path) -> N
     both = tmp_path / "both.json"
     entries = [{"path": str(root / "one")}, {"path": str(sequences)}]
     both.write_text(json.dumps({"datasets": entries}))
-    with pytest.raises(UserError, match="cannot be mixed: other kinds"):
+    with pytest.raises(UserError, match="cannot be mixed: they differ in kind"):
         load_spec(both)
     entries = [{"path": str(sequences), "languages": {"en": 1.0}}]
     both.write_text(json.dumps({"datasets": entries}))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grammars import free_grammar
 
 from data_pipeline.tokens.vocabulary import Vocabulary
 from gpst_jax.config import ConfigError, SemanticLMConfig, TransformerConfig
@@ -16,11 +17,10 @@ from gpst_jax.generation.gpst_sampler import Decoder
 from gpst_jax.generation.lm_grammar import (
     END,
     PARTS,
+    UNITS,
     Grammar,
     Phase,
     answer_grammar,
-    free_grammar,
-    speech_grammar,
 )
 from gpst_jax.generation.lm_sampler import LMDecoder, LMRequest
 from gpst_jax.models import semantic_lm
@@ -125,7 +125,8 @@ def test_other_seeds_and_items_draw_otherwise(decoder, requests, results):
 
 
 def test_greedy_takes_the_likeliest_allowed_id(decoder, requests):
-    grammar = speech_grammar(VOCABULARY)
+    only_units = (VOCABULARY.unit_start, VOCABULARY.size, "units")
+    grammar = Grammar((Phase("units", UNITS, (only_units,)),))
     found = decoder.decode(requests, grammar, seed=1, text=GREEDY, units=GREEDY)
     nucleus = SamplingConfig(top_p=1e-6)
     other = decoder.decode(requests, grammar, seed=2, text=nucleus, units=nucleus)
@@ -169,13 +170,6 @@ def test_answers_have_the_parts_asked_for(decoder, requests, parts):
                 assert stop > 0
             ids = ids[stop:]
         assert not ids
-
-
-def test_speech_goes_on_with_units_alone(decoder, requests):
-    for result in decoder.decode(requests, speech_grammar(VOCABULARY), units=PLAIN):
-        units = result.ids[:-2] if result.ended else result.ids
-        inside = VOCABULARY.is_unit(units)
-        assert inside[: len(units) - 1].all()  # the last may be the marker, cut before the end
 
 
 @pytest.mark.parametrize("parts", [(), PARTS[::-1], ("speech",)])

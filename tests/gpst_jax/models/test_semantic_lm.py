@@ -1,4 +1,4 @@
-"""The semantic language model: its block, its loss, growing vocabularies, adapters, meshes."""
+"""The semantic language model: its block, its loss, adapters, meshes."""
 
 import dataclasses
 import functools
@@ -291,38 +291,6 @@ def test_it_learns_to_say_what_was_said():
     total, count = report.pairs["nll_units"]
     assert total / count < 0.5
     assert report.pairs["nll_text"][1] == 0
-
-
-# Vocabulary
-
-
-@pytest.mark.parametrize("rows", semantic_lm.NEW_ROWS)
-def test_new_ids_leave_the_logits_of_the_old_ones(name, rows):
-    config, params, inputs = CONFIGS[name], _reference(name)[0], _inputs(_batch())
-    hidden = _hidden(config, params, *inputs)
-    extended = semantic_lm.extend_vocabulary(params, 64, 75, jax.random.key(5), rows)
-    np.testing.assert_array_equal(_hidden(config, extended, *inputs), hidden)
-    logits = _logits(config, extended, hidden)
-    assert logits.shape[-1] == 75
-    np.testing.assert_allclose(logits[..., :64], _logits(config, params, hidden), atol=1e-6)
-    table = np.asarray(extended["embed"]["embedding"])
-    assert (table[64:].std(axis=0) > 0).all()
-    if rows == "mean":
-        spread = table[:64].std()
-        np.testing.assert_allclose(table[64:].mean(0), table[:64].mean(0), atol=0.2 * spread)
-        assert np.asarray(logits[..., 64:]).max() < np.asarray(logits[..., :64]).max()
-    else:
-        assert table[64:].std() == pytest.approx(0.02, rel=0.2)
-    assert set(extended) == set(params)
-
-
-def test_impossible_vocabularies_are_refused():
-    params = _reference("modern")[0]
-    for sizes in ((63, 75), (64, 60)):
-        with pytest.raises(ValueError, match="cannot extend 64 rows"):
-            semantic_lm.extend_vocabulary(params, *sizes, KEY)
-    with pytest.raises(ValueError, match="'zeros'"):
-        semantic_lm.extend_vocabulary(params, 64, 75, KEY, "zeros")
 
 
 def test_other_datasets_are_refused():

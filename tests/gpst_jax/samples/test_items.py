@@ -9,7 +9,7 @@ from data_pipeline.audio.io import write_audio
 from data_pipeline.datasets.token_records import Record
 from data_pipeline.tokens import TokenLayout
 from gpst_jax.samples import items as items_module
-from gpst_jax.samples.items import Item, ItemSet, Stretch
+from gpst_jax.samples.items import Item, ItemSet, Segment
 
 RATE = 16_000
 
@@ -57,7 +57,7 @@ def test_a_short_rest_is_not_left_out(make_items):
     records = [record(f"r{i}", "ann", 0.6, "one") for i in range(5)]
     items = make_items(records, min_seconds=1.0)
     assert all_seconds(items) == pytest.approx(3.0)
-    assert [len(item.stretches) for item in items.all] == [2, 3]
+    assert [len(item.segments) for item in items.all] == [2, 3]
 
 
 def test_long_recordings_are_cut_without_text(make_items):
@@ -65,11 +65,11 @@ def test_long_recordings_are_cut_without_text(make_items):
     assert len(items.all) == 3
     assert all(item.text is None for item in items.all)
     assert all_seconds(items) == pytest.approx(11.0)
-    units = np.concatenate([item.stretches[0].part[0] for item in items.all])
+    units = np.concatenate([item.segments[0].part[0] for item in items.all])
     np.testing.assert_array_equal(units, np.arange(550) % 10)
     for item in items.all:
-        stretch_units, codes = item.stretches[0].part
-        assert abs(codes.shape[1] - 1.5 * len(stretch_units)) <= 1.5
+        segment_units, codes = item.segments[0].part
+        assert abs(codes.shape[1] - 1.5 * len(segment_units)) <= 1.5
 
 
 def test_digit_strings_are_chosen_first_and_speakers_evenly(make_items):
@@ -85,7 +85,7 @@ def test_prompt_has_the_length_asked_for_or_is_empty(make_items):
     items = make_items([record(f"a{i}", "ann", 1.4, "one") for i in range(3)])
     own = items.others("ann", [], "key")
     prompt = items.prompt(own, 3.0)
-    assert sum(stretch.end - stretch.start for stretch in prompt) == pytest.approx(3.0, abs=0.02)
+    assert sum(segment.end - segment.start for segment in prompt) == pytest.approx(3.0, abs=0.02)
     assert prompt[-1].text is None
     assert items.prompt(own, 9.0) == []
     kept = items.others("ann", [own[0].id], "key")
@@ -97,8 +97,8 @@ def test_audio_is_the_recordings_with_silence_between(make_items, tmp_path):
     wav = np.sin(np.arange(RATE) * 0.05).astype(np.float32) * 0.5
     write_audio(tmp_path / "r.wav", wav, RATE)
     items = make_items([record("r", "ann", 1.0, "one")])
-    part = items.all[0].stretches[0].part
-    pieces = [Stretch("r.wav", 0.0, 0.5, part, None), Stretch("r.wav", 0.5, 1.0, part, None)]
+    part = items.all[0].segments[0].part
+    pieces = [Segment("r.wav", 0.0, 0.5, part, None), Segment("r.wav", 0.5, 1.0, part, None)]
     audio = items.audio(pieces)
     half, gap = RATE // 2, round(0.1 * RATE)
     assert len(audio) == 2 * half + gap
@@ -110,7 +110,7 @@ def test_audio_is_the_recordings_with_silence_between(make_items, tmp_path):
 def test_text_kind_needs_digits_only():
     def kind(text: str | None) -> str:
         part = (np.zeros(1, int), np.zeros((2, 1), int))
-        return Item("id", "ann", (Stretch("s", 0, 1, part, text),)).text_kind
+        return Item("id", "ann", (Segment("s", 0, 1, part, text),)).text_kind
 
     assert kind("one two NINE") == "digits"
     assert kind("one apple") == "free"

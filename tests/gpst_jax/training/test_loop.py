@@ -21,7 +21,8 @@ from toy_run import (
 
 from gpst_jax.checkpoints import manager, record, storage
 from gpst_jax.config import ConfigError, MeshConfig
-from gpst_jax.training import log, loop, metrics
+from gpst_jax.trackers import jsonl
+from gpst_jax.training import log, loop
 
 DATASET = {"fingerprint": "dataset-a"}
 
@@ -43,7 +44,7 @@ def run_train(workdir, config, objective=None, loader=None, valid=None, **option
 
 
 def lines(workdir):
-    return metrics.read_metrics(workdir / metrics.METRICS_FILE)
+    return jsonl.read_metrics(workdir / jsonl.METRICS_FILE)
 
 
 class Stop(Exception):
@@ -169,7 +170,7 @@ def test_too_many_skipped_steps_stop_the_run(tmp_path):
     result = run_train(tmp_path / "b", config, loader=ToyLoader(gains=gains))
     assert result.skipped_steps == 2
     assert np.isfinite(result.final["train/loss"])
-    assert "NaN" not in (tmp_path / "b" / metrics.METRICS_FILE).read_text()
+    assert "NaN" not in (tmp_path / "b" / jsonl.METRICS_FILE).read_text()
 
 
 def test_a_diverged_run_goes_on_past_the_batches_it_names(tmp_path):
@@ -264,8 +265,8 @@ def test_best_checkpoints_are_kept(tmp_path):
 def test_metrics_file_survives_a_line_cut_short(tmp_path):
     config = toy_config(train={"steps": 2, "checkpoint_every_steps": 1})
     run_train(tmp_path, config)
-    with (tmp_path / metrics.METRICS_FILE).open("a") as file:
+    with (tmp_path / jsonl.METRICS_FILE).open("a") as file:
         file.write('{"step": 3, "train/lo')
     run_train(tmp_path, with_train(config, steps=4))
-    text = (tmp_path / metrics.METRICS_FILE).read_text()
+    text = (tmp_path / jsonl.METRICS_FILE).read_text()
     assert [json.loads(line)["step"] for line in text.splitlines()] == [1, 2, 3, 4]

@@ -1,10 +1,7 @@
 """Means, throughput and the metrics file."""
 
-import json
-import math
 import time
 
-import numpy as np
 import pytest
 
 from gpst_jax.parallel import chips
@@ -46,48 +43,3 @@ def test_peaks():
     assert chips.peak_flops("TPU v5 lite") == 197e12
     assert chips.peak_flops("TPU v5p") == 459e12
     assert chips.peak_flops("cpu") is None
-
-
-def test_file_holds_null_for_what_is_not_finite(tmp_path):
-    writer = metrics.MetricsWriter(tmp_path)
-    writer.write(1, {"train/loss": math.nan, "train/nll": 2})
-    writer.close()
-    (line,) = (tmp_path / metrics.METRICS_FILE).read_text().splitlines()
-    entry = json.loads(line, parse_constant=pytest.fail)
-    assert (entry["step"], entry["train/loss"], entry["train/nll"]) == (1, None, 2.0)
-    assert list((tmp_path / "tensorboard").iterdir())
-
-
-def test_resume_drops_later_lines_and_a_new_run_drops_all(tmp_path):
-    writer = metrics.MetricsWriter(tmp_path)
-    for step in (1, 2, 3):
-        writer.write(step, {"x": step})
-    writer.close()
-    for restored, expected in ((2, [1, 2]), (0, [])):
-        metrics.MetricsWriter(tmp_path, restored).close()
-        entries = metrics.read_metrics(tmp_path / metrics.METRICS_FILE)
-        assert [entry["step"] for entry in entries] == expected
-
-
-def test_damaged_file_is_named(tmp_path):
-    path = tmp_path / metrics.METRICS_FILE
-    path.write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
-    with pytest.raises(ValueError, match="line 2"):
-        metrics.read_metrics(path)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(12.4, "12s"), (187, "3m07s"), (3725, "1h02m"), (90000, "25h00m")]
-)
-def test_durations(seconds, text):
-    assert metrics.format_duration(seconds) == text
-
-
-def test_spectrogram_shows_a_tone_at_its_frequency():
-    rate = 16_000
-    tone = 0.5 * np.sin(2 * np.pi * 4000 * np.arange(rate) / rate)
-    image = metrics.spectrogram_image(tone, rate)
-    assert image.dtype == np.uint8
-    assert image.shape == (201, 98)  # 25 ms windows of 400 samples, every 10 ms
-    assert (image.argmax(axis=0) == 200 - 100).all()  # 4 kHz is half way up
-    assert metrics.spectrogram_image(np.zeros(10), rate).shape == (201, 1)

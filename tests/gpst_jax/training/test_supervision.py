@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 
-from data_pipeline.runtime.exit_codes import EXIT_STALLED
+from data_pipeline.runtime import exit_codes
 from gpst_jax.training.supervision import Watchdog
 
 
@@ -50,6 +50,6 @@ def test_a_hang_for_good_ends_the_process():
         "w = Watchdog(5, 0.1, 0.5); w.beat(); w.beat(); time.sleep(60)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == EXIT_STALLED
+    assert done.returncode == exit_codes.STALLED
     assert "giving up" in done.stderr
     assert 'File "<string>", line 2' in done.stderr

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grammars import free_grammar
 from in_memory import MemorySource, make_sequences
 from stored_model import make_dataset
 
@@ -18,7 +19,7 @@ from gpst_jax.generation import flow_sampler, ode_solvers
 from gpst_jax.generation.config import SamplingConfig
 from gpst_jax.generation.flow_sampler import FlowSettings
 from gpst_jax.generation.frame_batches import FrameRequest
-from gpst_jax.generation.lm_grammar import free_grammar, speech_grammar
+from gpst_jax.generation.lm_grammar import answer_grammar
 from gpst_jax.generation.lm_sampler import LMDecoder, LMRequest
 from gpst_jax.models import flow_matching, semantic_lm
 from gpst_jax.weights import loading
@@ -115,7 +116,8 @@ def test_language_model_greedy_decoding(language_model):
 
     expected = ours(free_grammar(spec.vocabulary))
     if model.block == "modern":
-        for grammar in (free_grammar(spec.vocabulary), speech_grammar(spec.vocabulary)):
+        spoken = answer_grammar(spec.vocabulary, ("speech_answer",))
+        for grammar in (free_grammar(spec.vocabulary), spoken):
             expected = ours(grammar)
             found = loaded.generate([LMRequest(prompt, 12)], grammar, text=GREEDY, units=GREEDY)[0]
             np.testing.assert_array_equal(found.ids, expected.ids)

@@ -1,0 +1,80 @@
+"""What a number was measured with: a model run on single files, and the recipe around it."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpst_jax.evaluation.metrics.optional_packages import require, versions
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The value measured on one file, or why there is none."""
+
+    value: Any = None
+    failure: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a value."""
+        return self.failure is None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is computed from one audio file, shared by the recipes that use its value."""
+
+    id: str
+    version: int  # raise it when the value for the same file changes
+    sample_rate: int  # Hz, files are resampled to it
+    modules: tuple[tuple[str, str], ...]  # (import name, distribution) of the packages it needs
+    load: Callable[[], Callable[[np.ndarray], Any]]  # the model; returns wav (N,) -> JSON value
+    extra: str = "eval"
+    directory_variable: str = ""  # environment variable that names a local directory of weights
+
+    def check(self) -> None:
+        """Raises UserError when a package is missing."""
+        require(self.id, dict(self.modules), self.extra)
+
+    def key(self) -> str:
+        """Cache key: values of equal id, version, packages and weights are interchangeable."""
+        installed = versions(dict(self.modules))
+        packages = ",".join(f"{name}={version}" for name, version in sorted(installed.items()))
+        return f"{self.id};v{self.version};{packages};{self.weights() or ''}"
+
+    def weights(self) -> str | None:
+        """The local directory used instead of the published weights, if one is named."""
+        return os.environ.get(self.directory_variable) if self.directory_variable else None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Model, conventions and aggregation of a metric, fixed under one id.
+
+    A number without its recipe cannot be compared with any other, so results are keyed by recipe
+    id and a bare "WER" is never printed. Recipes with "smoke" in their name run from pip packages
+    alone, with models too weak for published numbers: they compare conditions of one experiment.
+    """
+
+    id: str
+    kind: str  # of the metric that it belongs to
+    model: str
+    normalisation: str
+    aggregation: str
+    measurement: Measurement
+
+    def describe(self) -> dict[str, Any]:
+        """The recipe as a JSON value, with the installed package versions."""
+        return {
+            "kind": self.kind,
+            "model": self.model,
+            "version": self.measurement.version,
+            "sample_rate": self.measurement.sample_rate,
+            "normalisation": self.normalisation,
+            "aggregation": self.aggregation,
+            "packages": versions(dict(self.measurement.modules)),
+            "weights": self.measurement.weights(),
+        }
