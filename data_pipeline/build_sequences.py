@@ -4,10 +4,10 @@
         --tasks=pretrain,asr,tts,dialogue --text_tokenizer=DIR [--dialogue=FILE.jsonl]
 
 `pretrain` writes the units of each record, `asr` and `tts` pair them with its transcript, and
-`dialogue` (or one of its four formats) makes questions and answers of the pairs that a file names.
-Every planned sequence ends in a shard or, with its reason, in `failures.jsonl`. A run that was
-interrupted goes on where it stopped, and gives the same bytes as one that was not. Exit code: 0
-when every sequence is in, 1 when some failed.
+`dialogue` (or one of its four formats) builds questions and answers from record pairs listed in a
+file. Every planned sequence ends in a shard or, with a reason, in `failures.jsonl`. An interrupted
+run resumes where it stopped and writes the same bytes as an uninterrupted one. Exit code: 0 when
+every sequence was written, 1 when some failed.
 """
 
 import dataclasses
@@ -54,27 +54,27 @@ from data_pipeline.tokens.vocabulary import SPECIALS
 
 TEXT_PATH = "tokenizers/text"
 _REPORTS = ".reports"
-# About this many shards of each split, of so many records.
+# About this many shards per split, within these bounds of records per shard.
 _SHARDS, _LEAST_PER_SHARD, _MOST_PER_SHARD = 16, 64, 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class SequencesConfig:
-    """What becomes of a token dataset.
+    """Settings of a run.
 
     Attributes:
-        tokens: its directory.
-        output: of the sequences.
-        text_tokenizer: directory, see `text_tokenizers`.
-        tasks: of `templates.TASKS`; `dialogue` stands for its four formats.
-        dialogue: file of pairs, see `dialogues`; needed for dialogue tasks only.
-        copies: sequences of each record and task with an instruction, each worded by chance.
-        max_length: ids of the longest sequence that is taken.
-        train_on: of `templates.TRAIN_ON`.
+        tokens: directory of the token dataset.
+        output: directory of the sequence dataset.
+        text_tokenizer: directory, see `tokenizers.text`.
+        tasks: of `sequence_dataset.TASKS`; `dialogue` stands for its four formats.
+        dialogue: file of record pairs, see `dialogues`; for dialogue tasks only.
+        copies: sequences of each record and task with an instruction, with varying wordings.
+        max_length: ids of the longest sequence; longer ones fail.
+        train_on: one of `sequence_dataset.TRAIN_ON`.
         system: text before the user's turn.
-        seed: of the choice of wordings.
+        seed: seeds the choice of wordings.
         records_per_shard: 0 chooses by the size of the dataset.
-        num_workers: processes; 0 works in this one.
+        num_workers: processes; 0 runs in this one.
     """
 
     tokens: str
@@ -91,15 +91,15 @@ class SequencesConfig:
     num_workers: int = 0
 
     def __post_init__(self) -> None:
-        """Puts the tasks in order; raises UserError for impossible values."""
+        """Sorts the tasks; raises UserError for invalid values."""
         names = {*self.tasks} - {"dialogue"} | {*(DIALOGUE if "dialogue" in self.tasks else ())}
         if not names or not names <= set(TASKS):
             raise UserError(
-                f"--tasks={','.join(self.tasks)}: choose of {', '.join((*TASKS, 'dialogue'))}"
+                f"--tasks={','.join(self.tasks)}: choose from {', '.join((*TASKS, 'dialogue'))}"
             )
         object.__setattr__(self, "tasks", tuple(task for task in TASKS if task in names))
         if bool(self.dialogue_tasks) != bool(self.dialogue):
-            raise UserError("--dialogue=FILE.jsonl and a dialogue task need each other")
+            raise UserError("--dialogue=FILE.jsonl and a dialogue task require each other")
         if self.train_on not in TRAIN_ON:
             raise UserError(f"--train_on={self.train_on}: choose one of {', '.join(TRAIN_ON)}")
         for name in ("copies", "max_length"):
@@ -125,10 +125,10 @@ class SequencesConfig:
 
 
 def build_sequences(config: SequencesConfig) -> dict[str, Any]:
-    """Builds a dataset of sequences, or finishes doing so.
+    """Builds a dataset of sequences, or resumes a run that does.
 
     Returns:
-        For `--json_out`: `output`, `fingerprint` (None when nothing could be made), `statistics`,
+        For `--json_out`: `output`, `fingerprint` (None when no sequence was made), `statistics`,
         `splits`, `vocabulary`, `failures_file`, `resumed_shards`, `seconds` (of this run).
 
     Raises:
@@ -183,7 +183,7 @@ def _planned_of(task: SequenceTask) -> int:
 
 
 def _description(config: SequencesConfig, source: DatasetSpec) -> dict[str, Any]:
-    """All that decides what the run writes."""
+    """All that determines the run's output."""
     values = dataclasses.asdict(config)
     for name in ("tokens", "output", "num_workers"):
         del values[name]
@@ -199,14 +199,14 @@ def _description(config: SequencesConfig, source: DatasetSpec) -> dict[str, Any]
 def _provide_tokenizers(
     output: Path, config: SequencesConfig, source: DatasetSpec
 ) -> TextTokenizerSpec:
-    """Puts all three tokenizers beside the sequences, so that these are enough to hear a model."""
+    """Copies all three tokenizers into the dataset: it is all that generating speech needs."""
     text = store_text_tokenizer(config.text_tokenizer, output / TEXT_PATH)
     for path, target in ((source.semantic.path, SEMANTIC_PATH), (source.codec.path, CODEC_PATH)):
-        there = Path(config.tokens) / path
-        if there.is_dir() and not (output / target).exists():
+        original = Path(config.tokens) / path
+        if original.is_dir() and not (output / target).exists():
             temporary = (output / target).with_name(f".{Path(target).name}.copy")
             shutil.rmtree(temporary, ignore_errors=True)
-            shutil.copytree(there, temporary)
+            shutil.copytree(original, temporary)
             temporary.replace(output / target)
     return TextTokenizerSpec(text.id, text.sha256, text.vocab_size, TEXT_PATH)
 
@@ -287,19 +287,21 @@ def _define_flags() -> None:
         "Directory with tokenizer.model (sentencepiece) or tokenizer.json (Hugging Face).",
         required=True,
     )
-    flags.DEFINE_list("tasks", None, f"Of {', '.join((*TASKS, 'dialogue'))}.", required=True)
+    flags.DEFINE_list("tasks", None, f"From {', '.join((*TASKS, 'dialogue'))}.", required=True)
     flags.DEFINE_string(
         "dialogue", None, "JSONL file of id, split, question_record and answer_record."
     )
     flags.DEFINE_integer("copies", 1, "Sequences of each record and instruction task.")
     flags.DEFINE_integer("max_length", SequencesConfig.max_length, "Ids of the longest sequence.")
     flags.DEFINE_enum(
-        "train_on", "all", TRAIN_ON, "What is predicted: both turns, or the answer only."
+        "train_on", "all", TRAIN_ON, "The loss is on both turns, or on the answer only."
     )
-    flags.DEFINE_string("system", SYSTEM, "Text that sequences with an instruction begin with.")
-    flags.DEFINE_integer("seed", 0, "Of the choice of wordings.")
+    flags.DEFINE_string(
+        "system", SYSTEM, "System text at the beginning of sequences with an instruction."
+    )
+    flags.DEFINE_integer("seed", 0, "Seeds the choice of wordings.")
     flags.DEFINE_integer("records_per_shard", 0, "0 chooses by the size of the dataset.")
-    flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes; 0 works in this one.")
+    flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes; 0 runs in this one.")
 
 
 def main(argv: list[str]) -> int:

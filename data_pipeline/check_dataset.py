@@ -1,13 +1,13 @@
-"""Checks that a dataset, or every dataset of a mixture, can be read, before a run pays for chips.
+"""Checks that a dataset, or every dataset of a mixture, is readable, before a run is started.
 
     python -m data_pipeline.check_dataset DIR [--hash] [--json_out=FILE]
 
-Of every dataset: the spec and its fingerprint, the length index of every split by its digest, and
-of every shard that it is there and that its first and last record can be read; all shards together
-hold the records that the spec counts. `--hash` also reads every byte and compares the digests.
-Works on datasets of any kind and size: two records are in memory at a time.
+For every dataset: the spec and its fingerprint, the digest of each split's length index, that all
+shards exist with a readable first and last record, and that the number of records is the spec's.
+`--hash` also reads every byte and compares the shards' digests. Works for datasets of any kind and
+size: two records are in memory at a time.
 
-Exit codes: 0 it can be read; 2 not so, the message says where.
+Exit codes: 0 readable; 2 not readable, the message names the file.
 """
 
 import hashlib
@@ -31,14 +31,14 @@ def check_dataset(path: str | Path, digests: bool = False) -> list[dict[str, Any
     """Checks a dataset or a mixture.
 
     Args:
-        path: directory of a dataset, or file of a mixture.
+        path: directory of a dataset, or a mixture file.
         digests: also compare the digests of all shards.
 
     Returns:
         For every dataset its path, fingerprint, records, shards, hours and bytes of shards.
 
     Raises:
-        UserError: something is missing, unreadable, or not what `dataset.json` names.
+        UserError: a file is missing, unreadable, or not what `dataset.json` describes.
     """
     return [_check_one(Path(entry.path), digests) for entry in read_mixture(path)]
 
@@ -51,7 +51,7 @@ def _check_one(directory: Path, digests: bool) -> dict[str, Any]:
         if not index.is_file():
             raise UserError(f"{index} is missing: {_REMEDY}")
         if file_sha256(index) != split.index_sha256:
-            raise UserError(f"{index} is not the file that {SPEC_FILE} names: {_REMEDY}")
+            raise UserError(f"{index} is not the file that {SPEC_FILE} describes: {_REMEDY}")
         shards = _shards(directory, name, split)
         found = sum(_count_records(shard) for shard in shards)
         if found != split.num_records:
@@ -63,7 +63,7 @@ def _check_one(directory: Path, digests: bool) -> dict[str, Any]:
             text = "\n".join(file_sha256(shard) for shard in shards)
             if hashlib.sha256(text.encode()).hexdigest() != split.shards_sha256:
                 raise UserError(
-                    f"{directory}: the shards of split {name} changed since {SPEC_FILE} was "
+                    f"{directory}: the shards of split {name} have changed since {SPEC_FILE} was "
                     f"written: {_REMEDY}"
                 )
         size += sum(shard.stat().st_size for shard in shards)
@@ -79,7 +79,7 @@ def _check_one(directory: Path, digests: bool) -> dict[str, Any]:
 
 
 def _shards(directory: Path, name: str, split: SplitSpec) -> list[Path]:
-    """The files of a split in their order."""
+    """The shard files of a split, in order."""
     ending = f"-of-{split.num_shards:05d}"
     shards = sorted(directory.glob(f"*-{name}.array_record-*{ending}"))
     numbers = [int(shard.name.removesuffix(ending).rsplit("-", 1)[1]) for shard in shards]

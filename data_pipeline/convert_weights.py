@@ -1,10 +1,10 @@
-"""Turns a published model's pickled weights into a safetensors file.
+"""Converts a published model's pickled weights to a safetensors file.
 
     python -m data_pipeline.convert_weights --model=DIR --output=DIR
 
-Reads `*.bin`, `*.pt` and `*.pth` with PyTorch's restricted reader (`weights_only`), which makes
-tensors and plain containers and refuses everything else a pickle could do. Copies the JSON files of
-the directory. Tokenizers read the result; they never read a pickle.
+Reads `*.bin`, `*.pt` and `*.pth` with PyTorch's restricted unpickler (`weights_only`), which allows
+only tensors and plain containers. Copies the JSON files of the directory. Tokenizers read the
+result; they never read a pickle.
 """
 
 import json
@@ -29,7 +29,7 @@ def convert_weights(model: str | Path, output: str | Path) -> dict[str, Any]:
 
     Args:
         model: directory with config.json and weights in one or several pickles.
-        output: directory, made if missing.
+        output: directory, created if missing.
 
     Returns:
         `output`, the number of `tensors`, and `read`, the names of the files.
@@ -59,7 +59,7 @@ def convert_weights(model: str | Path, output: str | Path) -> dict[str, Any]:
                     f"{source}: {key} is in two of {', '.join(names)}: these are different models, "
                     "leave one file there"
                 )
-            # Tensors may share memory or be views, which a safetensors file has no word for.
+            # Tensors may share memory or be views, which safetensors cannot represent.
             tensors[key] = tensor.detach().clone().contiguous()
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def convert_weights(model: str | Path, output: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}") from error
     for path in target.glob("*.bin.index.json"):
-        path.unlink()  # names files that are not there
+        path.unlink()  # lists the pickled files
     return {"output": str(target), "tensors": len(tensors), "read": names}
 
 
@@ -80,11 +80,9 @@ def _read(torch: Any, path: Path) -> Mapping[str, Any]:
     """The tensors of a pickle, by name."""
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged or hostile file provokes
+    except Exception as error:  # a corrupt or malicious file may raise anything
         message = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{path} is not a file of tensors alone, and is not read: {message}"
-        ) from error
+        raise UserError(f"{path} holds more than tensors and is not read: {message}") from error
     for name in _WRAPPERS:
         if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
             found = found[name]

@@ -1,12 +1,12 @@
-"""Fits the clusters that turn hidden states of a speech model into semantic units.
+"""Fits k-means on the hidden states of a speech model, whose clusters are the semantic units.
 
     python -m data_pipeline.fit_kmeans --model='hubert:DIR_OR_HUB_ID?layer=9' --clusters=500 \
         --source=DIR --output=kmeans.safetensors
 
-Recordings stream through the model once per pass, in an order drawn by the seed; neither hidden
-states nor audio pile up. A run that was interrupted goes on where it stopped, from a file beside
-the output, and gives the same clusters as one that was not. `--output` also takes .npz. The units
-are then `hubert:DIR_OR_HUB_ID?layer=9&kmeans=kmeans.safetensors`.
+Recordings stream through the model once per pass, in seeded random order; neither audio nor hidden
+states are accumulated. An interrupted run resumes where it stopped, from a file beside the output,
+and gives the same clusters as an uninterrupted one. `--output` may also be .npz. The tokenizer is
+then `hubert:DIR_OR_HUB_ID?layer=9&kmeans=kmeans.safetensors`.
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ def _define_flags() -> None:
     )
     flags.DEFINE_string("output", None, ".npz or .safetensors file.", required=True)
     flags.DEFINE_integer("clusters", 500, "Semantic units.")
-    flags.DEFINE_integer("passes", KMeansConfig.passes, "Times every recording is looked at.")
-    flags.DEFINE_float("max_hours", KMeansConfig.max_hours, "Audio to look at in a pass.")
+    flags.DEFINE_integer("passes", KMeansConfig.passes, "Passes over the recordings.")
+    flags.DEFINE_float("max_hours", KMeansConfig.max_hours, "Hours of audio in one pass.")
     flags.DEFINE_integer("batch_frames", KMeansConfig.batch_frames, "Frames per update.")
-    flags.DEFINE_float("min_seconds", KMeansConfig.min_seconds, "Shorter ones are passed over.")
-    flags.DEFINE_integer("seed", 0, "Of the splits, the order and the clusters.")
-    flags.DEFINE_float("valid_fraction", 0.05, "Share of a speaker's recordings not looked at.")
+    flags.DEFINE_float("min_seconds", KMeansConfig.min_seconds, "Shorter recordings are skipped.")
+    flags.DEFINE_integer("seed", 0, "Seeds the splits, the order and the clusters.")
+    flags.DEFINE_float("valid_fraction", 0.05, "Fraction of a speaker's recordings left out.")
 
 
 def main(argv: list[str]) -> int:

@@ -3,9 +3,8 @@
     python -m data_pipeline.fit_text_tokenizer --source=TOKENS [--source=...] --output=DIR \
         [--vocab_size=512]
 
-Reads the split `train`. Byte-pair merges over the transcripts and the texts of `templates`, with
-the 256 bytes as a last resort: every text has ids and comes back as it was. Equal transcripts give
-an equal file.
+Reads the split `train`. BPE with byte fallback over the transcripts and the texts of `templates`:
+every text can be encoded and decodes to itself. Equal transcripts give an identical file.
 """
 
 import dataclasses
@@ -28,13 +27,14 @@ from data_pipeline.tokenizers.text import MODEL_FILE, load_text_tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class FitConfig:
-    """What is trained on what.
+    """Settings of a run.
 
     Attributes:
         source: directories of token datasets.
         output: directory of the tokenizer.
-        vocab_size: most ids, the 256 bytes included; fewer where the texts have fewer merges.
-        max_texts: of each source, from its beginning.
+        vocab_size: maximum number of ids, including 256 bytes; fewer if the texts run out of
+            merges.
+        max_texts: maximum number of transcripts of each source, from its beginning.
     """
 
     source: tuple[str, ...]
@@ -43,7 +43,7 @@ class FitConfig:
     max_texts: int = 1_000_000
 
     def __post_init__(self) -> None:
-        """Raises UserError for impossible values."""
+        """Raises UserError for invalid values."""
         if not self.source:
             raise UserError("--source: name at least one token dataset")
         if self.max_texts < 1:
@@ -63,7 +63,7 @@ def fit_text_tokenizer(config: FitConfig) -> dict[str, Any]:
     if not texts:
         raise UserError(
             f"{', '.join(config.source)}: no record has a transcript; tokenise the corpus with "
-            "--transcripts, or take a tokenizer of a language model"
+            "--transcripts, or use the tokenizer of a language model"
         )
     try:
         Path(config.output).mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def train(texts: Sequence[str], vocab_size: int) -> bytes:
     """A sentencepiece model of at most `vocab_size` ids, as bytes.
 
     Raises:
-        UserError: the bytes and characters alone are more than that.
+        UserError: the bytes and characters alone are more.
     """
     characters = {character for text in texts for character in text}
     least = 256 + 1 + len(characters | {"\u2581"})
@@ -102,9 +102,9 @@ def train(texts: Sequence[str], vocab_size: int) -> bytes:
             hard_vocab_limit=False,
             character_coverage=1.0,
             byte_fallback=True,
-            normalization_rule_name="identity",  # what comes back is what went in
+            normalization_rule_name="identity",  # decoding restores the text exactly
             remove_extra_whitespaces=False,
-            bos_id=-1,  # templates have markers of their own
+            bos_id=-1,  # the templates have their own markers
             eos_id=-1,
             pad_id=-1,
             num_threads=1,
@@ -125,8 +125,10 @@ def _define_flags() -> None:
     """Defined when run as a program only: other programs import this module."""
     flags.DEFINE_multi_string("source", None, "Token dataset with transcripts.", required=True)
     flags.DEFINE_string("output", None, "Directory of the tokenizer.", required=True)
-    flags.DEFINE_integer("vocab_size", FitConfig.vocab_size, "Most ids, 256 bytes included.")
-    flags.DEFINE_integer("max_texts", FitConfig.max_texts, "Read of each source.")
+    flags.DEFINE_integer(
+        "vocab_size", FitConfig.vocab_size, "Maximum number of ids, including 256 bytes."
+    )
+    flags.DEFINE_integer("max_texts", FitConfig.max_texts, "Transcripts read of each source.")
 
 
 def main(argv: list[str]) -> int:

@@ -2,10 +2,10 @@
 
     python -m data_pipeline.fit_tokenizers --audio_dir=DIR [--transcripts=FILE.csv] --output=DIR
 
-writes DIR/semantic and DIR/codec, or with `--unified` the one DIR/unified, whose first codebook is
-semantic: give it as both --semantic and --codec to data_pipeline.tokenize_corpus. Only the training
-split is looked at, and of it a seeded sample of bounded length, so that memory and time do not grow
-with the corpus. The same recordings, flags and machine give the same tokenizers.
+writes DIR/semantic and DIR/codec, or with `--unified` only DIR/unified, whose first codebook is
+semantic: pass it as both --semantic and --codec to data_pipeline.tokenize_corpus. Only a seeded
+sample of bounded duration from the training split is read, so that memory and time do not grow with
+the corpus. The same recordings, flags and machine give the same tokenizers.
 """
 
 import os
@@ -31,19 +31,19 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "speaker_pattern", "auto", "auto, or a regular expression with one group for the path."
     )
-    flags.DEFINE_float("valid_fraction", 0.05, "Share of a speaker's recordings not looked at.")
+    flags.DEFINE_float("valid_fraction", 0.05, "Fraction of a speaker's recordings left out.")
     flags.DEFINE_string(
-        "heldout_speakers", None, "How many speakers, or which (a,b,c), are not looked at."
+        "heldout_speakers", None, "How many speakers, or which (a,b,c), are left out."
     )
-    flags.DEFINE_float("min_seconds", 0.1, "Shorter recordings are passed over.")
-    flags.DEFINE_float("max_seconds", MAX_SECONDS, "Audio to look at, in seconds.")
+    flags.DEFINE_float("min_seconds", 0.1, "Shorter recordings are skipped.")
+    flags.DEFINE_float("max_seconds", MAX_SECONDS, "Seconds of audio to fit on.")
     flags.DEFINE_integer("vocab_size", MFCCKMeansConfig.vocab_size, "Semantic units.")
     flags.DEFINE_float("semantic_rate", MFCCKMeansConfig.frame_rate, "Units per second.")
     flags.DEFINE_integer("num_codebooks", MelRVQConfig.num_codebooks, "Codebooks of the codec.")
     flags.DEFINE_integer("codebook_size", MelRVQConfig.codebook_size, "Codes per codebook.")
     flags.DEFINE_float("codec_rate", MelRVQConfig.frame_rate, "Frames per second.")
     flags.DEFINE_bool("unified", False, "One codec, whose first codebook is semantic.")
-    flags.DEFINE_integer("seed", 0, "Of the splits, the sample and k-means.")
+    flags.DEFINE_integer("seed", 0, "Seeds the splits, the sample and k-means.")
     flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes that read recordings.")
 
 
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
     heldout = given.heldout_speakers
     if heldout is not None:
         heldout = int(heldout) if heldout.isdecimal() else heldout.split(",")
-    # What the source refuses is listed with its reasons when the corpus is tokenised.
+    # Recordings that the source refuses are reported when the corpus is tokenised.
     source = FolderSource(given.audio_dir, given.transcripts, given.speaker_pattern)
     utterances = assign_splits(source.list()[0], given.valid_fraction, heldout, given.seed)
     result = fit_tokenizers(

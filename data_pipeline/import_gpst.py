@@ -1,16 +1,16 @@
-"""Takes over tokens that the official GPST code has written, as LMDB, into token shards.
+"""Imports tokens that the official GPST code wrote as LMDB into token shards.
 
     python -m data_pipeline.import_gpst --root=DIR --splits=train=train-960,valid=dev \
         --semantic=NAME --codec=NAME --output=DIR
 
 The official layout is one LMDB environment per stream and split, ROOT/xlsr2_unit/SPLIT and
-ROOT/meta24khz_12kpbs_codec/SPLIT. A key is the path of a recording, or of a piece of one; its value
-is the tokens as int64, of codes all codebooks one after the other. Beside it, under KEY_size, lies
-the shape as a pickle: it is never read, as the length of the value says all once the number of
-codebooks is known, which the directory's name tells (12 kbps are 16).
+ROOT/meta24khz_12kpbs_codec/SPLIT. A key is the path of a recording, or of a part of one; its value
+is the tokens as int64, codes codebook after codebook. KEY_size holds the shape as a pickle, which
+is never read: the number of codebooks, which follows from the directory's name (12 kbps: 16), and
+the length of the value determine it.
 
-The tokenizers must be those that made the tokens: the dataset needs their silence, and whoever
-generates from it needs the codec. Only their vocabularies can be checked here.
+The tokenizers must be those that made the tokens: the dataset needs their encoded silence, and
+generation needs the codec. Only their vocabularies can be checked here.
 """
 
 import dataclasses
@@ -49,18 +49,18 @@ _BITS_PER_SECOND = 750  # of one EnCodec codebook: 75 frames of 10 bits
 
 @dataclasses.dataclass(frozen=True)
 class ImportConfig:
-    """What to take over.
+    """Settings of an import.
 
     Attributes:
         root: directory of both streams.
         output: dataset directory.
-        splits: ours (train, valid, unseen) to the names of theirs.
+        splits: from our names (train, valid, unseen) to the official code's.
         semantic: name of the semantic tokenizer that made the units.
-        codec: name of the codec that made the codes; its first codebooks may be fewer than those
-            that are stored.
-        units_dir: below the root.
-        codes_dir: below the root.
-        stored_codebooks: that the codes have; 0 follows from `codes_dir`.
+        codec: name of the codec that made the codes; it may have fewer codebooks than are stored,
+            of which the first are then read.
+        units_dir: directory of the units, below the root.
+        codes_dir: directory of the codes, below the root.
+        stored_codebooks: codebooks of the stored codes; 0: follows from `codes_dir`.
         language: of all recordings.
     """
 
@@ -75,7 +75,7 @@ class ImportConfig:
     language: str = "und"
 
     def __post_init__(self) -> None:
-        """Raises UserError for an unknown split or when the number of codebooks stays unknown."""
+        """Raises UserError for an unknown split, or if the number of codebooks is unknown."""
         for name in self.splits:
             if name not in SPLITS:
                 raise UserError(f"splits: {name!r} is not one of {', '.join(SPLITS)}")
@@ -88,9 +88,9 @@ class ImportConfig:
         """Codebooks that are stored."""
         if self.stored_codebooks > 0:
             return self.stored_codebooks
-        rate = re.search(r"(\d+)k(?:pb|bp)s", self.codes_dir)  # the official name has it misspelt
+        rate = re.search(r"(\d+)k(?:pb|bp)s", self.codes_dir)  # misspelt in the official name
         if rate is None:
-            raise UserError(f"{self.codes_dir} does not say its kbps: give stored_codebooks")
+            raise UserError(f"no kbps in the name {self.codes_dir}: set stored_codebooks")
         return int(rate[1]) * 1000 // _BITS_PER_SECOND
 
 
@@ -98,7 +98,7 @@ def import_gpst(config: ImportConfig) -> dict[str, Any]:
     """Writes a dataset from the official layout; finished shards of a killed run are kept.
 
     Returns:
-        `output`, `fingerprint` (None when nothing could be taken over), `statistics`, `seconds`.
+        `output`, `fingerprint` (None when nothing could be imported), `statistics`, `seconds`.
 
     Raises:
         UserError: the environments or tokenizers cannot be read, or the output cannot be written.
@@ -150,18 +150,18 @@ def import_gpst(config: ImportConfig) -> dict[str, Any]:
 
 
 class _Streams:
-    """Both environments of one of their splits."""
+    """Both LMDB environments of one official split."""
 
     def __init__(self, config: ImportConfig, split: str):
         self._units = _open(Path(config.root, config.units_dir, split))
         self._codes = _open(Path(config.root, config.codes_dir, split))
-        # A recording that only one of the streams has is an input as well: it must be accounted.
+        # Recordings that only one stream has are inputs too: they become failures.
         self.keys = sorted(_keys(self._units) | _keys(self._codes))
 
     def write(
         self, output: Path, split: str, layout: Any, config: ImportConfig
     ) -> list[ShardReport]:
-        """Writes all shards of a split that are not there yet."""
+        """Writes the missing shards of a split; returns the reports of all."""
         reports = []
         count = -(-len(self.keys) // _PER_SHARD)
         paths = [Path(os.fsdecode(key)) for key in self.keys]
@@ -230,19 +230,19 @@ class _Streams:
         write_json(report, dataclasses.asdict(done))
 
     def _tokens(self, key: bytes, depth: int, layout: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Units (S,) and the first codebooks' codes (Q, T); ValueError says what is wrong."""
+        """Units (S,) and the first codebooks' codes (Q, T); ValueError where they are invalid."""
         found = []
         for name, environment in (("units", self._units), ("codes", self._codes)):
             with environment.begin() as transaction:
                 value = transaction.get(key)
             if value is None:
-                raise ValueError(f"the official {name} do not have this recording")
+                raise ValueError(f"the official {name} lack this recording")
             if len(value) % 8:
                 raise ValueError(f"{name} of {len(value)} bytes are not int64")
             found.append(np.frombuffer(value, "<i8"))
         units, codes = found
         if len(codes) % depth:
-            raise ValueError(f"{len(codes)} codes are not those of {depth} codebooks")
+            raise ValueError(f"{len(codes)} codes are not a multiple of {depth} codebooks")
         return units, codes.reshape(depth, -1)[: layout.num_codebooks]
 
 
@@ -258,7 +258,7 @@ def _open(path: Path) -> Any:
 
 
 def _keys(environment: Any) -> set[bytes]:
-    """Keys of tokens: all but those of sizes."""
+    """Keys of tokens, without those of sizes."""
     with environment.begin() as transaction:
         keys = set(transaction.cursor().iternext(keys=True, values=False))
     return {key for key in keys if not (key.endswith(_SIZE) and key.removesuffix(_SIZE) in keys)}
@@ -271,9 +271,11 @@ def _define_flags() -> None:
     flags.DEFINE_list("splits", None, "OURS=THEIRS, such as train=train-960.", required=True)
     flags.DEFINE_string("semantic", None, "Tokenizer that made the units.", required=True)
     flags.DEFINE_string("codec", None, "Codec that made the codes.", required=True)
-    flags.DEFINE_string("units_dir", UNITS_DIR, "Below the root.")
-    flags.DEFINE_string("codes_dir", CODES_DIR, "Below the root.")
-    flags.DEFINE_integer("stored_codebooks", 0, "That the codes have; 0: follows from codes_dir.")
+    flags.DEFINE_string("units_dir", UNITS_DIR, "Directory of the units, below the root.")
+    flags.DEFINE_string("codes_dir", CODES_DIR, "Directory of the codes, below the root.")
+    flags.DEFINE_integer(
+        "stored_codebooks", 0, "Codebooks of the stored codes; 0: follows from codes_dir."
+    )
     flags.DEFINE_string("language", "und", "Of all recordings.")
 
 

@@ -1,10 +1,10 @@
-"""Looks through a dataset of token shards and says what is in it and what is wrong with it.
+"""Inspects a dataset of token shards: statistics and faults.
 
     python -m data_pipeline.inspect_shards DIR [--html_out=FILE.html] [--json_out=FILE.json]
 
-Reads every record. Prints a summary; writes a page with plots and players where asked for. Exit
-code: 0 when the dataset is whole, 1 when a shard or record is damaged or out of step (each is
-named), 2 when there is no dataset to read.
+Reads every record and prints a summary; `--html_out` writes a page with plots and audio. Exit code:
+0 when the dataset is intact, 1 when it has faults (each is listed), 2 when there is no dataset to
+read.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ _SHOWN_SPEAKERS = 12
 
 
 def inspect_shards(dataset_dir: str) -> DatasetStatistics:
-    """Reads all records of a dataset, with progress; see `shard_statistics.collect`."""
+    """Reads all records of a dataset, with progress; see `statistics.collect`."""
     spec = DatasetSpec.load(dataset_dir)
     total = sum(split.num_records for split in spec.splits.values())
     with progress("read records", total) as advance:
@@ -35,7 +35,7 @@ def inspect_shards(dataset_dir: str) -> DatasetStatistics:
 
 
 def to_json(statistics: DatasetStatistics) -> dict[str, Any]:
-    """All figures, for `--json_out`."""
+    """All statistics, for `--json_out`."""
     spec = statistics.spec
     return {
         "fingerprint": spec.fingerprint,
@@ -70,7 +70,7 @@ def _split_json(split: SplitStatistics) -> dict[str, Any]:
 
 
 def quantiles(values: np.ndarray) -> dict[str, float]:
-    """Least, median, mean and greatest of values (R,)."""
+    """Minimum, median, mean and maximum of values (R,)."""
     if not len(values):
         return {}
     return {
@@ -88,14 +88,14 @@ def histogram(values: np.ndarray, top: float, bins: int = 40) -> dict[str, list[
 
 
 def effective_number(shares: list[float]) -> float:
-    """Exponential of the entropy: as many equal shares would be as evenly spread."""
+    """Exponential of the entropy: as many equal shares have the same entropy."""
     values = np.array(shares, np.float64)
     values = values[values > 0] / max(values.sum(), 1e-12)
     return float(np.exp(-(values * np.log(values)).sum())) if len(values) else 0.0
 
 
 def print_summary(statistics: DatasetStatistics, console: Console) -> None:
-    """Writes the summary for a terminal."""
+    """Prints the summary to a terminal."""
     spec = statistics.spec
     console.print(
         f"[bold]{spec.semantic.id}[/] at {spec.semantic.frame_rate:g} Hz, "
@@ -145,7 +145,9 @@ def print_summary(statistics: DatasetStatistics, console: Console) -> None:
         highlight=False,
     )
     if statistics.duplicates.count:
-        console.print(f"{statistics.duplicates.count:,} records have the tokens of another:")
+        console.print(
+            f"{statistics.duplicates.count:,} records have exactly the tokens of another:"
+        )
         _print_names(statistics.duplicates.named, console)
     for kind, faults in statistics.faults.items():
         if faults.count:
@@ -165,8 +167,8 @@ def _percent(figures: dict[str, float]) -> str:
 
 def _define_flags() -> None:
     """Defined when run as a program only."""
-    flags.DEFINE_string("html_out", None, "File for a page with plots and players.")
-    flags.DEFINE_integer("examples", 6, "Recordings to reconstruct for the page.", lower_bound=0)
+    flags.DEFINE_string("html_out", None, "HTML file to write, with plots and audio.")
+    flags.DEFINE_integer("examples", 6, "Records to decode for the page.", lower_bound=0)
 
 
 def main(argv: list[str]) -> int:

@@ -1,17 +1,16 @@
-"""Makes a small corpus of synthesised English: strings of digits and short sentences, many voices.
+"""Synthesises a small English corpus: strings of digits and short sentences in twelve voices.
 
     python -m data_pipeline.synthesize_corpus --output=DIR
 
 The corpus is a folder source like any other: 16 kHz FLAC files and `manifest.csv` with the columns
-path, speaker, text, language, split and text_kind (digits or free). Ten voices are trained on, two
-more are held out. No digit string of the validation or held-out items occurs in training.
+path, speaker, text, language, split and text_kind (digits or free). Ten voices are for training,
+two are held out. No digit string of the validation or held-out items occurs in training.
 
-With `--questions_per_voice` each voice also asks and answers questions; `dialogues.jsonl` says
-which recording answers which, as data_pipeline.build_sequences takes it.
+With `--questions_per_voice` each voice also asks and answers questions; `dialogues.jsonl` pairs
+them, in the format that data_pipeline.build_sequences reads.
 
-The work is cut into chunks, each spoken by one fresh process because espeak-ng keeps hidden state:
-so the corpus is the same on every run, whatever the number of processes, and an interrupted run
-goes on where it stopped.
+Utterances are synthesised in chunks, each in a fresh process because espeak-ng keeps hidden state:
+the corpus is the same for any number of processes, and an interrupted run resumes where it stopped.
 """
 
 import csv
@@ -35,14 +34,14 @@ from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json, write_text
 from data_pipeline.runtime.progress import progress
 from data_pipeline.synthetic.espeak import Espeak
-from data_pipeline.synthetic.questions import DIGITS, KINDS, Question, draw_question, is_open
+from data_pipeline.synthetic.questions import DIGITS, KINDS, Question, is_open, sample_question
 
 SAMPLE_RATE = 16_000
 
-_CHUNK_UTTERANCES = 200  # spoken by one process: long enough to hide its start
+_CHUNK_UTTERANCES = 200  # per process: enough to amortise its start
 _GAIN = 0.9  # some voices reach full scale, and resampling overshoots a little
 _FREE_EVERY = 9  # every ninth text is a sentence
-_VERSION = 1  # of texts and signals: a change of either makes another corpus
+_VERSION = 1  # of texts and signals: raise it with any change of either
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,9 @@ class Voice:
     pitch: int = 50
 
 
-# Chosen among 62 variants by how well a small recogniser understands their digits, because the
-# corpus is there to measure whether words survive. Among the held-out ones, klatt3 is a male and f3
-# a female voice, both apart from every training voice for a speaker encoder.
+# Chosen from 62 variants by a small recogniser's accuracy on their digits, because the corpus is
+# for measuring intelligibility. Of the held-out voices, klatt3 is male and f3 female, and a speaker
+# encoder tells both apart from every training voice.
 TRAIN_VOICES = (
     Voice("klatt4"),
     Voice("klatt2"),
@@ -95,14 +94,14 @@ class CorpusConfig:
     utterances_per_voice: int = 560
     valid_per_voice: int = 27
     unseen_per_voice: int = 60
-    questions_per_voice: int = 0  # of training; a tenth for validation, a third for unseen voices
+    questions_per_voice: int = 0  # in training; a tenth in validation, a third for unseen voices
     seed: int = 0
     version: int = _VERSION
 
 
 @dataclass(frozen=True)
 class Item:
-    """One utterance to be spoken."""
+    """One utterance to synthesise."""
 
     path: str  # relative to the corpus
     voice: Voice
@@ -114,7 +113,7 @@ class Item:
 def plan_corpus(config: CorpusConfig) -> list[Item]:
     """Returns every utterance of a corpus, sorted by split and voice: a function of the config."""
     rng = np.random.default_rng([config.seed, _VERSION])
-    held: set[str] = set()  # strings kept out of training
+    held: set[str] = set()  # digit strings kept out of training
     items = [
         *_plan_split(rng, "valid", TRAIN_VOICES, config.valid_per_voice, 4, set(), held),
         *_plan_split(rng, "unseen", UNSEEN_VOICES, config.unseen_per_voice, 4, set(), held),
@@ -128,7 +127,7 @@ def plan_corpus(config: CorpusConfig) -> list[Item]:
 def plan_dialogues(config: CorpusConfig) -> list[tuple[str, Item, Item]]:
     """Every dialogue of a corpus: its id, the question and its answer, in one voice.
 
-    Questions about three digits that validation or unseen voices ask do not occur in training.
+    Questions about three digits in validation or by unseen voices do not occur in training.
     """
     rng = np.random.default_rng([config.seed, _VERSION, 1])
     count = config.questions_per_voice
@@ -141,9 +140,9 @@ def plan_dialogues(config: CorpusConfig) -> list[tuple[str, Item, Item]]:
     ):
         for voice in voices:
             for place in range(number):
-                question = draw_question(rng, KINDS[place % len(KINDS)])
+                question = sample_question(rng, KINDS[place % len(KINDS)])
                 while split == "train" and question.text in held:
-                    question = draw_question(rng, question.kind)
+                    question = sample_question(rng, question.kind)
                 if split != "train" and is_open(question):
                     held.add(question.text)
                 found.append(_dialogue(question, voice, split, place))
@@ -197,7 +196,7 @@ def synthesize_corpus(
     """Writes a corpus, or the part of it that is missing.
 
     Returns:
-        Counts: utterances (per split), chunks and how many were there already, wall seconds.
+        Counts: utterances (per split), chunks and how many existed already, wall seconds.
 
     Raises:
         UserError: the directory cannot be written, or holds a corpus of another config.
@@ -240,24 +239,24 @@ def synthesize_corpus(
 
 
 def _claim(output: Path, config: CorpusConfig) -> None:
-    """Marks a directory as this corpus, or refuses one that is another."""
-    path, mine = output / "corpus.json", dataclasses.asdict(config)
+    """Marks a directory as this corpus, or refuses one that holds another."""
+    path, settings = output / "corpus.json", dataclasses.asdict(config)
     try:
-        theirs = json.loads(path.read_text(encoding="utf-8"))
+        existing = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        write_json(path, mine)
+        write_json(path, settings)
         return
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): name another --output") from error
-    if theirs != mine:
+    if existing != settings:
         raise UserError(
-            f"{output} holds a corpus made with {theirs}, asked for {mine}: name another --output "
+            f"{output} holds a corpus made with {existing}, not {settings}: name another --output "
             "or delete the directory"
         )
 
 
 def _chunks(items: list[Item]) -> list[list[Item]]:
-    """Cuts the plan where voice or split changes, and every 200 utterances."""
+    """Splits the plan where voice or split changes, and every 200 utterances."""
     chunks: list[list[Item]] = []
     for item in items:
         last = chunks[-1][-1] if chunks else None
@@ -269,7 +268,7 @@ def _chunks(items: list[Item]) -> list[list[Item]]:
 
 
 def _speak_chunk(output: str, chunk: list[Item]) -> None:
-    """Speaks and writes one chunk; runs in a process of its own."""
+    """Synthesises and writes one chunk; runs in its own process."""
     espeak = Espeak()
     for item in chunk:
         wav = espeak.synthesize(item.text, f"en-us+{item.voice.name}", pitch=item.voice.pitch)
@@ -305,7 +304,9 @@ def _dialogues(planned: list[tuple[str, Item, Item]]) -> str:
 def _define_flags() -> None:
     """Defined when run as a program only: other programs import this module."""
     default = CorpusConfig()
-    flags.DEFINE_string("output", None, "Directory of the corpus; made if missing.", required=True)
+    flags.DEFINE_string(
+        "output", None, "Directory of the corpus; created if missing.", required=True
+    )
     flags.DEFINE_integer(
         "utterances_per_voice",
         default.utterances_per_voice,
@@ -330,7 +331,7 @@ def _define_flags() -> None:
         "Questions, each with its answer, of each training voice.",
         lower_bound=0,
     )
-    flags.DEFINE_integer("seed", default.seed, "Of the texts.", lower_bound=0)
+    flags.DEFINE_integer("seed", default.seed, "Seeds the texts.", lower_bound=0)
     flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes.", lower_bound=1)
 
 

@@ -1,10 +1,10 @@
-"""Turns a corpus of recordings into token shards with `dataset.json`.
+"""Tokenises a corpus of recordings into a token dataset: shards and `dataset.json`.
 
     python -m data_pipeline.tokenize_corpus --audio_dir=DIR --output=DIR
 
-Every recording ends in a shard or, with its reason, in `failures.jsonl`. A run that was interrupted
-goes on where it stopped, at the grain of a shard, and gives the same bytes as one that was not; a
-finished one has nothing to do. Exit code: 0 when every input is in, 1 when some failed.
+Every recording ends in a shard or, with a reason, in `failures.jsonl`. An interrupted run keeps its
+finished shards when it is resumed, and writes the same bytes as an uninterrupted one; a finished
+run has nothing to do. Exit code: 0 when every input was tokenised, 1 when some failed.
 """
 
 import dataclasses
@@ -49,12 +49,13 @@ from data_pipeline.tokenization.shard import ShardReport, ShardTask
 from data_pipeline.tokenizers import load_codec, load_semantic
 
 _REPORTS = ".reports"
-# About this many shards, of so many recordings: small enough to lose little, few enough to open.
+# About this many shards per split, within these bounds of recordings per shard: a killed run loses
+# little, and readers open few files.
 _SHARDS, _LEAST_PER_SHARD, _MOST_PER_SHARD = 16, 64, 4096
 
 
 def tokenize_corpus(config: CorpusConfig) -> dict[str, Any]:
-    """Tokenises a corpus, or finishes doing so.
+    """Tokenises a corpus, or resumes a run that does.
 
     Returns:
         For `--json_out`: `output`, `fingerprint` (None when no recording could be used),
@@ -141,7 +142,7 @@ def _check_shards(output: Path, spec: DatasetSpec) -> None:
 def _plan_shards(
     config: CorpusConfig, root: str, utterances: Sequence[Utterance], output: Path
 ) -> dict[str, list[ShardTask]]:
-    """Utterances in their sorted order, cut into shards; for every split."""
+    """Shards of every split: its utterances in their order."""
     reports = output / _REPORTS
     reports.mkdir(exist_ok=True)
     splits: dict[str, list[Utterance]] = {}
@@ -211,7 +212,7 @@ def _define_flags() -> None:
         "Instead of --audio_dir: manifest:FILE, kaldi:DIR, webdataset:PATTERN, tfds:NAME or "
         "folder:DIR, with options after it as ?name=value&name=value.",
     )
-    flags.DEFINE_string("output", None, "Dataset directory, made where missing.", required=True)
+    flags.DEFINE_string("output", None, "Dataset directory, created if missing.", required=True)
     flags.DEFINE_string(
         "transcripts", None, "CSV file: path and optionally speaker, text, language, split."
     )
@@ -231,27 +232,29 @@ def _define_flags() -> None:
         "Acoustic codec: its directory, or encodec:MODEL?..., dac:, mimi:, speechtokenizer:; if "
         "left out, one is fitted on the corpus.",
     )
-    flags.DEFINE_float("min_seconds", CorpusConfig.min_seconds, "Shortest recording taken.")
+    flags.DEFINE_float("min_seconds", CorpusConfig.min_seconds, "Shorter recordings fail.")
     flags.DEFINE_float("chunk_seconds", CorpusConfig.chunk_seconds, "Longest record.")
     flags.DEFINE_enum(
         "chunking",
         CorpusConfig.chunking,
         chunking.RULES,
-        "How longer recordings are cut: even chunks, or the rule of the GPST paper's code (take "
-        "--min_seconds=1 with it).",
+        "How longer recordings are cut: even chunks, or the rule of the GPST paper's code (use it "
+        "with --min_seconds=1).",
     )
     flags.DEFINE_bool("trim_silence", False, "Leave out silence before and after the speech.")
     flags.DEFINE_float(
-        "valid_fraction", CorpusConfig.valid_fraction, "Share of a speaker's recordings in valid."
+        "valid_fraction",
+        CorpusConfig.valid_fraction,
+        "Fraction of a speaker's recordings in valid.",
     )
     flags.DEFINE_string(
         "heldout_speakers", None, "How many speakers, or which (a,b,c), go to the split unseen."
     )
-    flags.DEFINE_integer("seed", 0, "Of the choice of splits.")
+    flags.DEFINE_integer("seed", 0, "Seeds the splits.")
     flags.DEFINE_integer(
         "utterances_per_shard", 0, "Recordings per shard; 0 chooses by the size of the corpus."
     )
-    flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes; 0 works in this one.")
+    flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes; 0 runs in this one.")
     flags.DEFINE_string(
         "runner",
         LOCAL,
@@ -267,8 +270,8 @@ def _config_from_flags(beam_arguments: Sequence[str]) -> CorpusConfig:
     values["beam_arguments"] = tuple(beam_arguments)
     heldout = values["heldout_speakers"]
     if heldout is not None:
-        whole = heldout.isdecimal()
-        values["heldout_speakers"] = int(heldout) if whole else tuple(heldout.split(","))
+        count = heldout.isdecimal()
+        values["heldout_speakers"] = int(heldout) if count else tuple(heldout.split(","))
     return CorpusConfig(**values)
 
 

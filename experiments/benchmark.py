@@ -1,19 +1,19 @@
-"""Measures this project on this machine: the train step beside peers, or the data pipeline.
+"""Benchmarks on this machine: the train step against other implementations, or the data pipeline.
 
     python -m experiments.benchmark --suite=train [--size=cpu|toy|gpst_190m|gpst_1b] \
         [--rows=4,8,16] [--steps=20] [--cases=ours,torch_eager] [--json_out=FILE]
     python -m experiments.benchmark --suite=data [--size=gpst_190m] [--scale=1] [--json_out=FILE]
 
-The suite `data` measures tokenising, loading beside what one host of a pod consumes, memory, and
-the plan of 20 million records, all of them synthetic.
+The suite `data` measures tokenisation, loading (against what one host of a pod consumes), memory,
+and packing 20 million records, all on synthetic data.
 
 In the suite `train` every case runs in a fresh process, with the same dimensions, tokens and
 threads: our step (gpst_jax/training/step.py), Hugging Face's CSM in torch, eager and compiled, a
-flattened decoder over all codes, and our step with local-drop, recomputation, or unrolled layers.
-On an accelerator all activations are bfloat16, on a CPU float32. Protocol and results of both:
-docs/benchmarks.md.
+flattened decoder over all codes, and our step with local-drop, rematerialisation, or unrolled
+layers. Activations are bfloat16 on an accelerator and float32 on a CPU. Protocol and results of
+both: docs/benchmarks.md.
 
-Exit code 0, or 1 when our own step failed; a peer that fails is listed with its error.
+Exit code 0, or 1 if our own step failed; other cases that fail are listed with their errors.
 """
 
 import dataclasses
@@ -33,16 +33,18 @@ from gpst_jax.config import ConfigError
 
 _SUITE = flags.DEFINE_enum("suite", "train", ["train", "data"], "What is measured.")
 _SCALE = flags.DEFINE_float(
-    "scale", 1.0, "Suite data: share of its full size, for a look.", 0.0001, 1.0
+    "scale", 1.0, "Suite data: fraction of its full size, for a quick look.", 0.0001, 1.0
 )
 _SIZE = flags.DEFINE_string(
     "size", "cpu", "cpu (52M parameters), toy, or a config of experiments/configs."
 )
 _ROWS = flags.DEFINE_list(
-    "rows", [], "Utterances of a step on one device; of several numbers each case keeps its best."
+    "rows", [], "Utterances per step on one device; of several numbers each case reports its best."
 )
 _STEPS = flags.DEFINE_integer("steps", 20, "Timed steps of each case.", lower_bound=1)
-_TURN = flags.DEFINE_integer("turn", 2, "Steps before the next case has its turn.", lower_bound=1)
+_TURN = flags.DEFINE_integer(
+    "turn", 2, "Steps that a case runs before the next one's turn.", lower_bound=1
+)
 _CASES = flags.DEFINE_list("cases", list(suite.CASES), "Which cases to run.")
 _SKIP = flags.DEFINE_list("skip", [], "Cases to leave out.")
 _THREADS = flags.DEFINE_integer(
@@ -52,7 +54,7 @@ _TOGETHER = flags.DEFINE_enum(
     "interleave",
     "auto",
     ["auto", "on", "off"],
-    "Let the cases of a group take turns; auto: for cpu and toy, which fit in memory together.",
+    "Interleave the cases of a group; auto: for cpu and toy, which fit in memory together.",
 )
 
 _SMALL = ("cpu", "toy")
@@ -81,10 +83,10 @@ def chosen_cases() -> list[str]:
     """
     unknown = sorted({*_CASES.value, *_SKIP.value} - set(suite.CASES))
     if unknown:
-        raise UserError(f"--cases: {unknown[0]!r} is none of {', '.join(suite.CASES)}")
+        raise UserError(f"--cases: unknown {unknown[0]!r}; choose from {', '.join(suite.CASES)}")
     cases = [c for c in suite.CASES if c in _CASES.value and c not in _SKIP.value]
     if not cases:
-        raise UserError("--skip: no case is left; leave fewer out")
+        raise UserError("--skip: no case is left; skip fewer")
     return cases
 
 
@@ -139,7 +141,7 @@ def show(result: dict[str, Any]) -> None:
     """Prints the result as tables."""
     console, machine, row = Console(), result["machine"], result["row"]
     table = Table(
-        *("case", "rows", "params", "step s", "min", "frames/s", "ours / it", "GFLOP/s"),
+        *("case", "rows", "params", "step s", "min", "frames/s", "ours / case", "GFLOP/s"),
         *("of matmul", "MFU", "peak GiB"),
         title=f"{result['size']}: rows of {row['units']} units and {row['frames']} frames "
         f"x {row['codebooks']} codebooks",

@@ -2,8 +2,8 @@
 
     python -m experiments.check_parity --golden=FILE.npz [--tolerance=1e-5] [--json_out=FILE]
 
-Prints the largest absolute difference of every stored tensor. Exit code 0 when all are within the
-tolerance, 1 when one is not, 2 when the file cannot be used.
+Prints the largest absolute difference of every stored tensor. Exit code 0 if all are within the
+tolerance, 1 if one is not, 2 if the file cannot be used.
 """
 
 import math
@@ -42,15 +42,15 @@ def compare(path: str) -> tuple[str, dict[str, float]]:
         if recognises(golden):
             return kind, check(golden)
     raise UserError(
-        f"{path}: none of the known kinds of golden files ({', '.join(_KINDS)}): its weights have "
-        "other names"
+        f"{path}: not a golden file of a known kind ({', '.join(_KINDS)}): its weights have other "
+        "names"
     )
 
 
 def main(argv: list[str]) -> int:
     """Compares, prints, and returns 1 when a difference exceeds the tolerance."""
     if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; the file is given by --golden")
+        raise UserError(f"unexpected argument {argv[1]!r}; give the file as --golden")
     kind, differences = compare(_GOLDEN.value)
     tolerance = _TOLERANCE.value
     table = Table("tensor", "largest difference", "", title=f"{_GOLDEN.value} ({kind})")
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
             "kind": kind,
             "tolerance": tolerance,
             "passed": passed,
-            # JSON has no infinity: null stands for integers that differ and for NaN.
+            # JSON has no infinity or NaN: null stands for NaN and for integers that differ.
             "differences": {
                 name: value if math.isfinite(value) else None for name, value in differences.items()
             },

@@ -1,9 +1,8 @@
-"""Reads the configuration files of `experiments/configs`, or a user's own.
+"""Loads run configurations: those of `experiments/configs`, or a user's own.
 
-A configuration is a Python file, or the name of a module, whose `get_config()` returns a
-`RunConfig`. So that it can be compiled before any data is there, a GPST may also define
-`get_layout()`, which returns the `TokenLayout` of the tokens it is meant for, and any other family
-`get_objective(config)`, which returns its objective.
+A configuration is a Python file or a module whose `get_config()` returns a `RunConfig`. To be
+compiled without a dataset, it also defines `get_layout()`, which returns the `TokenLayout` of its
+tokens (GPST), or `get_objective(config)`, which returns its objective (any other family).
 """
 
 import contextlib
@@ -25,7 +24,7 @@ from gpst_jax.objectives import GPSTObjective, Objective, make_objective
 
 
 def load_config(name: str) -> RunConfig:
-    """Returns what `get_config()` gives, of a Python file or an importable module.
+    """The run that `get_config()` of a Python file or an importable module returns.
 
     Raises:
         UserError: there is no such file or module, or it does not define a run.
@@ -38,10 +37,10 @@ def load_config(name: str) -> RunConfig:
 
 
 def load_layout(name: str, config: RunConfig) -> TokenLayout:
-    """The layout of the run's dataset; without one, that of the configuration's `get_layout()`.
+    """The token layout of the run's dataset; without one, of the configuration's `get_layout()`.
 
     Raises:
-        UserError: neither is there.
+        UserError: there is neither.
     """
     if config.data.path:
         return load_spec(config.data.path).layout()
@@ -49,17 +48,17 @@ def load_layout(name: str, config: RunConfig) -> TokenLayout:
     layout = module.get_layout() if hasattr(module, "get_layout") else None
     if not isinstance(layout, TokenLayout):
         raise UserError(
-            f"--config={name}: the token layout is not known: give --set=data.path=DATASET, or "
+            f"--config={name}: the token layout is unknown: give --set=data.path=DATASET, or "
             "define get_layout() -> TokenLayout in the configuration"
         )
     return layout
 
 
 def load_objective(name: str, config: RunConfig) -> Objective:
-    """The objective of the run's dataset; without one, as the configuration describes it.
+    """The objective for the run's dataset; without one, as the configuration defines it.
 
     Raises:
-        UserError: the dataset is not known.
+        UserError: there is no dataset and the configuration defines no objective.
         ConfigError: the dataset does not fit the model.
     """
     if config.data.path:
@@ -69,7 +68,7 @@ def load_objective(name: str, config: RunConfig) -> Objective:
         return module.get_objective(config)
     if not isinstance(config.model, GPSTConfig):
         raise UserError(
-            f"--config={name}: what the model is trained on is not known: give "
+            f"--config={name}: the training data is unknown: give "
             "--set=data.path=DATASET, or define get_objective(config) in the configuration"
         )
     return GPSTObjective(config, load_layout(name, config))
@@ -92,7 +91,7 @@ def _load_module(name: str) -> types.ModuleType:
 
 
 class RunLoaders(contextlib.ExitStack):
-    """Makes the loader of a split, as `train.train` asks for it; closes all in the end.
+    """Makes the loader of a split, as `training.loop.train` asks for it; closes all in the end.
 
     Args:
         config: the run.
@@ -127,7 +126,7 @@ class RunLoaders(contextlib.ExitStack):
             host=jax.process_index(),
             num_hosts=jax.process_count(),
             num_workers=self._data.num_workers if split == "train" else 0,
-            repeat=split == "train",  # an evaluation never sees a record twice
+            repeat=split == "train",  # evaluation reads every record once
         )
         self.callback(loader.close)
         return loader

@@ -1,14 +1,14 @@
-"""Compiles a run's train step for a TPU pod, on any Linux machine, and says whether it fits.
+"""Compiles a run's train step for a TPU pod, on any Linux machine, and reports whether it fits.
 
     python -m experiments.compile --config=experiments/configs/gpst_1b.py --topology=v5p:4x4x4
     python -m experiments.compile --config=... --topology=v6e:16x16 --num_slices=2 \
         --set=mesh.replica=2 --rows_per_chip=4
     python -m experiments.compile --config=... --topology=v5e:4x4 --suggest
 
-The program is the very one that `pretrain` runs there; it needs `pip install gpst_jax[aot]`.
-Memory, FLOPs and collectives are read from it; times are a roofline from the chip table in
-gpst_jax/parallel/chips.py, not measurements. `--suggest` compiles for several sizes of the batch
-and each remat policy, some minutes each. Exit codes: 0 it fits; 1 it does not; 2 bad input.
+The program is the one that `pretrain` runs there. Needs `pip install gpst_jax[aot]`. Memory, FLOPs
+and collectives are read from the compiled program; times are a roofline from the chip table in
+gpst_jax/parallel/chips.py, not measurements. `--suggest` compiles several batch sizes with each
+remat policy, some minutes each. Exit codes: 0 it fits; 1 it does not; 2 bad input.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from absl import flags
 
-# libtpu is only asked to compile; without this JAX would look for a TPU here first.
+# libtpu only compiles; without this, JAX would look for a TPU on this machine first.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from data_pipeline.runtime import cli
@@ -36,17 +36,17 @@ _TOPOLOGY = flags.DEFINE_string(
 )
 _NUM_SLICES = flags.DEFINE_integer("num_slices", 1, "Slices of that topology.", lower_bound=1)
 _ROWS_PER_CHIP = flags.DEFINE_integer(
-    "rows_per_chip", 0, "Sets data.batch_size to this many for each chip; 0: as in the config."
+    "rows_per_chip", 0, "Sets data.batch_size to this many rows per chip; 0: as in the config."
 )
 _SET = flags.DEFINE_multi_string(
     "set", [], "Override of one field, as section.field=value; may be given several times."
 )
 _SUGGEST = flags.DEFINE_bool(
-    "suggest", False, "Search rows per chip and remat for the highest MFU ceiling that fits."
+    "suggest", False, "Search rows per chip and remat policy for the highest MFU ceiling that fits."
 )
-_HLO_OUT = flags.DEFINE_string("hlo_out", None, "File that takes the compiled program's text.")
+_HLO_OUT = flags.DEFINE_string("hlo_out", None, "File for the compiled program's HLO text.")
 
-# Twice the rows must raise the ceiling by this much, relatively, to be worth their memory.
+# Relative gain in MFU ceiling below which doubling the rows stops.
 _MIN_GAIN = 0.01
 
 
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     del argv
     topology, num_slices = _TOPOLOGY.value, _NUM_SLICES.value
     if _SUGGEST.value and _ROWS_PER_CHIP.value:
-        raise UserError("--rows_per_chip: --suggest searches it; give one of the two")
+        raise UserError("--rows_per_chip: --suggest searches for it; give one of the two")
     try:
         config = load_config(_CONFIG.value).override(_SET.value)
         if _SUGGEST.value:
@@ -80,19 +80,19 @@ def main(argv: list[str]) -> int:
 
 
 def compile_run(config: RunConfig) -> tuple[aot.Report, str]:
-    """Compiles `config` for the topology of the flags."""
+    """Compiles the train step of `config` for --topology and --num_slices."""
     objective = load_objective(_CONFIG.value, config)
     return aot.compile_step(objective, config, _TOPOLOGY.value, _NUM_SLICES.value)
 
 
 def with_rows(config: RunConfig, chips: int, rows_per_chip: int) -> RunConfig:
-    """`config` with so many rows for each chip of the pod in each micro-batch."""
+    """`config` with this many rows per chip in each micro-batch."""
     rows = rows_per_chip * chips * config.train.grad_accum_steps
     return dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=rows))
 
 
 def settings(config: RunConfig) -> list[str]:
-    """What --suggest chooses, as flags."""
+    """The settings that --suggest searches, as flags."""
     return [
         f"--set=data.batch_size={config.data.batch_size}",
         f"--set=model.remat={config.model.remat}",
@@ -102,13 +102,13 @@ def settings(config: RunConfig) -> list[str]:
 def suggest(
     config: RunConfig, chips: int, compiled: Callable[[RunConfig], tuple[aot.Report, str]]
 ) -> tuple[RunConfig, aot.Report, str]:
-    """The best of a small search: rows per chip double for each remat policy.
+    """The run of highest MFU ceiling: for each remat policy, rows per chip are doubled.
 
-    A policy's search ends where a program does not fit, or twice the rows hardly raise the ceiling.
+    Doubling stops where the program does not fit or the ceiling hardly rises.
 
     Args:
-        config: the run; its rows and remat are replaced.
-        chips: of the pod.
+        config: the run; its batch size and remat policy are replaced.
+        chips: number of chips of the pod.
         compiled: compiles a run, as `compile_run`.
 
     Raises:
@@ -138,7 +138,7 @@ def suggest(
     if best is None:
         raise ConfigError(
             "config field data.batch_size: one row per chip does not fit with any remat policy: "
-            "raise mesh.tensor, shorten data.sequence_length, or take a larger slice"
+            "raise mesh.tensor, reduce data.sequence_length, or use a larger slice"
         )
     return best
 

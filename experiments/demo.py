@@ -1,11 +1,11 @@
-"""Speech in, speech out: every step of a GPST run on one machine.
+"""GPST from recordings to evaluated speech, on one machine.
 
     make demo
     make demo ARGS='--source=folder --audio_dir=DIR [--transcripts=FILE.csv]'
 
-Calls the public entry points one after another and prints each command before it runs, so that
-any of them can be repeated by hand. Every step keeps what it has finished: interrupt the demo and
-start it again, and it goes on. The result is `report.html` and `report.json` in --workdir.
+Runs the public programs one after another and prints each command first, so that any of them can be
+repeated by hand. Every step keeps what it has finished: an interrupted demo resumes when started
+again. The results are `report.html` and `report.json` in --workdir.
 """
 
 from pathlib import Path
@@ -22,13 +22,17 @@ _SOURCE = flags.DEFINE_enum(
     "source", "espeak", ["espeak", "folder"], "Synthetic speech, or recordings of your own."
 )
 _AUDIO_DIR = flags.DEFINE_string("audio_dir", None, "Recordings, for --source=folder.")
-_TRANSCRIPTS = flags.DEFINE_string("transcripts", None, "CSV file that goes with --audio_dir.")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Directory for everything that is made.")
-_CONFIG = flags.DEFINE_string("config", "experiments/configs/gpst_demo.py", "The training run.")
+_TRANSCRIPTS = flags.DEFINE_string("transcripts", None, "CSV file of transcripts for --audio_dir.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Directory for all outputs.")
+_CONFIG = flags.DEFINE_string(
+    "config", "experiments/configs/gpst_demo.py", "Configuration of the training run."
+)
 _SET = flags.DEFINE_multi_string("set", [], "Overrides of the configuration: section.field=value.")
-_ITEMS = flags.DEFINE_integer("items", 200, "Generated items per mode for seen voices.")
-_UNSEEN = flags.DEFINE_integer("unseen_items", 60, "Generated items per mode for unseen voices.")
-_SMOKE = flags.DEFINE_bool("smoke", False, "A small corpus, few steps and few items: minutes.")
+_ITEMS = flags.DEFINE_integer("items", 200, "Items per mode, of seen speakers.")
+_UNSEEN = flags.DEFINE_integer("unseen_items", 60, "Items per mode, of unseen speakers.")
+_SMOKE = flags.DEFINE_bool(
+    "smoke", False, "A small corpus, few steps and few items; takes minutes."
+)
 
 
 def main(argv: list[str]) -> int:
@@ -76,7 +80,7 @@ def main(argv: list[str]) -> int:
 
 
 def merge_results(evaluation: dict, train: dict, timings: dict[str, float]) -> dict:
-    """The content of report.json: evaluation, what training reached, and seconds per step.
+    """The content of report.json: evaluation, training and the seconds that each step took.
 
     Args:
         evaluation: what experiments.evaluate wrote.
@@ -90,7 +94,7 @@ def merge_results(evaluation: dict, train: dict, timings: dict[str, float]) -> d
         "train": {
             "steps": train["steps"],
             "parameters": train["parameters"],
-            # A call that only finds the run finished has no rate of its own.
+            # A call that finds the run already finished measures no rate.
             "tokens_per_s": train.get("tokens_per_s", final.get("perf/tokens_per_s")),
             "final_nll_semantic": final.get("eval/nll_semantic"),
             "final_nll_acoustic": [final[f"eval/nll_acoustic_q{q}"] for q in range(codebooks)],
@@ -103,7 +107,7 @@ def _recordings(corpus: Path) -> tuple[Path, Path | None]:
     if _SOURCE.value == "espeak":
         return corpus, corpus / "manifest.csv"
     if not _AUDIO_DIR.value:
-        raise UserError("--audio_dir is missing: --source=folder needs a directory of audio")
+        raise UserError("--audio_dir is missing: --source=folder needs a directory of recordings")
     return Path(_AUDIO_DIR.value), Path(_TRANSCRIPTS.value) if _TRANSCRIPTS.value else None
 
 

@@ -1,12 +1,11 @@
-"""SpeechGPT-Gen on one machine: a language model for content, flow matching for the voice.
+"""SpeechGPT-Gen on one machine: a semantic language model and flow matching.
 
     make demo-coig
 
-Calls the public entry points one after another and prints each command before it runs, so that
-any of them can be repeated by hand. Every step keeps what it has finished: interrupt the demo and
-start it again, and it goes on. The result is `report.html` and `report.json` in --workdir: text
-read aloud in a voice that was never trained on, voice conversion, and spoken questions that are
-answered in speech.
+Runs the public programs one after another and prints each command first, so that any of them can be
+repeated by hand. Every step keeps what it has finished: an interrupted demo resumes when started
+again. The results are `report.html` and `report.json` in --workdir: zero-shot text to speech for
+unseen speakers, voice conversion, and spoken questions answered in speech.
 """
 
 from pathlib import Path
@@ -19,18 +18,18 @@ from data_pipeline.runtime.files import write_json
 from experiments.demo_steps import Timings, read_json
 from gpst_jax.evaluation.report.page import render_report
 
-_WORKDIR = flags.DEFINE_string(
-    "workdir", "runs/demo-coig", "Directory for everything that is made."
-)
+_WORKDIR = flags.DEFINE_string("workdir", "runs/demo-coig", "Directory for all outputs.")
 _LM_CONFIG = flags.DEFINE_string(
-    "lm_config", "experiments/configs/coig_lm_demo.py", "Training run of the language model."
+    "lm_config", "experiments/configs/coig_lm_demo.py", "Configuration of the language model's run."
 )
 _FLOW_CONFIG = flags.DEFINE_string(
-    "flow_config", "experiments/configs/coig_flow_demo.py", "Training run of flow matching."
+    "flow_config", "experiments/configs/coig_flow_demo.py", "Configuration of flow matching's run."
 )
-_ITEMS = flags.DEFINE_integer("items", 80, "Generated items per task for seen voices.")
-_UNSEEN = flags.DEFINE_integer("unseen_items", 30, "Generated items per task for unseen voices.")
-_SMOKE = flags.DEFINE_bool("smoke", False, "A small corpus, few steps and few items: minutes.")
+_ITEMS = flags.DEFINE_integer("items", 80, "Items per task, of seen speakers.")
+_UNSEEN = flags.DEFINE_integer("unseen_items", 30, "Items per task, of unseen speakers.")
+_SMOKE = flags.DEFINE_bool(
+    "smoke", False, "A small corpus, few steps and few items; takes minutes."
+)
 
 
 def main(argv: list[str]) -> int:
@@ -68,7 +67,7 @@ def main(argv: list[str]) -> int:
         call += [f"--output={sequences / name}", *tasks, f"--text_tokenizer={text}"]
         call += ["--system=", "--max_length=512", "--train_on=answer"]
         timings.run(name, call, accept=(exit_codes.OK, exit_codes.PARTIAL))
-    # There are nine times as many instructions; an answer needs every link of the chain.
+    # Equal weights: there are nine times as many instructions as dialogues.
     mixture = sequences / "mixture.json"
     shares = [{"path": name, "weight": 1} for name in ("instructions", "dialogues")]
     write_json(mixture, {"datasets": shares})
@@ -86,7 +85,7 @@ def main(argv: list[str]) -> int:
     call = ["experiments.generate", f"--workdir={_run(workdir, 'flow')}"]
     call += [f"--lm_workdir={_run(workdir, 'language model')}", f"--audio_dir={corpus}"]
     call += [f"--dialogue={dialogues}", f"--output={samples}"]
-    # Chosen on another draw of items, that of --seed=0.
+    # These settings were chosen on the items of --seed=0, not on those of --seed=1.
     call += ["--flow_steps=4", "--flow_temperature=0.4", "--semantic_temperature=0.3", "--seed=1"]
     timings.run("generate", [*call, f"--items={items}", f"--unseen_items={unseen}"])
 
@@ -118,7 +117,7 @@ def _run(workdir: Path, stage: str) -> Path:
 
 
 def _trained(result: dict[str, Any]) -> dict[str, Any]:
-    """What a stage reached, of what experiments.pretrain wrote."""
+    """Steps, parameters and final evaluation, from a result of experiments.pretrain."""
     final = {
         name.removeprefix("eval/"): value
         for name, value in result["final"].items()

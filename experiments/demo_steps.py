@@ -1,4 +1,4 @@
-"""What demos and studies share: public programs called one after another, and reading results."""
+"""Shared by demos and studies: running programs one after another, and reading their results."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from data_pipeline.runtime.files import write_json
 
 
 class Timings:
-    """Runs the steps, and keeps how long each took over all calls of the demo.
+    """Runs steps and accumulates the seconds of each in a file, over restarts.
 
     Args:
         path: JSON file of seconds by step.
@@ -25,35 +25,35 @@ class Timings:
         self.seconds: dict[str, float] = read_json(path) if path.exists() else {}
 
     def run(self, step: str, call: list[str], accept: tuple[int, ...] = (exit_codes.OK,)) -> None:
-        """Runs a module as a program of its own; another exit code than accepted ends the demo."""
+        """Runs a module in a process of its own; exits if its exit code is not accepted."""
         print(f"\n[{step}] python -m {shlex.join(call)}", flush=True)
         started = time.monotonic()
         try:
             code = subprocess.run([sys.executable, "-m", *call], env=_environment()).returncode
         except KeyboardInterrupt:
-            print("\nInterrupted: start the demo again with the same flags to go on.")
+            print("\nInterrupted: run the same command again to resume.")
             sys.exit(130)
         finally:
             spent = time.monotonic() - started
             self.seconds[step] = self.seconds.get(step, 0.0) + spent
             write_json(self._path, self.seconds)
         if code not in accept:
-            print(f"[{step}] ended with exit code {code}: see above; start again to go on.")
+            print(f"[{step}] failed with exit code {code}: see above; run again to resume.")
             sys.exit(code)
         print(f"[{step}] {spent:.1f} s", flush=True)
 
     def rounded(self) -> dict[str, float]:
-        """Seconds by step, for the report."""
+        """Seconds by step, rounded for the report."""
         return {step: round(seconds, 1) for step, seconds in self.seconds.items()}
 
     def finish(self, workdir: Path) -> None:
-        """Says how long everything took and where the results are."""
-        print(f"\nThe whole demo took {sum(self.seconds.values()) / 60:.1f} minutes.")
+        """Prints the total time and where the results are."""
+        print(f"\nThe demo took {sum(self.seconds.values()) / 60:.1f} minutes.")
         print(f"Numbers: {workdir / 'report.json'}\nListen:  {workdir / 'report.html'}")
 
 
 def _environment() -> dict[str, str]:
-    # Speech processing is many small transforms: threads of its own would only get in the way.
+    # Speech processing is many small transforms, which OpenMP threads only slow down.
     return {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | dict(os.environ)
 
 
@@ -63,10 +63,10 @@ def read_json(path: Path) -> dict:
 
 
 def read_scores(path: Path, condition: str) -> list[dict[str, Any]]:
-    """Scores of a condition's items from a file of `evaluate --items_out`, by the items' ids."""
+    """Scores of a condition's items from a file of `evaluate --items_out`, sorted by id."""
     items = map(json.loads, path.read_text().splitlines())
-    found = [item for item in items if item["condition"] == condition]
-    return sorted(found, key=lambda item: item["id"])
+    scores = [item for item in items if item["condition"] == condition]
+    return sorted(scores, key=lambda item: item["id"])
 
 
 def word_errors(items: list[dict[str, Any]]) -> tuple[list[int], list[int]]:

@@ -1,12 +1,14 @@
-"""Measures generated samples: error rates, voices and predicted opinion, with intervals.
+"""Measures generated samples: word errors, speaker similarity and predicted opinion scores.
 
     python -m experiments.evaluate --samples=DIR --json_out=FILE [--report=FILE.html]
 
-DIR holds a folder for each condition, as `experiments.generate` writes them. An evaluation that
-was interrupted goes on where it stopped.
+DIR holds one folder per condition, as `experiments.generate` writes them. An interrupted
+evaluation resumes when it is run again.
 """
 
 import json
+from collections.abc import Callable
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,10 @@ from absl import flags
 from data_pipeline.runtime import cli
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json, write_text
-from gpst_jax.evaluation import recipes, suite
-from gpst_jax.evaluation.metrics import statistics
+from gpst_jax.evaluation import suite
+from gpst_jax.evaluation.metrics import registry, statistics
 from gpst_jax.evaluation.report.page import render_report
 from gpst_jax.evaluation.report.tables import print_results
-
-_DEFAULTS = suite.EvaluationConfig()
 
 _SAMPLES = flags.DEFINE_string("samples", None, "Directory of generated samples.", required=True)
 _ITEMS_OUT = flags.DEFINE_string("items_out", None, "Where to write the scores of single items.")
@@ -29,35 +29,32 @@ _METRICS = flags.DEFINE_string(
     "metrics", None, "metrics.jsonl of the training run, for the loss curves of the page."
 )
 _TITLE = flags.DEFINE_string("title", "Speech samples", "Title of the page.")
-_WER = flags.DEFINE_enum(
-    "wer",
-    _DEFAULTS.wer,
-    [r.id for r in recipes.RECIPES.values() if r.kind == "wer"],
-    "Recipe of the word error rate. GPST_HUBERT_CTC in the environment names a local model.",
-)
-_SIMILARITY = flags.DEFINE_enum(
-    "similarity",
-    _DEFAULTS.similarity,
-    [r.id for r in recipes.RECIPES.values() if r.kind == "similarity"],
-    "Recipe of the speaker similarity. GPST_WAVLM_SV in the environment names a local model.",
-)
-_SIMILARITY_ITEMS = flags.DEFINE_integer(
-    "similarity_items", _DEFAULTS.similarity_items, "Items for similarity per condition; 0: none."
-)
-_MOS_ITEMS = flags.DEFINE_integer(
-    "mos_items", _DEFAULTS.mos_items, "Items for opinion scores per condition; 0: none."
-)
-_VOICE_THRESHOLD = flags.DEFINE_float(
-    "voice_threshold",
-    _DEFAULTS.voice_threshold,
-    "Two speakers sound clearly different when their mean embeddings' cosine is below this.",
-)
 _RESAMPLES = flags.DEFINE_integer("resamples", statistics.RESAMPLES, "Bootstrap resamples.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the choice of items and of the bootstrap.")
-_PROCESSES = flags.DEFINE_integer("processes", 0, "Worker processes; 0: one for each core.")
+_PROCESSES = flags.DEFINE_integer("processes", 0, "Worker processes; 0: one per core.")
 _CACHE_DIR = flags.DEFINE_string(
     "cache_dir", None, f"Measured values; default: {suite.CACHE_DIR} in the samples' directory."
 )
+
+
+def _define(option: Field) -> flags.FlagHolder:
+    default: Any = option.default
+    choices = option.metadata["choices"]
+    if choices:
+        return flags.DEFINE_enum(option.name, default, choices, option.metadata["help"])
+    define: dict[type, Callable[..., flags.FlagHolder]] = {
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        str: flags.DEFINE_string,
+    }
+    return define[type(default)](option.name, default, option.metadata["help"])
+
+
+# The settings that have a help text; kinds may share one.
+_OPTIONS = {option.name: option for kind in registry.METRICS for option in fields(kind)}
+_SETTINGS = {
+    name: _define(option) for name, option in _OPTIONS.items() if option.metadata.get("help")
+}
 
 
 def _write_items(path: str, items: dict[str, list[dict[str, Any]]]) -> None:
@@ -78,11 +75,7 @@ def main(argv: list[str]) -> int:
     results, items = suite.evaluate(
         _SAMPLES.value,
         suite.EvaluationConfig(
-            wer=_WER.value,
-            similarity=_SIMILARITY.value,
-            similarity_items=_SIMILARITY_ITEMS.value,
-            mos_items=_MOS_ITEMS.value,
-            voice_threshold=_VOICE_THRESHOLD.value,
+            registry.configure(**{name: flag.value for name, flag in _SETTINGS.items()}),
             resamples=_RESAMPLES.value,
             seed=_SEED.value,
             processes=_PROCESSES.value,

@@ -1,16 +1,17 @@
-"""Exports a model, or imports one: any kind of directory in, any format out.
+"""Exports or imports a model, converting between any two formats.
 
     python -m experiments.export --checkpoint=RUN --format=hf --output=DIRECTORY
 
-`--checkpoint` is the workdir of a run, or what this program or torch has written. The formats:
+`--checkpoint` is the workdir of a run, or a directory written by this program or by torch. The
+formats:
 
-* `safetensors`: tensors in torch's layout, `config.json`, tokenizers, dataset contract, model card;
-* `hf`: the same as a directory that transformers loads once `gpst_jax.hf` is imported;
-* `params`: a checkpoint of parameters alone. It takes the place of a run for `generate`, `finetune`
+* `safetensors`: tensors in torch's layout, `config.json`, tokenizers, dataset.json, model card;
+* `hf`: the same, as a directory that transformers loads once `gpst_jax.hf` is imported;
+* `params`: a checkpoint of parameters alone, accepted in place of a run by `generate`, `finetune`
   and `pretrain`; exporting to it is how safetensors are imported.
 
-Several steps give the mean of their parameters: `--steps=800,900,1000`. Nothing is uploaded unless
-`--upload=OWNER/NAME` is given, and never where HF_HUB_OFFLINE is set. docs/export.md says more.
+Several steps are averaged: `--steps=800,900,1000`. Nothing is uploaded unless `--upload=OWNER/NAME`
+is given, and never if HF_HUB_OFFLINE is set. See docs/export.md.
 """
 
 import json
@@ -30,30 +31,32 @@ from gpst_jax.weights.directory import FORMATS, export
 from gpst_jax.weights.sources import Source
 
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "Directory of the model: a run, or an exported one.", required=True
+    "checkpoint", None, "Directory of a run, or of an exported model.", required=True
 )
-_FORMAT = flags.DEFINE_enum("format", "safetensors", FORMATS, "What is written.")
-_OUTPUT = flags.DEFINE_string("output", None, "Directory that is not there yet.", required=True)
-_STEPS = flags.DEFINE_list("steps", [], "Of a run: which step, or steps to take the mean of.")
+_FORMAT = flags.DEFINE_enum("format", "safetensors", FORMATS, "Output format.")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Directory to write, which must not exist.", required=True
+)
+_STEPS = flags.DEFINE_list("steps", [], "Of a run: the step, or the steps to average.")
 _AVERAGE = flags.DEFINE_bool(
-    "average", True, "Of a run: take the moving average of the parameters where one was kept."
+    "average", True, "Of a run: export the EMA of the parameters if there is one."
 )
-_DTYPE = flags.DEFINE_enum("dtype", "float32", list(shards.DTYPES), "Of the tensors.")
-_SHARD_GB = flags.DEFINE_float("shard_gb", 5.0, "Largest file of tensors, in 10^9 bytes.", 1e-6)
+_DTYPE = flags.DEFINE_enum("dtype", "float32", list(shards.DTYPES), "Type of the tensors.")
+_SHARD_GB = flags.DEFINE_float("shard_gb", 5.0, "Largest tensor file, in 10^9 bytes.", 1e-6)
 _RESULTS = flags.DEFINE_string(
-    "results", None, "What experiments.evaluate or the demo wrote, for the model card."
+    "results", None, "Results of experiments.evaluate or of the demo, for the model card."
 )
 _TOKENIZERS = flags.DEFINE_string(
     "tokenizers", None, "Directory of dataset.json and tokenizers, if the run's dataset has moved."
 )
 _LICENCE = flags.DEFINE_string(
-    "licence", model_card.NO_LICENCE, "Of the weights, as an SPDX identifier."
+    "licence", model_card.NO_LICENCE, "Licence of the weights, as an SPDX identifier."
 )
 _ADAPTERS = flags.DEFINE_string(
-    "adapters", None, "Directory of adapters in PEFT's layout that are added to the model."
+    "adapters", None, "Directory of PEFT adapters to merge into the model."
 )
-_UPLOAD = flags.DEFINE_string("upload", None, "OWNER/NAME on a model hub that it is sent to.")
-_PUBLIC = flags.DEFINE_bool("public", False, "With --upload: anyone may read it.")
+_UPLOAD = flags.DEFINE_string("upload", None, "OWNER/NAME on the model hub to upload to.")
+_PUBLIC = flags.DEFINE_bool("public", False, "With --upload: make it public.")
 
 
 def main(argv: list[str]) -> int:
@@ -97,7 +100,7 @@ def _read_steps() -> list[int]:
     try:
         return [int(step) for step in _STEPS.value]
     except ValueError as error:
-        raise UserError(f"--steps={','.join(_STEPS.value)}: give numbers of steps") from error
+        raise UserError(f"--steps={','.join(_STEPS.value)}: give step numbers") from error
 
 
 def _read_results() -> dict[str, Any] | None:

@@ -1,17 +1,17 @@
-"""Fine-tunes a model on recordings of one's own; run it again to continue.
+"""Fine-tunes a model on your own recordings; run it again to resume.
 
     python -m experiments.finetune --checkpoint=RUN --audio_dir=RECORDINGS --workdir=DIRECTORY \
         [--transcripts=FILE.csv] [--method=lora] [--steps=300] [--set=section.field=value ...]
 
-`--checkpoint` is a run or an exported model. Recordings are tokenised with the model's own
-tokenizers into `tokens/`; `--dataset` takes tokens, or sequences of text and units, that are there
-already. What comes out, by method:
+`--checkpoint` is a run or an exported model. Recordings are tokenised with the model's tokenizers
+into `tokens/`; `--dataset` takes existing tokens, or sequences of text and units, instead. The
+outputs, by method:
 
 * `full`: `train/`, a run as of pretraining;
-* `lora`: `merged/`, parameters with the adapters added, and `adapters/` in the layout of PEFT.
+* `lora`: `merged/`, parameters with the adapters merged, and `adapters/` in PEFT's layout.
 
-Both can be given to `experiments.generate` and `experiments.export`. Exit codes are those of
-`experiments.pretrain`; 75 means that the same command continues. docs/export.md has examples.
+`experiments.generate` and `experiments.export` accept `train/` and `merged/`. Exit codes are those
+of `experiments.pretrain`; after 75, the same command resumes. Examples are in docs/export.md.
 """
 
 import dataclasses
@@ -47,39 +47,48 @@ from gpst_jax.weights import loading
 from gpst_jax.weights.sources import Source
 
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "Model to begin with: a run, or an exported directory.", required=True
+    "checkpoint", None, "Model to start from: a run, or an exported model.", required=True
 )
-_STEP = flags.DEFINE_integer("step", None, "Of a run: which checkpoint; the newest if not given.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of all that is made.", required=True)
+_STEP = flags.DEFINE_integer("step", None, "Of a run: the checkpoint to load; default: the newest.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory for all outputs.", required=True)
 _AUDIO_DIR = flags.DEFINE_string("audio_dir", None, "Directory tree of recordings.")
 _TRANSCRIPTS = flags.DEFINE_string("transcripts", None, "CSV file, as for tokenize_corpus.")
 _SOURCE = flags.DEFINE_string(
     "source", None, "Instead of --audio_dir: folder:DIR, manifest:FILE, ... as for tokenize_corpus."
 )
-_DATASET = flags.DEFINE_string("dataset", None, "Instead of recordings: a dataset made of them.")
-_VALID_FRACTION = flags.DEFINE_float("valid_fraction", 0.05, "Share of recordings held out.")
-_METHOD = flags.DEFINE_enum("method", "full", ("full", "lora"), "All parameters, or adapters.")
-_STEPS = flags.DEFINE_integer("steps", 300, "Updates.", 1)
-_RATE = flags.DEFINE_float(
-    "learning_rate", None, "Peak; default: a tenth of the checkpoint's, or 1e-3 for lora.", 0
+_DATASET = flags.DEFINE_string("dataset", None, "Instead of recordings: an existing dataset.")
+_VALID_FRACTION = flags.DEFINE_float("valid_fraction", 0.05, "Fraction of recordings held out.")
+_METHOD = flags.DEFINE_enum(
+    "method", "full", ("full", "lora"), "Train all parameters, or adapters."
 )
-_RANK = flags.DEFINE_integer("rank", LoraConfig.rank, "lora: inner dimension.")
+_STEPS = flags.DEFINE_integer("steps", 300, "Optimiser steps.", 1)
+_RATE = flags.DEFINE_float(
+    "learning_rate",
+    None,
+    "Peak learning rate; default: a tenth of the checkpoint's, 1e-3 for lora.",
+    0,
+)
+_RANK = flags.DEFINE_integer("rank", LoraConfig.rank, "lora: rank of the adapters.")
 _ALPHA = flags.DEFINE_float("alpha", LoraConfig.alpha, "lora: adapters are scaled by alpha / rank.")
-_DROPOUT = flags.DEFINE_float("dropout", LoraConfig.dropout, "lora: share of inputs left out.")
+_DROPOUT = flags.DEFINE_float(
+    "dropout", LoraConfig.dropout, "lora: dropout rate of the adapters' inputs."
+)
 _TARGETS = flags.DEFINE_multi_string(
-    "targets", list(STACKS), "lora: regular expression of parameters that are adapted."
+    "targets", list(STACKS), "lora: regular expression of parameters that get adapters."
 )
 _TRAINED = flags.DEFINE_multi_string(
-    "trained", [], "lora: regular expression of parameters that are trained as they are."
+    "trained", [], "lora: regular expression of parameters that are trained in full."
 )
 _VOCABULARY = flags.DEFINE_enum(
     "vocabulary",
     "same",
     ("same", "extend", "replace"),
-    "A --dataset of other tokenizers: an error; units and codes of the same number keep their "
-    "rows and further ones are drawn; or all are drawn.",
+    "A --dataset of other tokenizers: is an error; keeps the rows of existing ids and initialises "
+    "new ones at random; or initialises all rows at random.",
 )
-_SET = flags.DEFINE_multi_string("set", [], "Override of one field, as section.field=value.")
+_SET = flags.DEFINE_multi_string(
+    "set", [], "Overrides one field of the configuration: section.field=value."
+)
 
 
 def main(argv: list[str]) -> int:
@@ -99,7 +108,7 @@ def main(argv: list[str]) -> int:
     if cli.JSON_OUT.value:
         write_json(cli.JSON_OUT.value, result)
     if result["interrupted"]:
-        print(f"interrupted, state saved: step {result['steps']}; run again to continue")
+        print(f"interrupted, state saved: step {result['steps']}; run again to resume")
         return exit_codes.INTERRUPTED
     print(f"Model: {result['model']}")
     return exit_codes.OK
@@ -141,10 +150,9 @@ def finetune(workdir: Path) -> dict[str, Any]:
         objective = LoraObjective(objective, lora)
         initial = with_adapters(initial, lora, config.train.seed)
     shapes = jax.eval_shape(objective.init, jax.random.key(0))
-    learns = finetuning.count_trainable(objective, shapes)
-    print(
-        f"{learns:,} of {finetuning.count(shapes):,} parameters learn, {config.train.steps} steps"
-    )
+    trainable = finetuning.count_trainable(objective, shapes)
+    total = finetuning.count(shapes)
+    print(f"{trainable:,} of {total:,} parameters are trained for {config.train.steps} steps")
     with RunLoaders(config, spec, objective) as loaders:
         result = train(
             config, objective, loaders.make, run, dataset=dataclasses.asdict(spec), initial=initial
@@ -157,14 +165,14 @@ def finetune(workdir: Path) -> dict[str, Any]:
     return dataclasses.asdict(result) | {
         "model": str(model),
         "dataset": str(dataset),
-        "trainable_parameters": learns,
+        "trainable_parameters": trainable,
     }
 
 
 def _lora_config() -> LoraConfig:
     trained = list(_TRAINED.value)
     if _VOCABULARY.value != "same":
-        trained += VOCABULARY_ARRAYS  # new rows have nothing to adapt
+        trained += VOCABULARY_ARRAYS  # new rows are random, so adapters cannot suffice
     return LoraConfig(
         rank=_RANK.value,
         alpha=_ALPHA.value,
@@ -175,17 +183,17 @@ def _lora_config() -> LoraConfig:
 
 
 def _tokenise(source: Source, output: Path) -> Path:
-    """Tokens of the recordings, by the model's own tokenizers."""
+    """Tokenises the recordings with the model's tokenizers; returns the dataset's directory."""
     spec = source.description.spec()
     if not isinstance(spec, DatasetSpec):
         raise UserError(
-            "this model reads sequences of text and units: make them with tokenize_corpus and "
-            "build_sequences, and name them by --dataset"
+            "this model is trained on sequences of text and units: make them with tokenize_corpus "
+            "and build_sequences, and give them as --dataset"
         )
     if source.files is None:
         raise UserError(
             f"--checkpoint={_CHECKPOINT.value}: its dataset {source.description.config.data.path!r}"
-            " is gone, and the tokenizers with it; name a directory that experiments.export wrote"
+            " is gone, and the tokenizers with it; give a directory that experiments.export wrote"
         )
     tokenize_corpus(
         CorpusConfig(

@@ -2,14 +2,15 @@
 
     python -m experiments.flow_study --tokens=DATASET --audio_dir=DIR --workdir=DIR
 
-Trains flow matching once for each arm, of equal configuration, data and steps: the three chains
-(implicit: the prior is centred at the semantics; plain: the network is told the semantics;
-explicit: told the semantics, it adds them to its result) from noise as wide as what is modelled,
-and the implicit one from noise of half that width. Each then converts the voices of the same
-recordings with several numbers of network evaluations by Euler's method. Word error rate, the
-share of samples closer to the target's voice than to the source's, similarity and DNSMOS come with
-95 % intervals, and so do differences in errors to the first arm on the same items. The results are
-`study.json` and `study.md` in --workdir. What is finished is kept: interrupt and start again.
+Trains flow matching once for each arm, with equal configuration, data and steps: the three chains
+(implicit: the prior is centred at the semantic embeddings; plain: the network is conditioned on
+them; explicit: it is conditioned on them, and they are added to its output) with a prior of the
+latents' standard deviation, and the implicit chain with a prior of half that. Each arm then does
+voice conversion on the same recordings, with Euler's method and several numbers of function
+evaluations. Word error rate, the fraction of samples closer to the target speaker than to the
+source, similarity and DNSMOS are reported with 95 % intervals, and so is each arm's difference in
+word error rate to the first arm on the same items. The results are `study.json` and `study.md` in
+--workdir. Finished parts are kept: an interrupted study resumes when started again.
 """
 
 from pathlib import Path
@@ -40,17 +41,23 @@ _COLUMNS = (
     "DNSMOS P.808",
 )
 
-_TOKENS = flags.DEFINE_string("tokens", None, "Dataset of token shards.", required=True)
+_TOKENS = flags.DEFINE_string("tokens", None, "Token dataset.", required=True)
 _AUDIO_DIR = flags.DEFINE_string("audio_dir", None, "Root of its recordings.", required=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory for everything made.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory for all outputs.", required=True)
 _CONFIG = flags.DEFINE_string(
-    "config", "experiments/configs/coig_flow_demo.py", "Training run of every arm."
+    "config", "experiments/configs/coig_flow_demo.py", "Training configuration of every arm."
 )
-_ARMS = flags.DEFINE_list("arms", list(ARMS), "To compare; the first is the base of differences.")
-_EVALUATIONS = flags.DEFINE_list("evaluations", ["1", "2", "4", "8", "16", "32"], "To compare.")
-_ITEMS = flags.DEFINE_integer("items", 60, "Recordings whose voice is converted.", 2)
-_TEMPERATURE = flags.DEFINE_float("flow_temperature", 1.0, "Of the noise that paths begin with.")
-_SET = flags.DEFINE_multi_string("set", [], "Config fields of every arm, as of pretrain.")
+_ARMS = flags.DEFINE_list("arms", list(ARMS), "Arms to compare; the first is the baseline.")
+_EVALUATIONS = flags.DEFINE_list(
+    "evaluations", ["1", "2", "4", "8", "16", "32"], "Numbers of function evaluations."
+)
+_ITEMS = flags.DEFINE_integer("items", 60, "Recordings to convert.", 2)
+_TEMPERATURE = flags.DEFINE_float(
+    "flow_temperature", 1.0, "Scale of the noise that paths start from."
+)
+_SET = flags.DEFINE_multi_string(
+    "set", [], "Overrides of every arm's configuration: section.field=value."
+)
 
 
 def main(argv: list[str]) -> int:
@@ -64,7 +71,7 @@ def main(argv: list[str]) -> int:
         raise UserError("--arms, --evaluations: name at least one of each")
     timings = Timings(workdir / "timings.json")
     rows: list[dict[str, Any]] = []
-    base: dict[int, list[dict[str, Any]]] = {}  # items of the first arm, by evaluations
+    base: dict[int, list[dict[str, Any]]] = {}  # scores of the first arm, by evaluations
     for arm in arms:
         trained = _train(timings, workdir, arm)
         for count in map(int, _EVALUATIONS.value):
@@ -100,7 +107,7 @@ def _train(timings: Timings, workdir: Path, arm: str) -> dict[str, Any]:
 def _measure(
     timings: Timings, workdir: Path, arm: str, count: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Results of an evaluation, and the scores of its items in the order of their ids."""
+    """Results of an evaluation, and the scores of its items sorted by id."""
     name = f"{arm}_{count}"
     samples, results = workdir / "samples" / name, workdir / "results" / f"{name}.json"
     scores = results.with_suffix(".jsonl")
@@ -117,17 +124,17 @@ def _measure(
 
 
 def _figures(row: dict[str, Any]) -> dict[str, Any]:
-    """The figures of one condition: value and interval of each."""
-    found = {}
+    """The metrics of one condition: value, interval and number of items of each."""
+    figures = {}
     for name, values in row.items():
         short = "wer" if name.startswith("wer/") else name.split("/")[0]
         if isinstance(values, dict) and "value" in values:
-            found[short] = {key: values[key] for key in ("value", "ci95", "n")}
-    return found
+            figures[short] = {key: values[key] for key in ("value", "ci95", "n")}
+    return figures
 
 
 def _differences(items: list[dict[str, Any]], base: list[dict[str, Any]]) -> dict[str, Any]:
-    """Word error rate less that of the base on the same items."""
+    """Paired difference in word error rate to the baseline."""
     if [item["id"] for item in items] != [item["id"] for item in base]:
         raise UserError("the arms were measured on different items; use a new --workdir")
     estimate = statistics.paired_ratio_difference(*word_errors(items), *word_errors(base))
@@ -135,7 +142,7 @@ def _differences(items: list[dict[str, Any]], base: list[dict[str, Any]]) -> dic
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    """Markdown, a line for each arm and number of evaluations."""
+    """Markdown table with a row for each arm and number of evaluations."""
     lines = [f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|"]
     for row in rows:
         figures = [

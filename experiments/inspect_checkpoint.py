@@ -1,12 +1,12 @@
-"""Prints what the checkpoints of a run hold, after reading every array of one of them.
+"""Prints what the checkpoints of a run hold, and verifies every array of one of them.
 
     python -m experiments.inspect_checkpoint --workdir=RUN [--step=N]
 
 Shows steps and sizes, and of one checkpoint (the newest, or --step) the configuration, the data
-state, what has been skipped, and a SHA-256 over the parameters, which is the same for equal
-parameters whatever mesh or number of processes saved them.
+state with what was skipped, and a SHA-256 over the parameters that does not depend on the mesh or
+the number of processes that saved them.
 
-Exit codes: 0 the checkpoint is whole; 2 there is none, or it is damaged.
+Exit codes: 0 the checkpoint is intact; 2 there is none, or it is damaged.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from gpst_jax.checkpoints.record import CheckpointError
 from gpst_jax.parallel.sharding import path_string
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a training run.", required=True)
-_STEP = flags.DEFINE_integer("step", None, "Which checkpoint; default: the newest.")
+_STEP = flags.DEFINE_integer("step", None, "Checkpoint to verify; default: the newest.")
 
 
 def main(argv: list[str]) -> int:
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
 
 
 def inspect(workdir: str, step: int | None = None) -> dict[str, Any]:
-    """What `main` prints: the record of a checkpoint, and what its parameters add up to.
+    """The record of a checkpoint, with the size and the SHA-256 of its parameters.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it is damaged.
@@ -74,7 +74,7 @@ def inspect(workdir: str, step: int | None = None) -> dict[str, Any]:
 
 
 def params_sha256(params: Any) -> str:
-    """Over the names, dtypes, shapes and bytes of all arrays, in the order of their names."""
+    """SHA-256 over names, dtypes, shapes and bytes of all arrays, sorted by name."""
     digest = hashlib.sha256()
     named = {path_string(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
     for name in sorted(named):

@@ -1,14 +1,14 @@
-"""The last checks before a run costs money: its storage, and what it will take.
+"""The last checks before a paid run: its storage, and an estimate of time and cost.
 
     python -m experiments.preflight --config=CONFIG --compiled=FILE --workdir=RUN \
         [--price_per_chip_hour=P] [--efficiency=0.5] [--goodput=0.95]
 
-`--compiled` is what `experiments.compile --json_out` wrote. `tpu_scripts/preflight.sh` calls both,
-and `data_pipeline.check_dataset`. Writes, reads back and removes a file of `--probe_mib` in the
-workdir. The time is the roofline's over `--efficiency`, which is yours to choose until a run has
-been measured.
+`--compiled` is the report of `experiments.compile --json_out`. Writes, reads back and removes a
+file of `--probe_mib` in the workdir. A step is estimated to take its roofline time divided by
+`--efficiency`, which is an assumption until a run has been measured. `tpu_scripts/preflight.sh`
+runs `data_pipeline.check_dataset`, `experiments.compile` and this program.
 
-Exit codes: 0 all is well; 2 the workdir cannot be used, or bad input.
+Exit codes: 0 all checks passed; 2 the workdir cannot be used, or bad input.
 """
 
 import dataclasses
@@ -31,18 +31,20 @@ from gpst_jax.compilation.estimate import estimate_run, format_estimate
 from gpst_jax.config import ConfigError
 
 _COMPILED = flags.DEFINE_string("compiled", None, "Report of experiments.compile.", required=True)
-_PRICE = flags.DEFINE_float("price_per_chip_hour", None, "In any currency.", lower_bound=0.0)
+_PRICE = flags.DEFINE_float("price_per_chip_hour", None, "Price in any currency.", lower_bound=0.0)
 _EFFICIENCY = flags.DEFINE_float(
-    "efficiency", 0.5, "Speed of a step as a share of its roofline.", 1e-6, 1.0
+    "efficiency", 0.5, "Speed of a step as a fraction of its roofline.", 1e-6, 1.0
 )
-_GOODPUT = flags.DEFINE_float("goodput", 0.95, "Share of the time in which steps run.", 1e-6, 1.0)
-_PROBE_MIB = flags.DEFINE_integer("probe_mib", 64, "Size of the file written.", lower_bound=1)
+_GOODPUT = flags.DEFINE_float(
+    "goodput", 0.95, "Fraction of the time in which steps run.", 1e-6, 1.0
+)
+_PROBE_MIB = flags.DEFINE_integer("probe_mib", 64, "Size of the probe file.", lower_bound=1)
 
 
 def main(argv: list[str]) -> int:
     """Runs the program; returns its exit code."""
     del argv
-    values = flags.FLAGS  # config, workdir and set are pretrain's
+    values = flags.FLAGS  # config, workdir and set are defined by pretrain
     try:
         config = load_config(values.config).override(values.set)
     except ConfigError as error:
@@ -68,10 +70,10 @@ def main(argv: list[str]) -> int:
 
 
 def write_probe(workdir: str, mib: int) -> float:
-    """Writes, renames, reads back and removes a file; returns bytes per second of writing.
+    """Writes, renames, reads back and removes a file; returns the write rate in bytes per second.
 
     Raises:
-        UserError: the workdir cannot be made or used, or gives back something else.
+        UserError: the workdir cannot be created or written, or reads back other bytes.
     """
     make_workdir(workdir)
     block = os.urandom(2**20)
@@ -90,14 +92,14 @@ def write_probe(workdir: str, mib: int) -> float:
             same = all(file.read(2**20) == block for _ in range(mib)) and not file.read(1)
     except OSError as error:
         raise UserError(
-            f"--workdir={workdir}: a file of {mib} MiB cannot be written: {error.strerror}; make "
-            "room or give write access"
+            f"--workdir={workdir}: a file of {mib} MiB cannot be written: {error.strerror}; free "
+            "space or give write access"
         ) from error
     finally:
         path.unlink(missing_ok=True)
         final.unlink(missing_ok=True)
     if not same:
-        raise UserError(f"--workdir={workdir}: what was written does not come back")
+        raise UserError(f"--workdir={workdir}: a file reads back other bytes than were written")
     return mib * 2**20 / seconds
 
 

@@ -1,9 +1,9 @@
-"""Prints how a run stands: step, loss, MFU, goodput, last checkpoint, restarts.
+"""Prints the status of a run: step, loss, MFU, goodput, last checkpoint, restarts.
 
     python -m experiments.status --workdir=RUN [--json_out=FILE]
 
-Reads the workdir only, so it works beside a run and after it. `tpu_scripts/status.sh` calls it on
-the first host.
+Only reads the workdir, so it works during a run and after it. `tpu_scripts/status.sh` runs it on the
+first host.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
-# Nothing is computed: the chips stay with the run.
+# Nothing is computed here: the run keeps the accelerators.
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 from data_pipeline.runtime import cli

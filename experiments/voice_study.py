@@ -1,12 +1,13 @@
-"""Does fine-tuning on one voice bring more of it than a prompt of three seconds?
+"""Does fine-tuning on a speaker raise similarity beyond a prompt of three seconds?
 
     python -m experiments.voice_study --demo=runs/demo --workdir=DIR [--voice=f3] [--seconds=180]
 
-Synthesises recordings of a voice that `make demo` never trained on, fine-tunes the demo's model on
-a part of them, and lets both models speak the units of the others, whose texts fine-tuning did not
-have, with a prompt of three seconds from another recording of the voice. Similarity to the prompt
-and word errors of both come with 95 % intervals, and so do their differences on the same items, in
-`study.json` in --workdir. What is finished is kept: interrupt and start again.
+Synthesises recordings of a voice that `make demo` holds out, fine-tunes the demo's model on some of
+them, and runs speaker transfer with both models on the others, whose texts are not in the
+fine-tuning data, each with a prompt of three seconds from another recording of the voice.
+Similarity to the prompt and word error rate of both models, and the paired differences, are written
+with 95 % intervals to `study.json` in --workdir. Finished parts are kept: an interrupted study
+resumes when started again.
 """
 
 import csv
@@ -26,13 +27,13 @@ from gpst_jax.evaluation.metrics import statistics
 from gpst_jax.evaluation.metrics.statistics import Estimate
 
 _DEMO = flags.DEFINE_string("demo", "runs/demo", "Directory of a finished `make demo`.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory for everything made.", required=True)
-_VOICE = flags.DEFINE_string("voice", "f3", "A voice of the split `unseen`.")
-_SECONDS = flags.DEFINE_float("seconds", 180.0, "Recordings to fine-tune on.", 1.0)
-_METHOD = flags.DEFINE_enum("method", "full", ("full", "lora"), "Of fine-tuning.")
-_STEPS = flags.DEFINE_integer("steps", 300, "Of fine-tuning.", 1)
-_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Of fine-tuning.", 0.0)
-_RECORDINGS = flags.DEFINE_integer("recordings", 150, "To synthesise.", 4)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory for all outputs.", required=True)
+_VOICE = flags.DEFINE_string("voice", "f3", "eSpeak voice, of the demo's split `unseen`.")
+_SECONDS = flags.DEFINE_float("seconds", 180.0, "Seconds of recordings to fine-tune on.", 1.0)
+_METHOD = flags.DEFINE_enum("method", "full", ("full", "lora"), "Method of fine-tuning.")
+_STEPS = flags.DEFINE_integer("steps", 300, "Steps of fine-tuning.", 1)
+_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Learning rate of fine-tuning.", 0.0)
+_RECORDINGS = flags.DEFINE_integer("recordings", 150, "Recordings to synthesise.", 4)
 _CONDITION = "speaker_transfer_unseen"
 
 
@@ -71,10 +72,10 @@ def main(argv: list[str]) -> int:
 
 
 def _divide(recordings: Path) -> float:
-    """Writes voice.csv, to fine-tune on, and heldout.csv, of other texts; the former's seconds.
+    """Writes voice.csv (fine-tuning) and heldout.csv (other texts); returns the former's seconds.
 
-    Prompts come from another speaker than the item's, so that every second recording that is held
-    out goes by another name for the same voice.
+    Generation prompts with another speaker than the item's, so every second held-out recording is
+    listed under a second speaker name for the same voice.
     """
     with (recordings / "manifest.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["speaker"] == _VOICE.value]
@@ -94,7 +95,7 @@ def _divide(recordings: Path) -> float:
         for row, name in zip(rest, names, strict=False)
     ]
     if len(heldout) < 2:
-        raise UserError(f"--seconds={_SECONDS.value}: nothing is held out; use less")
+        raise UserError(f"--seconds={_SECONDS.value}: no recordings are left to hold out; use less")
     for file_name, chosen in (("voice.csv", tuning), ("heldout.csv", heldout)):
         with (recordings / file_name).open("w", newline="") as file:
             writer = csv.DictWriter(file, list(chosen[0]))
@@ -105,7 +106,7 @@ def _divide(recordings: Path) -> float:
 
 
 def _measure(timings: Timings, workdir: Path, name: str, run: Path) -> list[dict[str, Any]]:
-    """Scores of the items, in the order of their ids."""
+    """Scores of the items, sorted by id."""
     samples = workdir / name.replace(" ", "_")
     scores = samples.with_suffix(".jsonl")
     if not scores.exists():
@@ -117,7 +118,7 @@ def _measure(timings: Timings, workdir: Path, name: str, run: Path) -> list[dict
         call = ["experiments.evaluate", f"--samples={samples}", f"--items_out={scores}"]
         call += [f"--similarity_items={_RECORDINGS.value}", "--mos_items=0"]
         timings.run(f"evaluate, {name}", [*call, f"--json_out={samples}.json"])
-    # Sentences have similarities, but no word errors by the offline recogniser.
+    # Sentences have no word errors: the offline recogniser knows digit strings only.
     return [item for item in read_scores(scores, _CONDITION) if item["errors"]]
 
 

@@ -1,10 +1,9 @@
 # shellcheck shell=bash
-# What the clouds call each generation of chips, and how a topology falls into hosts.
+# Names of each chip generation in the cloud APIs, and the hosts of a topology.
 #
-# Sets GENERATION, SHAPE, CHIPS (of one slice), HOSTS (of one slice), HOST_CHIPS, and of a TPU
-# ACCELERATOR_TYPE and RUNTIME (queued resources), MACHINE (Compute Engine, GKE), IMAGE_FAMILY (mig)
-# and GKE_ACCELERATOR.
-# shellcheck disable=SC2034 # of the back ends
+# Sets GENERATION, SHAPE, CHIPS and HOSTS (of one slice), HOST_CHIPS, and for TPUs ACCELERATOR_TYPE and
+# RUNTIME (queued resources), MACHINE (Compute Engine, GKE), IMAGE_FAMILY (mig) and GKE_ACCELERATOR.
+# shellcheck disable=SC2034 # used by the backends
 
 GENERATION="${GPST_TOPOLOGY%%:*}" SHAPE="${GPST_TOPOLOGY#*:}"
 [[ "$GPST_TOPOLOGY" == ?*:* && "$SHAPE" =~ ^[1-9][0-9]*(x[1-9][0-9]*){1,2}$ ]] ||
@@ -20,7 +19,7 @@ case "$GENERATION" in
   v5e)
     ACCELERATOR_TYPE="v5litepod-$CHIPS"
     RUNTIME=v2-alpha-tpuv5-lite GKE_ACCELERATOR=tpu-v5-lite-podslice
-    if ((CHIPS <= 8)); then HOST_CHIPS=$CHIPS; fi # one host holds up to 8 when they are the whole slice
+    if ((CHIPS <= 8)); then HOST_CHIPS=$CHIPS; fi # a slice of up to 8 chips has one host
     MACHINE="ct5lp-hightpu-${HOST_CHIPS}t"
     ;;
   v5p)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the slices of a run; parts that are there already stay as they are.
+# Creates the slices of a run; resources that exist are left unchanged.
 #
 #   tpu_scripts/create.sh --env=FILE [--dry_run]
 set -euo pipefail

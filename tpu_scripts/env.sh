@@ -1,44 +1,45 @@
 # shellcheck shell=bash
-# Settings and helpers of all verbs; sourced by them, never run.
+# Settings and helpers of all scripts; sourced by them, never run.
 #
 # A setting is an environment variable GPST_X, a line `GPST_X=value` of the file named by --env or
-# $GPST_ENV (read by bash, so quote spaces), or a flag --x=value; the later wins. `settings` lists them.
+# $GPST_ENV (sourced by bash, so quote spaces), or a flag --x=value; later ones take precedence.
+# `settings` lists them.
 
 SCRIPTS="$(cd "${BASH_SOURCE[0]%/*}" && pwd)"
-# shellcheck disable=SC2034 # of the back ends
+# shellcheck disable=SC2034 # used by the backends
 ROOT="${SCRIPTS%/*}"
 
-# Name, default, meaning: what every verb knows.
+# Name, default and meaning of every setting.
 settings() {
   cat <<'TABLE'
-name||of the run: resources, labels and logs carry it
+name||name of the run, used for resources, labels and logs
 backend||queued (v4, v5e), mig (v5p, v6e and later), gke or slurm
-topology||one slice as experiments.compile spells it, such as v5p:4x8x8; of slurm gpu:NODESxGPUS
+topology||of one slice, as in experiments.compile, such as v5p:4x8x8; for slurm gpu:NODESxGPUS
 num_slices|1|slices of that topology
 project||Google Cloud project
 zone||zone of the slices
 network||VPC network; empty: the default one
-service_account||of the hosts; empty: the default one
+service_account||service account of the hosts; empty: the default one
 reservation||name of the reservation that --reserved uses
-image_family||boot image of mig; empty: that of the chip
-cluster||GKE cluster, which is there already
+image_family||boot image with mig; empty: that of the chip generation
+cluster||existing GKE cluster
 namespace|default|Kubernetes namespace
-queue||Kueue LocalQueue (of xpk: multislice-queue); empty: none
+queue||Kueue LocalQueue (with xpk: multislice-queue); empty: none
 image||container image with its tag
 partition||SLURM partition; empty: the default one
-time_limit|24:00:00|of one SLURM job
-code|gpst_jax|directory of the code on a host, below its home
-bucket||Cloud Storage bucket; is mounted at --mount on every host
-mount|/mnt/gpst|where
-config||of experiments.pretrain
-workdir||of experiments.pretrain, on storage that all hosts share
+time_limit|24:00:00|time limit of one SLURM job
+code|gpst_jax|directory of the code on a host, below the home directory
+bucket||Cloud Storage bucket, mounted at --mount on every host
+mount|/mnt/gpst|mount point of the bucket
+config||--config of experiments.pretrain
+workdir||--workdir of experiments.pretrain, on storage that all hosts share
 data||data.path of the run: a dataset that all hosts can read
-secrets|WANDB_API_KEY HF_TOKEN|environment variables handed to the run; their values are never shown
-max_tries|20|starts of the run after failures, and slices made by up, at most
-wait|30|seconds before another try
+secrets|WANDB_API_KEY HF_TOKEN|environment variables passed to the run; their values are never printed
+max_tries|20|limit on starts of the run after failures, and on tries of up
+wait|30|seconds before a retry
 ssh_tries|3|tries of each call to a host
-poll|30|seconds between two looks of up
-parallel|32|hosts that are spoken to at once
+poll|30|seconds between two polls of up
+parallel|32|hosts that are contacted at once
 TABLE
 }
 
@@ -51,7 +52,7 @@ say() { printf '%s\n' "$(mask "$*")"; }
 
 note() { say "$@" >&2; }
 
-# The words so that a shell reads them back as they are.
+# The words, quoted for a shell.
 quote() {
   local word out=''
   for word in "$@"; do
@@ -61,7 +62,7 @@ quote() {
   printf '%s' "$out"
 }
 
-# The text without the value of any secret.
+# The text with the values of secrets replaced by ***.
 mask() {
   local text="$1" name value
   for name in ${GPST_SECRETS:-}; do
@@ -71,12 +72,12 @@ mask() {
   printf '%s' "$text"
 }
 
-# Reads the settings and the flags of a verb: begin "OWN FLAGS OF THE VERB" "$@". What stands behind
-# `--` goes to REST; an own flag sets the variable of its name.
+# Parses the settings and flags of a script: begin "ITS OWN FLAGS" "$@". Arguments after `--` go to
+# REST; an own flag sets the variable of its name.
 begin() {
   local own=" $1 " line name default word value
   shift
-  exec 3>&1 # dry runs print here, also from inside $(...)
+  exec 3>&1 # dry runs print here, even from inside $(...)
   local -A known=()
   while IFS='|' read -r name default _; do known[$name]="$default"; done < <(settings)
   GPST_DRY_RUN=false GPST_YES=false GPST_SPOT="${GPST_SPOT:-false}" GPST_RESERVED="${GPST_RESERVED:-false}"
@@ -97,7 +98,7 @@ begin() {
   done
   if [[ -n "${GPST_ENV:-}" ]]; then
     [[ -f "$GPST_ENV" ]] || die "--env=$GPST_ENV: no such file"
-    # shellcheck disable=SC1090 # the user's own
+    # shellcheck disable=SC1090 # the user's file
     source "$GPST_ENV"
   fi
   for word in "${words[@]}"; do
@@ -129,11 +130,11 @@ begin() {
   check_settings
 }
 
-usage() { # the comment at the head of the verb, then the settings
+usage() { # the comment at the top of the script, then the settings
   sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$0"
   echo
   echo 'Flags: --dry_run (prints the exact commands), --yes, --spot, --reserved, --env=FILE,'
-  echo '--set=section.field=value (several times), and the settings:'
+  echo '--set=section.field=value (repeatable), and the settings:'
   settings | while IFS='|' read -r name default meaning; do
     echo "  --$name${default:+ [$default]}: $meaning"
   done
@@ -151,7 +152,7 @@ need() { # NAME...: settings that must not be empty
 check_settings() {
   need name backend topology
   [[ "$GPST_NAME" =~ ^[a-z]([-a-z0-9]{0,26}[a-z0-9])?$ ]] ||
-    die "--name=$GPST_NAME: small letters, digits and hyphens, at most 28, a letter first"
+    die "--name=$GPST_NAME: small letters, digits and hyphens, at most 28 characters, starting with a letter"
   [[ -f "$SCRIPTS/backends/$GPST_BACKEND.sh" && "$GPST_BACKEND" != vm ]] ||
     die "--backend=$GPST_BACKEND: choose queued, mig, gke or slurm"
   local name
@@ -167,7 +168,7 @@ check_settings() {
   backend_check
 }
 
-# Runs a command that changes something, after showing it; a dry run only shows it.
+# Prints and runs a command that changes something; a dry run only prints it.
 run() {
   if $GPST_DRY_RUN; then
     say "$(quote "$@")" >&3
@@ -191,7 +192,7 @@ run_with() {
   fi
 }
 
-# Runs a command that only reads; a dry run shows it and gives the answer named first instead.
+# Runs a read-only command; a dry run prints it and returns its first argument as the answer.
 ask() {
   local planned="$1"
   shift
@@ -208,31 +209,31 @@ confirm() { # WHAT
   if $GPST_YES || $GPST_DRY_RUN; then return 0; fi
   local typed=''
   note "$1"
-  read -r -p "type the name of the run to go on: " typed || true
-  [[ "$typed" == "$GPST_NAME" ]] || die "nothing was deleted: '$typed' is not '$GPST_NAME' (or give --yes)"
+  read -r -p "type the name of the run to continue: " typed || true
+  [[ "$typed" == "$GPST_NAME" ]] || die "nothing was deleted: '$typed' is not '$GPST_NAME' (or pass --yes)"
 }
 
-# Repeats a command until it succeeds, --ssh_tries times at most.
+# Retries a command until it succeeds, at most --ssh_tries times.
 with_retries() {
   local try code=0
   for ((try = 1; ; try++)); do
     code=0
     "$@" || code=$?
-    # 255 is ssh that did not get through; 1 of gcloud may be as well. What the command on the host
-    # says with other codes would be said again.
+    # 255 is a failed ssh connection, and so may be 1 from gcloud. Other codes come from the command on
+    # the host and would recur.
     if ((code == 0)) || ((code != 1 && code != 255)) || ((try >= GPST_SSH_TRIES)); then return "$code"; fi
-    note "exit code $code at try $try of $GPST_SSH_TRIES: again in $GPST_WAIT s"
+    note "exit code $code at try $try of $GPST_SSH_TRIES: retrying in $GPST_WAIT s"
     sleep "$GPST_WAIT"
   done
 }
 
-# Calls a function with each host (and its number) at once, --parallel at a time; output carries the
-# host's name. Fails when one fails, after all have ended.
+# Calls a function for each host (and its index) in parallel, at most --parallel at a time; lines of
+# output are prefixed with the host's name. Fails if any call fails, after all have finished.
 for_all_hosts() { # FUNCTION ARGUMENT...
   local -a hosts=() jobs=()
   local index=0 failed=0 host job
   mapfile -t hosts < <(backend_hosts)
-  ((${#hosts[@]})) || die "$GPST_NAME has no hosts: tpu_scripts/create.sh makes them"
+  ((${#hosts[@]})) || die "$GPST_NAME has no hosts: tpu_scripts/create.sh creates them"
   for host in "${hosts[@]}"; do
     if $GPST_DRY_RUN; then
       "$1" "$host" "$index" "${@:2}"
@@ -250,7 +251,7 @@ for_all_hosts() { # FUNCTION ARGUMENT...
   return "$failed"
 }
 
-# The words of the training command that is the same on every host, in TRAIN; its python is named first.
+# Sets TRAIN to the training command, which is the same on every host.
 train_command() { # PYTHON
   need config workdir data
   TRAIN=("$1" -m experiments.pretrain "--config=$GPST_CONFIG" "--workdir=$GPST_WORKDIR"
@@ -260,7 +261,7 @@ train_command() { # PYTHON
   TRAIN+=("${REST[@]}")
 }
 
-# Lines NAME=VALUE of the secrets that are set.
+# Prints NAME=VALUE for each secret that is set.
 secret_lines() {
   local name
   for name in $GPST_SECRETS; do

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Makes .venv in the current directory from the locks, for training: no torch, no compiler needed.
+# Creates .venv in the current directory from the lock files, for training: without torch or a compiler.
 #
 #   tpu_scripts/install.sh cpu|cuda|tpu [BUCKET MOUNT]
 #
-# Takes Python 3.11 or 3.12 where there is one, else fetches 3.12 by uv. Does nothing when up to
-# date. With a bucket: mounts it by gcsfuse, which it installs where it is missing (Debian, Ubuntu).
+# Uses Python 3.11 or 3.12 if installed, otherwise downloads 3.12 with uv. Does nothing when up to
+# date. With a bucket: mounts it with gcsfuse, which is installed if missing (Debian, Ubuntu).
 set -euo pipefail
 
 accelerator="${1:-}" bucket="${2:-}" mount="${3:-}"
@@ -51,7 +51,7 @@ mount_bucket() {
   if mountpoint -q "$mount"; then return; fi
   if ! command -v gcsfuse >/dev/null; then
     local key=/usr/share/keyrings/cloud.google.asc release
-    # shellcheck disable=SC1091 # of the host
+    # shellcheck disable=SC1091 # a file of the host
     release="$(. /etc/os-release && echo "$VERSION_CODENAME")"
     curl --silent --show-error --fail https://packages.cloud.google.com/apt/doc/apt-key.gpg |
       sudo tee "$key" >/dev/null

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Starts the training command on all hosts, where it is started again after failures.
+# Starts the training command on all hosts, supervised: it is restarted after failures.
 #
 #   tpu_scripts/launch.sh --env=FILE [--set=section.field=value ...] [-- FLAGS OF PRETRAIN]
 #
-# The same command continues a run from its newest checkpoint.
+# The same command resumes a run from its newest checkpoint.
 set -euo pipefail
 # shellcheck source=tpu_scripts/env.sh
 source "${BASH_SOURCE[0]%/*}/env.sh"

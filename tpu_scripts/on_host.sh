@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# What the verbs call on a host, in the directory of the code. Not for people, who have the verbs.
+# Called on a host by the other scripts, in the directory of the code; not meant to be called by hand.
 #
-#   on_host.sh setup ACCELERATOR BUCKET MOUNT   .venv from the lock; the bucket mounted
+#   on_host.sh setup ACCELERATOR BUCKET MOUNT   installs .venv from the lock, mounts the bucket
 #   on_host.sh start NAME TRIES WAIT COMMAND... starts a command under supervise.sh; standard input
-#                                               holds lines NAME=VALUE of its environment
+#                                               has lines NAME=VALUE for its environment
 #   on_host.sh state NAME                       prints none, running, lost, stopped or "exited CODE"
 #   on_host.sh log NAME LINES FOLLOW
 #   on_host.sh stop NAME                        SIGTERM, so that it saves; SIGKILL after 5 minutes
 #
-# ~/gpst_runs/NAME holds the log of this host, the process id and at the end the exit code.
+# ~/gpst_runs/NAME has the log of this host, the process id and, at the end, the exit code.
 set -euo pipefail
 SCRIPTS="$(cd "${BASH_SOURCE[0]%/*}" && pwd)"
 GRACE_SECONDS=300
 
-running() { # whether the supervisor lives
+running() { # whether the supervisor is alive
   local pid
   pid="$(cat "$DIR/pid" 2>/dev/null)" || return 1
-  # After a reboot the number may be another program's.
+  # After a reboot the process id may belong to another program.
   { tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null | grep -q supervise.sh
 }
 
@@ -38,22 +38,22 @@ stop() {
   local pid second
   pid="$(cat "$DIR/pid" 2>/dev/null)" || return 0
   if running; then
-    kill -TERM "$pid" # the supervisor passes it on; a second one would keep the run from saving
+    kill -TERM "$pid" # the supervisor forwards it; a second signal would interrupt the save
   else
-    kill -TERM -- "-$pid" 2>/dev/null || return 0 # what a dead supervisor has left
+    kill -TERM -- "-$pid" 2>/dev/null || return 0 # processes left by a dead supervisor
   fi
   for ((second = 0; second < 10 * GRACE_SECONDS; second++)); do
     if ! kill -0 -- "-$pid" 2>/dev/null; then return 0; fi
     sleep 0.1
   done
-  echo "not ended after $GRACE_SECONDS s: killed" >&2
+  echo "still running after $GRACE_SECONDS s: killed" >&2
   kill -KILL -- "-$pid" 2>/dev/null || true
 }
 
 start() { # TRIES WAIT COMMAND...
   local line
   if running; then
-    echo "error: it is running on this host: stop it first" >&2
+    echo "error: the run is active on this host: stop it first" >&2
     exit 2
   fi
   if [[ ! -x .venv/bin/python ]]; then
@@ -61,10 +61,10 @@ start() { # TRIES WAIT COMMAND...
     exit 2
   fi
   while IFS= read -r line; do export "${line?}"; done
-  stop # what a dead supervisor has left
+  stop # processes left by a dead supervisor
   mkdir -p "$DIR"
   rm -f "$DIR/exit_code" "$DIR/stopped"
-  # A session of its own: it outlives this connection, and can be ended as a whole.
+  # A new session: it outlives this connection, and can be killed as a group.
   setsid nohup "$SCRIPTS/supervise.sh" "--max_tries=$1" "--wait=$2" "--exit_code=$DIR/exit_code" \
     -- "${@:3}" >>"$DIR/log" 2>&1 </dev/null &
   echo $! >"$DIR/pid"

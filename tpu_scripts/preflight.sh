@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# What can be known of a run before its chips cost money, on any Linux machine that sees its data and
-# its workdir: whether the step compiles for the topology and fits its memory, whether the dataset
-# can be read, whether the workdir can be written, and what the run will take.
+# Checks a run before chips are allocated, on any Linux machine with access to its data and workdir:
+# whether the dataset can be read, the train step compiles for the topology and fits its memory, and
+# the workdir can be written; and estimates time and cost.
 #
 #   tpu_scripts/preflight.sh CONFIG TOPOLOGY --data=DIR --workdir=RUN [--num_slices=1]
 #       [--rows_per_chip=N] [--hash] [--price_per_chip_hour=P] [--efficiency=0.5] [--goodput=0.95]
 #       [--set=section.field=value ...] [--dry_run]
 #
-# CONFIG as of experiments.pretrain, TOPOLOGY as of experiments.compile, such as v5p:4x8x8.
-# --hash reads every byte of the dataset. Exit codes: 0 all is well; 1 it does not fit; 2 anything else.
+# CONFIG as in experiments.pretrain, TOPOLOGY as in experiments.compile, such as v5p:4x8x8.
+# --hash reads every byte of the dataset. Exit codes: 0 ready; 1 does not fit; 2 any other error.
 set -euo pipefail
 SCRIPTS="$(cd "${BASH_SOURCE[0]%/*}" && pwd)"
 ROOT="${SCRIPTS%/*}"
@@ -63,10 +63,10 @@ step() { # TITLE COMMAND...
   fi
 }
 
-# The dataset names the tokens, so the step is compiled for them.
-step 'the dataset' "$python" -m data_pipeline.check_dataset "$data" "${check[@]}"
-step 'the step, compiled for the slice' "$python" -m experiments.compile "--config=$config" \
+# The vocabulary sizes come from the dataset, so the step is compiled for it.
+step 'dataset' "$python" -m data_pipeline.check_dataset "$data" "${check[@]}"
+step 'train step, compiled for the slice' "$python" -m experiments.compile "--config=$config" \
   "--topology=$topology" "--set=data.path=$data" "${compile[@]}" "--json_out=$report"
-step 'the workdir, and what the run will take' "$python" -m experiments.preflight "--config=$config" \
+step 'workdir and estimate' "$python" -m experiments.preflight "--config=$config" \
   "--compiled=$report" "--workdir=$workdir" "${last[@]}"
 if ! $dry_run; then echo '== ready'; fi

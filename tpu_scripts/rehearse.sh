@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# A dress rehearsal on this machine: up.sh launches a tiny run on "hosts" that are processes here,
-# through fakes of gcloud, kubectl and docker that play faults, and other faults hit it in mid-run.
-# The parameters in the end must equal, bit for bit, those of a run that nothing disturbed.
+# A rehearsal on this machine: up.sh launches a tiny run on "hosts" that are local processes, through
+# fakes of gcloud, kubectl and docker that inject faults; further faults hit it during the run. The
+# final parameters must be bitwise equal to those of an undisturbed run.
 #
 #   tpu_scripts/rehearse.sh [--full] [--backend=queued] [--hosts=2] [--steps=32] [--seed=0] [--keep=DIR]
 #
-# The small form plays 5 faults of calls (create fails, quota, no answer, copy, ssh), kills one
-# process and takes all slices away. --full plays twice as many in mid-run, loses a host, and goes
-# through queued, mig and gke. --keep leaves calls, logs and checkpoints in DIR. Exit code 1: the
-# run did not end, or not with the same parameters.
+# The short form injects 5 faults into calls (create fails, quota, no answer, copy, ssh), kills one
+# process and preempts all slices. --full injects more faults during the run, host losses included,
+# and covers queued, mig and gke. --keep stores calls, logs and checkpoints in DIR. Exit code 1: the
+# run did not finish, or with other parameters.
 set -euo pipefail
 SCRIPTS="$(cd "${BASH_SOURCE[0]%/*}" && pwd)"
 ROOT="${SCRIPTS%/*}"
@@ -53,9 +53,8 @@ else
   stage="$(mktemp -d)"
 fi
 
-# Whatever happens, nothing goes on running; the hosts' processes carry the stage in their
-# environment, those of the controller on their command line.
-# shellcheck disable=SC2329 # by the trap
+# Kills all processes of the hosts, whose environment contains the stage.
+# shellcheck disable=SC2329 # called by the trap
 clear_stage() {
   local entry
   for entry in /proc/[0-9]*; do
@@ -71,7 +70,7 @@ trap 'exit 130' INT TERM
 cd "$ROOT"
 JAX_PLATFORMS=cpu "$python" -m tpu_scripts.rehearsal.make_run "$stage/run" "$steps"
 
-# The launch of a user: settings in a file, then up.sh. rehearse BACKEND WORLD PLAYED FAULT...
+# Launches as a user does, with a settings file and up.sh: rehearse BACKEND WORLD PLAYED FAULT...
 rehearse() {
   local backend="$1" world="$2" played="$3" code=0 topology
   shift 3
@@ -107,7 +106,7 @@ SETTINGS
   if [[ -n "$chaos" ]]; then wait "$chaos"; fi
 }
 
-# Of the newest checkpoint of each workdir, which is compared with its checksums on the way.
+# Digest of the newest checkpoint of each workdir; its checksums are verified as well.
 params_sha256() {
   JAX_PLATFORMS=cpu "$python" -c 'import sys; from experiments.inspect_checkpoint import inspect
 for workdir in sys.argv[1:]: print(inspect(workdir)["params_sha256"])' "$@"
@@ -119,9 +118,9 @@ failed=0
 for backend in $backends; do
   seconds=$SECONDS
   whole="$stage/$backend-whole" disturbed="$stage/$backend-disturbed"
-  rehearse "$backend" "$whole" none # the other one finds its programs compiled
+  rehearse "$backend" "$whole" none # fills the compilation cache for the other one
   events=("${mid_run[@]}")
-  if [[ "$backend" == gke ]]; then # whose pools replace their nodes themselves
+  if [[ "$backend" == gke ]]; then # node pools replace their nodes themselves
     events=("${mid_run[@]/preempt/host}")
   fi
   rehearse "$backend" "$disturbed" all "${events[@]}"

@@ -1,12 +1,12 @@
-"""Writes the Kubernetes objects of a run as JSON, which is YAML that needs no quoting.
+"""Writes the Kubernetes objects of a run as JSON, which is valid YAML and avoids quoting.
 
-    render_jobset.py jobset --name=N --image=I ... -- COMMAND...   a JobSet, one Job for each slice
+    render_jobset.py jobset --name=N --image=I ... -- COMMAND...   a JobSet, one Job per slice
     render_jobset.py secret NAME < LINES                           a Secret of lines NAME=VALUE
 
-Called by backends/gke.sh; needs the standard library only. Labels and the placement of one Job on
-one node pool are those of xpk, so that `xpk workload list` shows the run. Exit codes 1 and 2 of the
-run (diverged, bad input) fail the JobSet at once; after any other end all pods are made anew, at
-most --max_restarts times.
+Called by backends/gke.sh; needs only the standard library. Labels and exclusive placement of a Job
+on a node pool are those of xpk, so that `xpk workload list` shows the run. Exit codes 1 and 2 of
+the run (diverged, bad input) fail the JobSet at once; after any other failure all pods are
+recreated, at most --max_restarts times.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import json
 import sys
 from typing import Any
 
-# The pods may save before they go: longer than a save of the largest configuration.
+# Time for pods to save before they are killed: longer than a save of the largest configuration.
 GRACE_SECONDS = 300
 CONTAINER = "train"
 
@@ -24,7 +24,7 @@ def jobset(options: argparse.Namespace, command: list[str]) -> dict[str, Any]:
 
     Args:
         options: the flags.
-        command: words that every pod runs.
+        command: the command line of every pod.
     """
     workload = {"xpk.google.com/workload": options.name}
     labels = workload | ({"kueue.x-k8s.io/queue-name": options.queue} if options.queue else {})
@@ -74,13 +74,13 @@ def _pod(options: argparse.Namespace, command: list[str], labels: dict[str, str]
         "name": CONTAINER,
         "image": options.image,
         "command": command,
-        # 8471: between the TPUs; 8080 and 8081: between slices; 8482: coordinator of JAX.
+        # 8471: between TPUs; 8080 and 8081: between slices; 8482: the JAX coordinator.
         "ports": [{"containerPort": port} for port in (8471, 8080, 8081, 8482)],
         "resources": {
             "requests": {"google.com/tpu": chips},
             "limits": {"google.com/tpu": chips},
         },
-        "securityContext": {"privileged": True},  # the chips are device files of the host
+        "securityContext": {"privileged": True},  # for access to the TPU device files
         "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
     }
     volumes: list[dict[str, Any]] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
@@ -94,7 +94,7 @@ def _pod(options: argparse.Namespace, command: list[str], labels: dict[str, str]
     if options.secret:
         container["envFrom"] = [{"secretRef": {"name": f"{options.name}-environment"}}]
     network: dict[str, Any] = {}
-    if not options.bucket:  # faster between slices, but the bucket's side car may not share it
+    if not options.bucket:  # faster between slices, but incompatible with the sidecar of the bucket
         network = {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
     else:
         metadata["annotations"] = {"gke-gcsfuse/volumes": "true"}
@@ -121,11 +121,11 @@ def _pod(options: argparse.Namespace, command: list[str], labels: dict[str, str]
 
 
 def secret(name: str, lines: list[str]) -> dict[str, Any]:
-    """A Secret that holds each line NAME=VALUE.
+    """A Secret with an entry for each line NAME=VALUE.
 
     Args:
         name: of the run.
-        lines: without line ends.
+        lines: without newlines.
     """
     return {
         "apiVersion": "v1",
@@ -137,7 +137,7 @@ def secret(name: str, lines: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Runs the program; see the module."""
+    """Runs the program; see the module docstring."""
     words = sys.argv[1:]
     command: list[str] = []
     if "--" in words:

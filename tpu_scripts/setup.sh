@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the environment on every host from the lock, and mounts the bucket; with gke prepares the
-# cluster. Does nothing where all is there. Comes after sync.sh.
+# Installs the environment on every host from the lock file, and mounts the bucket; with gke installs
+# the JobSet controller. Does nothing where everything is up to date. Run it after sync.sh.
 #
 #   tpu_scripts/setup.sh --env=FILE [--dry_run]
 set -euo pipefail

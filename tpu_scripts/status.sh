@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Shows slices and hosts, and of the run: step, loss, MFU, goodput, last checkpoint, restarts.
+# Shows slices, hosts, and the run's step, loss, MFU, goodput, last checkpoint and restarts.
 #
 #   tpu_scripts/status.sh --env=FILE
 set -euo pipefail

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Ends the run with a checkpoint; its slices stay. launch.sh continues it.
+# Saves a checkpoint and ends the run; its slices remain. launch.sh resumes it.
 #
 #   tpu_scripts/stop.sh --env=FILE [--yes]
 set -euo pipefail

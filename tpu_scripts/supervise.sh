@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Starts a training command again until it has ended for good.
+# Restarts a training command after failures, until it ends for good.
 #
 #   tpu_scripts/supervise.sh [--max_tries=20] [--wait=30] [--exit_code=FILE] -- COMMAND [ARGUMENT...]
 #
-# By the exit codes of experiments.pretrain (docs/reliability.md), 0 (finished), 1 (diverged) and
-# 2 (bad input) end it. After any other the command is started again, --wait seconds later, at most
-# --max_tries times in all. SIGTERM and SIGINT are passed on, and end the supervisor with the
-# command: the host is going away. Exit code: that of the last try; --exit_code takes it as well.
+# Exit codes are those of experiments.pretrain (docs/reliability.md): 0 (finished), 1 (diverged) and
+# 2 (bad input) are final. After any other the command is restarted, --wait seconds later, at most
+# --max_tries starts in all. SIGTERM and SIGINT are forwarded, and the supervisor ends with the command:
+# the host is shutting down. Exit code: that of the last try, also written to the file --exit_code.
 set -euo pipefail
 
 max_tries=20
@@ -51,11 +51,11 @@ trap 'pass_on INT' INT
 for ((try = 1; ; try++)); do
   "$@" &
   child=$!
-  # A signal that came while the command was being started has not reached it yet.
+  # A signal that arrived while the command was being started has not been forwarded yet.
   if [[ -n "$leaving" && -z "$passed_on" ]]; then pass_on "$leaving"; fi
   code=0
   wait "$child" || code=$?
-  # A signal ends `wait` before the command has ended: it is saving.
+  # A signal interrupts `wait` before the command has ended: it is saving.
   while kill -0 "$child" 2>/dev/null; do
     code=0
     wait "$child" || code=$?

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Brings the code of this checkout to every host; with gke into the container image.
+# Copies the code of this checkout to every host; with gke builds and pushes the container image.
 #
 #   tpu_scripts/sync.sh --env=FILE [--dry_run]
 set -euo pipefail

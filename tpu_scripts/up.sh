@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# From nothing to a finished run: create, sync, setup, launch, then watch. Makes lost slices anew and
-# launches again, --max_tries times in all; the run goes on from its newest checkpoint.
+# Everything for a run: create, sync, setup, launch, then monitor. Recreates lost slices and
+# relaunches, at most --max_tries times; the run resumes from its newest checkpoint.
 #
 #   tpu_scripts/up.sh --env=FILE [--yes] [--set=section.field=value ...] [-- FLAGS OF PRETRAIN]
 #
-# It may be stopped and called again at any time: the hosts go on without it. Exit codes: 0 finished;
-# 1 diverged; 2 bad input; 3 too many tries; 4 ended by stop.sh. The slices stay until delete.sh.
+# It may be stopped and called again at any time: the run continues without it. Exit codes: 0 finished;
+# 1 diverged; 2 bad input; 3 too many tries; 4 ended by stop.sh. The slices remain until delete.sh.
 set -euo pipefail
 # shellcheck source=tpu_scripts/env.sh
 source "${BASH_SOURCE[0]%/*}/env.sh"
 begin '' "$@"
-train_command "$RUN_PYTHON" # complains before anything costs money
-confirm "up deletes and makes anew slices of $GPST_NAME that were preempted or have failed"
+train_command "$RUN_PYTHON" # fails before anything is created
+confirm "up deletes and recreates slices of $GPST_NAME that were preempted or have failed"
 GPST_YES=true
 
 if $GPST_DRY_RUN; then
@@ -22,15 +22,15 @@ if $GPST_DRY_RUN; then
   exit 0
 fi
 
-SILENT_LOOKS=10 # without an answer, after which the slices count as lost
+SILENT_POLLS=10 # polls without an answer, after which slices count as lost
 tries=0
-try_again() { # WHY: counts a try, waits; ends when there are no more
+try_again() { # REASON: counts a try and waits; exits after the last try
   tries=$((tries + 1))
   if ((tries >= GPST_MAX_TRIES)); then
     note "error: $1, at try $tries of $GPST_MAX_TRIES: giving up; tpu_scripts/logs.sh shows why"
     exit 3
   fi
-  note "$1 (try $tries of $GPST_MAX_TRIES): again in $GPST_WAIT s"
+  note "$1 (try $tries of $GPST_MAX_TRIES): retrying in $GPST_WAIT s"
   sleep "$GPST_WAIT"
 }
 
@@ -40,11 +40,11 @@ create_slices() {
   backend_create 2>"$message" || code=$?
   cat "$message" >&2
   if ((code)); then
-    # What the same command would meet again; a quota may be given back, capacity may come.
+    # Permanent errors; a lack of quota or capacity may be temporary.
     if grep -qE 'PERMISSION_DENIED|INVALID_ARGUMENT|unrecognized arguments|Invalid value' "$message"; then
-      die "the slices cannot be made; the lines above say why"
+      die "the slices cannot be created; see the lines above"
     fi
-    try_again 'the slices could not be made'
+    try_again 'the slices could not be created'
   fi
   rm -f "$message"
 }
@@ -60,7 +60,7 @@ while true; do
     note "$(date '+%H:%M:%S') $GPST_NAME: slices $state, run $run_state"
   fi
   if [[ "$state/$run_state" == *unknown* ]]; then silent=$((silent + 1)); else silent=0; fi
-  if ((silent >= SILENT_LOOKS)); then state=broken; fi
+  if ((silent >= SILENT_POLLS)); then state=broken; fi
   case "$state/$run_state" in
     missing/*) create_slices ;;
     broken/*)
@@ -73,16 +73,16 @@ while true; do
       ;;
     ready/failed*)
       backend_logs 0 20 false || true
-      note "error: the run has ended with exit code ${run_state#failed }; its log is above"
+      note "error: the run ended with exit code ${run_state#failed }; its log is above"
       exit "${run_state#failed }"
       ;;
     ready/none) start_run || try_again 'the run could not be started' ;;
     ready/lost)
       backend_stop || true
-      try_again 'a host does not run it any more'
+      try_again 'the run is lost on a host'
       start_run || note 'the run could not be started'
       ;;
     ready/stopped) exit 4 ;;
-    *) sleep "$GPST_POLL" ;; # waiting, running, or an answer that did not come
+    *) sleep "$GPST_POLL" ;; # waiting, running, or no answer
   esac
 done

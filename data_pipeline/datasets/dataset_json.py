@@ -1,6 +1,6 @@
-"""What all kinds of datasets share: a `dataset.json` that is sealed, and length indices beside it.
+"""Base classes of all kinds of datasets: a fingerprinted `dataset.json`, and length indices.
 
-A kind of dataset is a frozen dataclass over `Sealed`, and its length index one over `StoredIndex`.
+Each kind of dataset subclasses `Sealed` and `StoredIndex` with frozen dataclasses.
 """
 
 import dataclasses
@@ -26,11 +26,11 @@ class SplitSpec:
     """One split of a dataset.
 
     Attributes:
-        num_records: utterance chunks, or sequences.
-        num_shards: ArrayRecord files.
+        num_records: number of utterance chunks, or of sequences.
+        num_shards: number of ArrayRecord files.
         hours: of audio.
-        index_sha256: of the length index file.
-        shards_sha256: over the digests of the shards, in order.
+        index_sha256: SHA-256 of the length index file.
+        shards_sha256: SHA-256 over the digests of the shards, in order.
     """
 
     num_records: int
@@ -41,24 +41,24 @@ class SplitSpec:
 
 
 class Sealed:
-    """Base of specs: writing, reading, and the fingerprint over all fields."""
+    """Base of dataset specs: serialisation, and a fingerprint over all fields."""
 
     VERSION: ClassVar[int]
     WRITER: ClassVar[str]  # the module that writes such datasets
-    MODEL_FIELDS: ClassVar[tuple[str, ...]]  # must be equal in datasets that share a model
+    MODEL_FIELDS: ClassVar[tuple[str, ...]]  # datasets of one model agree in them
 
-    if TYPE_CHECKING:  # fields of every kind
+    if TYPE_CHECKING:  # fields of every subclass
         version: int
         splits: dict[str, SplitSpec]
         statistics: dict[str, int]
         fingerprint: str
 
     def sealed(self) -> Self:
-        """The same spec with its fingerprint computed."""
+        """A copy with its fingerprint computed."""
         return self._replaced(fingerprint=self._digest())
 
     def tokenizers(self) -> dict[str, Any]:
-        """What must be equal in datasets that share a model: all of it but where it lies."""
+        """The values that must be equal in datasets that share a model, without their paths."""
         parts = {name: self._values()[name] for name in self.MODEL_FIELDS}
         for part in parts.values():
             if isinstance(part, dict):
@@ -66,12 +66,12 @@ class Sealed:
         return parts
 
     def mixed_fields(self, specs: Sequence[Any]) -> dict[str, Any]:
-        """Fields of a mixture of datasets of this kind, beyond splits and statistics."""
+        """Merged fields of a mixture of datasets, other than splits and statistics."""
         del specs
         return {}
 
     def describe(self) -> str:
-        """One line for people: splits and tokenizers."""
+        """Splits and tokenizers as one readable line."""
         splits = ", ".join(
             f"{name} {split.num_records:,} records ({split.hours:.2f} h)"
             for name, split in self.splits.items()
@@ -93,14 +93,14 @@ class Sealed:
         """Reads and checks `dataset.json`.
 
         Raises:
-            UserError: the file is missing, damaged, of another version or kind, has an unknown or
-                missing key or a value of the wrong type, or does not agree with its fingerprint.
+            UserError: the file is missing, corrupt, of another version or kind, has an unknown or
+                missing key or a value of the wrong type, or does not match its fingerprint.
         """
         return cls.parse(read_json(dataset_dir), str(Path(dataset_dir) / SPEC_FILE))
 
     @classmethod
     def parse(cls, value: Any, where: str) -> Self:
-        """The spec from the parsed JSON of a file, or of a checkpoint; `where` names it.
+        """Builds the spec from parsed JSON; `where` names its file or checkpoint in messages.
 
         Raises:
             UserError: as `load`.
@@ -115,8 +115,8 @@ class Sealed:
         spec = build(cls, value, where)
         if spec.fingerprint != spec._digest():
             raise UserError(
-                f"{where}: its content does not agree with its fingerprint {spec.fingerprint!r}: "
-                "it was edited or damaged, restore it or write the dataset again"
+                f"{where}: its content does not match its fingerprint {spec.fingerprint!r}: it was "
+                "edited or corrupted, restore it or write the dataset again"
             )
         return spec
 
@@ -126,15 +126,15 @@ class Sealed:
         expected = getattr(cls, "KIND", None)
         if kind != expected:
             raise UserError(
-                f"{where}: this is a dataset of {kind or 'tokens'}, one of "
-                f"{expected or 'tokens'} is needed here, as {cls.WRITER} writes it"
+                f"{where}: this is a dataset of {kind or 'tokens'}, but one of "
+                f"{expected or 'tokens'} is needed, as {cls.WRITER} writes it"
             )
 
     def split(self, name: str) -> SplitSpec:
         """The split of that name.
 
         Raises:
-            UserError: there is none; the message lists those there are.
+            UserError: there is none; the message lists the splits.
         """
         if name not in self.splits:
             raise UserError(
@@ -156,8 +156,7 @@ class Sealed:
 class StoredIndex:
     """Base of length indices: columns over the R records of a split, in the order of the shards.
 
-    Columns are (R,) int32. Those of TABLES hold rows of a table of names, those of LENGTHS are at
-    least 1.
+    Columns are (R,) int32. Those of TABLES index a table of names, those of LENGTHS are at least 1.
     """
 
     ARRAYS: ClassVar[tuple[str, ...]]
@@ -173,7 +172,7 @@ class StoredIndex:
         for name, field in self.TABLES.items():
             rows, table = getattr(self, name), getattr(self, field)
             if rows.size and not (rows.min() >= 0 and rows.max() < len(table)):
-                raise ValueError(f"{name} names rows outside its table of {len(table)}")
+                raise ValueError(f"{name} has indices outside its table of {len(table)}")
         for name in self.LENGTHS:
             if len(self) and getattr(self, name).min() < 1:
                 raise ValueError(f"{name} holds a length below 1")
@@ -183,7 +182,7 @@ class StoredIndex:
         return getattr(self, self.ARRAYS[0]).size
 
     def save(self, path: str | Path) -> str:
-        """Writes an npz file (no pickle); returns its SHA-256. Equal content gives equal bytes."""
+        """Writes an npz file (no pickle), deterministically, and returns its SHA-256."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
@@ -198,10 +197,10 @@ class StoredIndex:
 
     @classmethod
     def load(cls, dataset_dir: str | Path, spec: Sealed, split: str) -> Self:
-        """Reads the index of a split and checks that it is the one the spec names.
+        """Reads the index of a split and checks it against the spec.
 
         Raises:
-            UserError: no such split, or the file is missing or not the one `dataset.json` names.
+            UserError: there is no such split, or the file is missing, corrupt or another one.
         """
         expected = spec.split(split)
         path = index_path(dataset_dir, split)
@@ -226,7 +225,7 @@ def read_json(dataset_dir: str | Path) -> Any:
     """The parsed `dataset.json` of a directory, of any kind.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing or corrupt.
     """
     path = Path(dataset_dir) / SPEC_FILE
     try:
@@ -241,12 +240,12 @@ def read_json(dataset_dir: str | Path) -> Any:
 
 
 def index_path(dataset_dir: str | Path, split: str) -> Path:
-    """Where the length index of a split lies."""
+    """Path of the length index of a split."""
     return Path(dataset_dir) / "length_index" / f"{split}.npz"
 
 
 def build(hint: Any, value: Any, where: str) -> Any:
-    """Builds a value of type `hint` from parsed JSON; every disagreement is a UserError."""
+    """Builds a value of type `hint` from parsed JSON; UserError wherever they do not match."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         _expect(isinstance(value, dict), where, "an object", value)

@@ -1,6 +1,6 @@
-"""Examples on disk: TFDS metadata over ArrayRecord shards, with no TensorFlow.
+"""Examples on disk: ArrayRecord shards with TFDS metadata, without TensorFlow.
 
-What an example holds is its features'; `records` and `sequence_records` say what there is.
+The features of an example are defined in `token_records` and `sequence_records`.
 `tfds.builder_from_directory(DIR).as_data_source(SPLIT)` reads the same files.
 """
 
@@ -24,7 +24,7 @@ from data_pipeline.runtime.errors import UserError
 logger = logging.getLogger(__name__)
 
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-# One record per group: a random read then decompresses one record only.
+# One record per group, so that a random read decompresses a single record.
 _WRITER_OPTIONS = "group_size:1"
 
 Item = TypeVar("Item")
@@ -58,13 +58,13 @@ class ExampleWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Finishes the file."""
+        """Closes the file."""
         self._writer.close()
 
     def write_example(self, example: Mapping[str, Any]) -> None:
         """Appends an example."""
         message = self._serializer.get_tf_example(self._features.encode_example(example))
-        # The features are a protobuf map, whose order is otherwise free.
+        # The features are a protobuf map, whose order is otherwise unspecified.
         data = message.SerializeToString(deterministic=True)
         self._writer.write(data)
         self.num_bytes += len(data)
@@ -77,11 +77,11 @@ def write_metadata(
     shard_lengths: Mapping[str, Sequence[int]],
     num_bytes: Mapping[str, int],
 ) -> None:
-    """Writes the TFDS metadata over finished shards.
+    """Writes the TFDS metadata of finished shards.
 
     Args:
         dataset_dir: holds the shards, named by `file_name`.
-        dataset: name that the files begin with.
+        dataset: name that the file names start with.
         features: of every example.
         shard_lengths: for every split, the number of records of every shard.
         num_bytes: for every split, the size of its serialised records.
@@ -114,22 +114,22 @@ class ExampleReader(Generic[Item]):
     """Random access to the records of a split. Safe to use from several threads.
 
     Attributes:
-        FIELDS: the features that are decoded; empty: all.
+        FIELDS: the features to decode; empty: all.
     """
 
     FIELDS: tuple[str, ...] = ()
 
     def __init__(self, dataset_dir: str | Path, split: str, retry_seconds: Sequence[float] = ()):
-        """Opens the split's metadata; shards are opened when first read.
+        """Opens the split's metadata; shards are opened on first access.
 
         Args:
             dataset_dir: directory of a dataset.
             split: one of its splits.
-            retry_seconds: how long to wait before each new try at a record that cannot be read:
-                network file systems come back.
+            retry_seconds: waits before each retry of a record that cannot be read: network file
+                systems recover.
 
         Raises:
-            UserError: the directory holds no TFDS metadata, not that split, or other records.
+            UserError: the directory has no TFDS metadata, no such split, or other features.
         """
         try:
             builder = tfds.builder_from_directory(str(dataset_dir))
@@ -144,7 +144,7 @@ class ExampleReader(Generic[Item]):
         features = builder.info.features
         names = self.FIELDS or tuple(features)
         if missing := [name for name in names if name not in features]:
-            raise UserError(f"{dataset_dir}: its records have no {missing[0]!r}")
+            raise UserError(f"{dataset_dir}: its records have no feature {missing[0]!r}")
         self._features = tfds.features.FeaturesDict({name: features[name] for name in names})
         self._source = self._open()
         self._retry_seconds = tuple(retry_seconds)
@@ -160,7 +160,7 @@ class ExampleReader(Generic[Item]):
 
         Raises:
             IndexError: there is no such record.
-            RecordError: its shard is missing or damaged.
+            RecordError: its shard is missing or corrupt.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
@@ -168,7 +168,7 @@ class ExampleReader(Generic[Item]):
             try:
                 return self._read(index)
             except RecordError as error:
-                logger.warning("%s; trying again in %g s", error, wait)
+                logger.warning("%s; retrying in %g s", error, wait)
                 time.sleep(wait)
                 self._source = self._open()  # the old file handle may be stale
         return self._read(index)
@@ -176,8 +176,8 @@ class ExampleReader(Generic[Item]):
     def _read(self, index: int) -> Item:
         try:
             return self._decode(self._features.deserialize_example_np(self._source[index]))
-        # What array_record, protobuf and TFDS raise for bytes that are missing or damaged. A
-        # truncated file reads as an empty message, whose features are None.
+        # What array_record, protobuf and TFDS raise for missing or corrupt bytes. A truncated file
+        # reads as an empty message, whose features are None.
         except (
             RuntimeError,
             OSError,
@@ -190,7 +190,7 @@ class ExampleReader(Generic[Item]):
             raise self._error(index, str(error)) from error
 
     def _decode(self, example: Any) -> Item:
-        """The record of an example as TFDS reads it."""
+        """Converts an example, as TFDS reads it, to a record."""
         raise NotImplementedError
 
     def _error(self, index: int, reason: str) -> RecordError:

@@ -1,4 +1,4 @@
-"""Which kind of dataset a directory or a checkpoint is of, by the key `kind`; absent: tokens."""
+"""Dispatch on the kind of a dataset: the key `kind` of its spec, absent for token datasets."""
 
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,16 @@ _KINDS: dict[str | None, type[Spec]] = {None: DatasetSpec, SEQUENCES: SequenceSp
 
 
 def read_spec(dataset_dir: str | Path) -> Spec:
-    """The spec of the dataset in a directory, whatever its kind.
+    """Reads the spec of the dataset in a directory, of any kind.
 
     Raises:
-        UserError: there is no dataset, or one that this code cannot read.
+        UserError: there is no dataset, or this code cannot read it.
     """
     return parse_spec(read_json(dataset_dir), str(Path(dataset_dir) / SPEC_FILE))
 
 
 def parse_spec(value: Any, where: str) -> Spec:
-    """The spec from the parsed JSON of a file, or of a checkpoint; `where` names it.
+    """Builds the spec from parsed JSON; `where` names its file or checkpoint in messages.
 
     Raises:
         UserError: as `read_spec`.
@@ -31,5 +31,5 @@ def parse_spec(value: Any, where: str) -> Spec:
     kind = value.get("kind") if isinstance(value, dict) else None
     if kind not in _KINDS:
         known = ", ".join(str(name) for name in _KINDS if name)
-        raise UserError(f"{where}: unknown kind {kind!r}, there are {known}")
+        raise UserError(f"{where}: unknown kind {kind!r}, choose from {known}")
     return _KINDS[kind].parse(value, where)

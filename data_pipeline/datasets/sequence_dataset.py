@@ -26,7 +26,7 @@ class TextTokenizerSpec:
     Attributes:
         id: readable name and size.
         sha256: of its file.
-        vocab_size: ids are 0 .. vocab_size - 1.
+        vocab_size: ids are in [0, vocab_size).
         path: its directory, relative to the dataset's.
     """
 
@@ -38,24 +38,24 @@ class TextTokenizerSpec:
 
 @dataclasses.dataclass(frozen=True)
 class SequenceSpec(Sealed):
-    """Everything that a reader of the sequences, or a model of them, must know.
+    """Metadata of a sequence dataset, for readers and models; stored as `dataset.json`.
 
     Attributes:
-        kind: tells these datasets apart from those of tokens.
+        kind: "sequences", absent in token datasets.
         version: of this file's format.
-        vocabulary: ids of text, markers and units.
-        text_tokenizer: of the text.
-        semantic: of the units.
-        codec: of the dataset that the units come from: the way back to sound.
-        silence: tokens of silence, of that dataset.
-        sample_rate: of that dataset, in Hz.
-        source_fingerprint: of that dataset.
-        system: text that sequences with an instruction begin with.
-        tasks: what sequences there are, of `templates.TASKS`.
-        train_on: which roles are predicted, of `templates.TRAIN_ON`.
-        max_length: ids of the longest sequence that was taken.
-        splits: by name; `hours` counts the speech in the sequences.
-        statistics: where every planned sequence went.
+        vocabulary: ids of text, special tokens and units.
+        text_tokenizer: the tokenizer of the text.
+        semantic: the tokenizer of the units.
+        codec: of the token dataset that the units come from, for synthesis.
+        silence: tokens of silence of the token dataset.
+        sample_rate: of the token dataset, in Hz.
+        source_fingerprint: of the token dataset.
+        system: system prompt of sequences with an instruction.
+        tasks: tasks of the sequences, from `TASKS`.
+        train_on: which ids are predicted, from `TRAIN_ON`.
+        max_length: longest sequence that was kept, in ids.
+        splits: by name; their `hours` count the speech in the sequences.
+        statistics: counts of planned, written and failed sequences.
         fingerprint: SHA-256 over all of the above, filled in by `sealed`.
     """
 
@@ -82,15 +82,17 @@ class SequenceSpec(Sealed):
     MODEL_FIELDS: ClassVar = ("vocabulary", "text_tokenizer", "semantic", "codec", "system")
 
     def __post_init__(self) -> None:
-        """Raises ValueError for parts that do not agree."""
+        """Raises ValueError if the fields are inconsistent."""
         sizes = self.text_tokenizer.vocab_size, self.semantic.vocab_size
         if (self.vocabulary.text_size, self.vocabulary.num_units) != sizes:
-            raise ValueError(f"the vocabulary is not that of {sizes[0]} text ids, {sizes[1]} units")
+            raise ValueError(
+                f"the vocabulary does not match {sizes[0]} text ids and {sizes[1]} units"
+            )
         if self.train_on not in TRAIN_ON or not set(self.tasks) <= set(TASKS):
             raise ValueError(f"unknown train_on {self.train_on!r} or tasks {self.tasks}")
 
     def layout(self) -> TokenLayout:
-        """The token layout of the source: units, codes and their rates."""
+        """The token layout of the source dataset: units, codes and their rates."""
         return TokenLayout(
             num_units=self.semantic.vocab_size,
             num_codebooks=self.codec.num_codebooks,
@@ -100,7 +102,7 @@ class SequenceSpec(Sealed):
         )
 
     def mixed_fields(self, specs: Sequence[Self]) -> dict[str, Any]:
-        """Tasks of all, and the longest sequence."""
+        """The union of the tasks, and the longest sequence."""
         tasks = {task for spec in specs for task in spec.tasks}
         return {
             "tasks": tuple(task for task in TASKS if task in tasks),
@@ -108,7 +110,7 @@ class SequenceSpec(Sealed):
         }
 
     def tokenizer_ids(self) -> tuple[str, ...]:
-        """Of text, units and codes."""
+        """Names of the tokenizers of text, units and codes."""
         return self.text_tokenizer.id, self.semantic.id, self.codec.id
 
 
@@ -117,8 +119,8 @@ class SequenceIndex(StoredIndex):
     """Lengths of the R sequences of a split, in the order of the shards.
 
     Attributes:
-        lengths: (R,) int32 ids.
-        task: (R,) int32 row of `tasks`.
+        lengths: (R,) int32 number of ids.
+        task: (R,) int32 index into `tasks`.
         tasks: names.
     """
 

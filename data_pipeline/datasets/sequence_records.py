@@ -1,4 +1,4 @@
-"""Sequence records on disk: the features of one sequence in the shards of `examples`."""
+"""Sequence records on disk: the features of one sequence; see `examples` for the shards."""
 
 import dataclasses
 from pathlib import Path
@@ -15,13 +15,13 @@ DATASET_NAME = "speech_sequences"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SequenceRecord:
-    """One sequence of text, markers and units.
+    """One sequence of text, special tokens and units.
 
     Attributes:
         id: unique in its dataset.
-        task: of `templates.TASKS`.
-        ids: (n,) int32, see `vocabulary`.
-        loss_mask: (n,) uint8, 1 where the id is to be predicted.
+        task: from `sequence_dataset.TASKS`.
+        ids: (n,) int32, see `tokens.vocabulary`.
+        loss_mask: (n,) uint8, 1 where the id is a prediction target.
     """
 
     id: str
@@ -62,10 +62,10 @@ class SequenceReader(ExampleReader[SequenceRecord]):
     """Random access to the sequences of a split. Safe to use from several threads."""
 
     def read(self, index: int, length: int) -> SequenceRecord:
-        """Reads a sequence whose length is known from the length index.
+        """Reads a sequence and checks its length against the length index.
 
         Raises:
-            RecordError: as `__getitem__`, or the length is another.
+            RecordError: as `__getitem__`, or the length differs.
         """
         record = self[index]
         if len(record.ids) != length or len(record.loss_mask) != length:

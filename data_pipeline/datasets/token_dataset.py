@@ -1,8 +1,8 @@
-"""The dataset contract: `dataset.json` beside the shards, and the length index of every split.
+"""Datasets of speech tokens: `dataset.json` beside the shards, and the length index of every split.
 
-A model takes its vocabulary sizes, codebooks and rates from here, never from a tokenizer. The
-fingerprint covers everything: what the tokenizers are, how recordings were cut, and the content of
-every shard and index.
+Models take vocabulary sizes, codebooks and rates from here, never from a tokenizer. The fingerprint
+covers everything: the tokenizers, how recordings were cut, and the content of every shard and
+index.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ class StreamSpec:
     Attributes:
         id: readable name of the tokenizer and its sizes.
         sha256: of its stored configuration and weights.
-        vocab_size: units are 0 .. vocab_size - 1.
+        vocab_size: units are in [0, vocab_size).
         frame_rate: raw units per second, before any de-duplication.
         path: its directory, relative to the dataset's.
     """
@@ -71,7 +71,7 @@ class CodecSpec:
         num_codebooks: Q, residual codebooks per frame.
         codebook_size: N, entries of each codebook.
         frame_rate: frames per second.
-        sample_rate: of the signals it encodes and decodes, in Hz.
+        sample_rate: of the signals that it encodes and decodes, in Hz.
         path: its directory, relative to the dataset's.
     """
 
@@ -86,10 +86,10 @@ class CodecSpec:
 
 @dataclasses.dataclass(frozen=True)
 class SilenceSpec:
-    """The tokens of a stretch of digital silence, which stand between joined utterances.
+    """Tokens of digital silence, inserted between joined utterances.
 
     Attributes:
-        seconds: how long the encoded signal is.
+        seconds: duration of the encoded signal.
         units: its raw semantic units (S,).
         codes: its acoustic codes (Q, T).
     """
@@ -101,20 +101,20 @@ class SilenceSpec:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec(Sealed):
-    """Everything that a reader of the shards must know; stored as `dataset.json`.
+    """Metadata of a token dataset, for readers and models; stored as `dataset.json`.
 
     Attributes:
         version: of this file's format.
-        sample_rate: at which recordings were decoded, in Hz.
+        sample_rate: to which recordings were resampled, in Hz.
         semantic: the semantic tokenizer.
         codec: the acoustic codec.
         text_tokenizer: reserved for text streams; None.
         languages: of the records, sorted.
         silence: tokens of the silence between joined utterances.
         splits: by name; a split without records is not listed.
-        min_seconds: shortest recording that was taken.
+        min_seconds: shortest recording that was accepted.
         chunk_seconds: longest record.
-        statistics: where every input went: counts of inputs, records and failures.
+        statistics: counts of inputs, records and failures.
         fingerprint: SHA-256 over all of the above, filled in by `sealed`.
     """
 
@@ -136,7 +136,7 @@ class DatasetSpec(Sealed):
     MODEL_FIELDS: ClassVar = ("semantic", "codec", "silence")
 
     def layout(self) -> TokenLayout:
-        """The token layout of these two streams."""
+        """The token layout of the two streams."""
         return TokenLayout(
             num_units=self.semantic.vocab_size,
             num_codebooks=self.codec.num_codebooks,
@@ -146,7 +146,7 @@ class DatasetSpec(Sealed):
         )
 
     def mixed_fields(self, specs: Sequence[Self]) -> dict[str, Any]:
-        """Languages of all, and the widest limits."""
+        """The union of the languages, and the loosest limits on durations."""
         return {
             "languages": tuple(sorted({code for spec in specs for code in spec.languages})),
             "min_seconds": min(spec.min_seconds for spec in specs),
@@ -154,7 +154,7 @@ class DatasetSpec(Sealed):
         }
 
     def tokenizer_ids(self) -> tuple[str, ...]:
-        """Of units and codes."""
+        """Names of the tokenizers of units and codes."""
         return self.semantic.id, self.codec.id
 
 
@@ -163,13 +163,13 @@ class LengthIndex(StoredIndex):
     """Lengths of the R records of a split, in the order of the shards.
 
     Attributes:
-        units: (R,) int32 raw semantic units.
-        units_dedup: (R,) int32 units after collapsing repeats.
-        frames: (R,) int32 acoustic frames.
-        speaker: (R,) int32 row of `speakers`.
-        language: (R,) int32 row of `languages`.
-        speakers: names; `unknown` stands for any number of voices.
-        languages: codes.
+        units: (R,) int32 number of raw semantic units.
+        units_dedup: (R,) int32 number of units after collapsing repeats.
+        frames: (R,) int32 number of acoustic frames.
+        speaker: (R,) int32 index into `speakers`.
+        language: (R,) int32 index into `languages`.
+        speakers: names; `unknown` may stand for several speakers.
+        languages: language codes.
     """
 
     units: np.ndarray

@@ -1,4 +1,4 @@
-"""Token records on disk: the features of one utterance chunk in the shards of `examples`."""
+"""Token records on disk: the features of one utterance chunk; see `examples` for the shards."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ DATASET_NAME = "speech_tokens"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Record:
-    """One utterance, or one chunk of a long one, as tokens.
+    """Tokens of one utterance, or of one chunk of a long one.
 
     Attributes:
         id: unique in its dataset.
@@ -35,8 +35,8 @@ class Record:
         speaker: `unknown` where it is not known.
         language: `und` where it is not known.
         text: transcript, or None.
-        start: in the recording, in seconds.
-        end: in the recording, in seconds.
+        start: offset in the recording, in seconds.
+        end: end in the recording, in seconds.
         units: (S,) uint16 raw semantic units.
         codes: (Q, T) uint16 acoustic codes.
     """
@@ -55,8 +55,8 @@ class Record:
 def features(num_codebooks: int) -> tfds.features.FeaturesDict:
     """TFDS features of a record.
 
-    Codes are stored (T, Q): without TensorFlow only a first dimension may vary. Both streams are
-    stored as bytes, which NumPy takes as they are; lists of integers are parsed one by one.
+    Codes are stored as (T, Q): without TensorFlow only the first dimension may vary. Both streams
+    are stored as bytes, which NumPy views directly; lists of integers would be parsed one by one.
     """
     return tfds.features.FeaturesDict(
         {
@@ -102,7 +102,7 @@ def write_metadata(
     shard_lengths: Mapping[str, Sequence[int]],
     num_bytes: Mapping[str, int],
 ) -> None:
-    """Writes the TFDS metadata over finished shards of Q codebooks, see `examples`."""
+    """Writes the TFDS metadata of finished shards of Q codebooks; see `examples`."""
     examples.write_metadata(
         dataset_dir, DATASET_NAME, features(num_codebooks), shard_lengths, num_bytes
     )
@@ -126,15 +126,15 @@ class RecordReader(ExampleReader[Record]):
 
 
 class TokenReader(ExampleReader[tuple[np.ndarray, np.ndarray]]):
-    """Random access to the two streams of the records, without the rest of them."""
+    """Random access to the two streams of the records, without their other features."""
 
     FIELDS = ("units", "codes")
 
     def read(self, index: int, num_units: int, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
-        """Units (S,) and codes (Q, T) of a record whose lengths the length index says.
+        """Units (S,) and codes (Q, T) of a record, checked against the length index.
 
         Raises:
-            RecordError: as `__getitem__`, or the lengths are others.
+            RecordError: as `__getitem__`, or the lengths differ.
         """
         units, codes = self[index]
         found = (len(units), codes.shape[1])

@@ -1,1 +1,1 @@
-"""Training of the offline tokenizers."""
+"""Fitting of k-means units and of the offline tokenizers."""

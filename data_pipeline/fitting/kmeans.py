@@ -1,4 +1,4 @@
-"""Fits k-means over the hidden states of a speech encoder, resumable."""
+"""Fits k-means to the hidden states of a speech encoder; resumable."""
 
 import dataclasses
 import hashlib
@@ -21,35 +21,29 @@ from data_pipeline.tokenizers import batching, torch_runtime
 from data_pipeline.tokenizers.base import num_frames
 from data_pipeline.tokenizers.pretrained import ModelSpec, model_sha256
 from data_pipeline.tokenizers.semantic import kmeans, speech_encoder
-from data_pipeline.tokenizers.semantic.centroids import MOST, write_centroids
+from data_pipeline.tokenizers.semantic.centroids import MAX_CLUSTERS, write_centroids
 from data_pipeline.tokenizers.semantic.speech_encoder import SpeechEncoder
 from data_pipeline.tokenizers.semantic.streaming_kmeans import StreamingKMeans
 
-_FRAMES_PER_CLUSTER = 4  # fewer, and clusters are single frames
-
-
-_GROUP = 32  # recordings whose states are computed before clusters are updated
-
-
-_LONGEST_SECONDS = 30.0  # longer recordings are cut, as attention grows with the square
-
-
+_FRAMES_PER_CLUSTER = 4  # with fewer, clusters are single frames
+_GROUP = 32  # recordings that are encoded between updates of the clusters
+_LONGEST_SECONDS = 30.0  # longer recordings are cut: the cost of attention is quadratic
 _SECONDS_BETWEEN_SAVES = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
 class KMeansConfig:
-    """What to fit.
+    """Model, data and number of clusters.
 
     Attributes:
         model: specification of the model and layer, without kmeans (see `tokenizers.pretrained`).
         clusters: K.
         output: .npz or .safetensors file.
-        passes: times that every recording is looked at.
-        max_hours: of audio to look at in a pass.
+        passes: epochs over the recordings.
+        max_hours: of audio per epoch.
         batch_frames: hidden states per update of the clusters.
-        min_seconds: shorter recordings are passed over.
-        seed: of the order and of the clusters.
+        min_seconds: shorter recordings are skipped.
+        seed: of the order of recordings and of k-means.
     """
 
     model: str
@@ -62,9 +56,9 @@ class KMeansConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises UserError for what is impossible whatever the recordings are."""
-        if not 2 <= self.clusters <= MOST:
-            raise UserError(f"clusters {self.clusters} is not from 2 to {MOST}")
+        """Raises UserError for settings that no recordings could make valid."""
+        if not 2 <= self.clusters <= MAX_CLUSTERS:
+            raise UserError(f"clusters {self.clusters} is not from 2 to {MAX_CLUSTERS}")
         if self.passes < 1 or self.batch_frames < 1 or self.max_hours <= 0:
             raise UserError("passes, batch_frames and max_hours must be positive")
         if Path(self.output).suffix not in (".npz", ".safetensors"):
@@ -72,27 +66,27 @@ class KMeansConfig:
 
 
 def fit_kmeans(config: KMeansConfig, utterances: Sequence[Utterance]) -> dict[str, Any]:
-    """Fits clusters, or goes on fitting them, and writes them to the output.
+    """Fits the clusters, resuming an unfinished fit, and writes them to the output.
 
     Args:
-        config: what to fit.
+        config: model, data and number of clusters.
         utterances: of any split; only `train` (or no split) is used.
 
     Returns:
-        `output`, its `sha256`, `clusters`, `frames` (hidden states looked at, all passes),
-        `audio_seconds` and `unreadable` (recordings passed over) of a pass, `error` (mean squared
-        distance in the last batch), `resumed`, `seconds` of this run.
+        `output`, its `sha256`, `clusters`, `frames` (hidden states of all epochs), `audio_seconds`
+        and `unreadable` (recordings skipped) per epoch, `error` (mean squared distance in the last
+        batch), `resumed`, `seconds` (wall time of this run).
 
     Raises:
         UserError: the model cannot be loaded, there is too little audio, or the output cannot be
             written.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     spec = ModelSpec.parse(config.model, speech_encoder.KINDS)
     if spec is None:
         kinds = ", ".join(speech_encoder.KINDS)
         raise UserError(f"model {config.model!r}: write KIND:MODEL?layer=N, KIND one of {kinds}")
-    spec.take(speech_encoder.OPTIONS)
+    spec.checked_options(speech_encoder.OPTIONS)
     directory = spec.location.directory()
     described = speech_encoder.describe(spec, directory)
     order = _order([u for u in utterances if u.split in ("train", "")], config.seed)
@@ -100,14 +94,14 @@ def fit_kmeans(config: KMeansConfig, utterances: Sequence[Utterance]) -> dict[st
         raise UserError("no training recordings to fit clusters on")
     run = _Run(config, SpeechEncoder(described, directory))
     identity = _identity(config, model_sha256(directory), described, order)
-    with threadpool_limits(1):  # sums in another order would give other clusters
+    with threadpool_limits(1):  # results depend on the order of summation
         resumed = run.load(identity)
         run.work(order, identity)
         frames = run.clusters.points
         if frames < _FRAMES_PER_CLUSTER * config.clusters:
             raise UserError(
                 f"{run.seconds:.0f} s of training audio ({frames} frames) are too little for "
-                f"clusters {config.clusters}: add recordings, or take at most "
+                f"{config.clusters} clusters: add recordings, or use at most "
                 f"{max(2, frames // _FRAMES_PER_CLUSTER)}"
             )
         centroids = run.clusters.finish()
@@ -122,12 +116,12 @@ def fit_kmeans(config: KMeansConfig, utterances: Sequence[Utterance]) -> dict[st
         "unreadable": run.unreadable // config.passes,
         "error": run.clusters.error,
         "resumed": resumed,
-        "seconds": round(time.monotonic() - began, 2),
+        "seconds": round(time.monotonic() - started, 2),
     }
 
 
 class _Run:
-    """A fit under way, and its file of intermediate state."""
+    """A fit in progress, and its checkpoint file."""
 
     def __init__(self, config: KMeansConfig, encoder: SpeechEncoder):
         self.config = config
@@ -136,11 +130,11 @@ class _Run:
         self.unreadable = 0
         self.state_file = Path(f"{config.output}.unfinished.npz")
         self._encoder = encoder
-        self._next = 0  # recording, counted through all passes
-        self._in_pass = 0.0  # seconds of audio
+        self._next = 0  # next recording, counted over all epochs
+        self._epoch_seconds = 0.0  # of audio
 
     def work(self, order: Sequence[Utterance], identity: str) -> None:
-        """Looks at what is left of all passes."""
+        """Processes the remaining recordings of all epochs."""
         total = self.config.passes * len(order)
         saved = time.monotonic()
         with progress("fit clusters, recordings", total) as advance:
@@ -148,20 +142,20 @@ class _Run:
             while self._next < total:
                 position = self._next % len(order)
                 if position == 0:
-                    self._in_pass = 0.0
-                if self._in_pass >= 3600 * self.config.max_hours:
+                    self._epoch_seconds = 0.0
+                if self._epoch_seconds >= 3600 * self.config.max_hours:
                     stop = self._next + len(order) - position
                 else:
-                    chosen = order[position : position + _GROUP]
-                    self._look_at(chosen)
-                    stop = self._next + len(chosen)
+                    group = order[position : position + _GROUP]
+                    self._process(group)
+                    stop = self._next + len(group)
                 advance(stop - self._next)
                 self._next = stop
                 if time.monotonic() - saved >= _SECONDS_BETWEEN_SAVES:
                     self._save(identity)
                     saved = time.monotonic()
 
-    def _look_at(self, utterances: Sequence[Utterance]) -> None:
+    def _process(self, utterances: Sequence[Utterance]) -> None:
         config = self._encoder.config
         longest = round(_LONGEST_SECONDS * config.sample_rate)
         wavs: list[np.ndarray] = []
@@ -169,18 +163,18 @@ class _Run:
             try:
                 wav = read_audio(utterance, config.sample_rate, self.config.min_seconds)
             except AudioError:
-                self.unreadable += 1  # listed with its reason when the corpus is tokenised
+                self.unreadable += 1  # `tokenize_corpus` lists it with the reason
                 continue
-            self._in_pass += len(wav) / config.sample_rate
+            self._epoch_seconds += len(wav) / config.sample_rate
             self.seconds += len(wav) / config.sample_rate
             wavs.extend(wav[start : start + longest] for start in range(0, len(wav), longest))
         lengths = [num_frames(len(wav), config.hop) for wav in wavs]
-        most = int(batching.MAX_BATCH_SECONDS * config.sample_rate / config.hop)
+        max_size = int(batching.MAX_BATCH_SECONDS * config.sample_rate / config.hop)
         states: dict[int, np.ndarray] = {}
-        for batch in batching.plan_batches(lengths, config.equal_lengths, most):
-            found = self._encoder([wavs[index] for index in batch])
+        for batch in batching.plan_batches(lengths, config.equal_lengths, max_size):
+            encoded = self._encoder([wavs[index] for index in batch])
             states.update(
-                (index, state.cpu().numpy()) for index, state in zip(batch, found, strict=True)
+                (index, state.cpu().numpy()) for index, state in zip(batch, encoded, strict=True)
             )
         for index in range(len(wavs)):
             self.clusters.add(states[index])
@@ -188,7 +182,9 @@ class _Run:
     def _save(self, identity: str) -> None:
         temporary = self.state_file.with_suffix(".part.npz")
         arrays: dict[str, Any] = {f"clusters_{k}": v for k, v in self.clusters.state().items()}
-        position = np.array([self.seconds, self.unreadable, self._next, self._in_pass], np.float64)
+        position = np.array(
+            [self.seconds, self.unreadable, self._next, self._epoch_seconds], np.float64
+        )
         try:
             temporary.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
@@ -198,10 +194,10 @@ class _Run:
             raise UserError(f"cannot write {self.state_file}: {error.strerror}") from error
 
     def load(self, identity: str) -> bool:
-        """Goes on from the state file if there is one of this very fit.
+        """Restores the state of an unfinished fit, if there is one; returns whether there was.
 
         Raises:
-            UserError: there is one of another fit.
+            UserError: the state belongs to another fit.
         """
         if not self.state_file.exists():
             return False
@@ -209,13 +205,13 @@ class _Run:
             with np.load(self.state_file, allow_pickle=False) as file:
                 state = {name: file[name] for name in file.files}
         except (OSError, ValueError, zipfile.BadZipFile):
-            return False  # of no use; it is written anew
+            return False  # corrupt: start again
         if str(state["identity"]) != identity:
             raise UserError(
-                f"{self.state_file} is of a fit with other settings or recordings: delete it, or "
-                "name another output"
+                f"{self.state_file} belongs to a fit with other settings or recordings: delete it, "
+                "or choose another output"
             )
-        self.seconds, unreadable, following, self._in_pass = state["position"].tolist()
+        self.seconds, unreadable, following, self._epoch_seconds = state["position"].tolist()
         self.unreadable, self._next = int(unreadable), int(following)
         prefix = "clusters_"
         self.clusters.restore(
@@ -225,23 +221,23 @@ class _Run:
 
 
 def _nearest(points: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """Nearest centroids, on the GPU where there is one."""
+    """As `kmeans.nearest`, on the GPU if there is one."""
     if torch_runtime.device() == "cpu":
         return kmeans.nearest(points, centroids)
     torch = torch_runtime.import_torch()
     with torch_runtime.exact():
-        centres = torch.from_numpy(centroids).to(torch_runtime.device())
-        half_norms = 0.5 * (centres * centres).sum(dim=1)
+        table = torch.from_numpy(centroids).to(torch_runtime.device())
+        half_norms = 0.5 * (table * table).sum(dim=1)
         return np.concatenate(
             [
-                (half_norms - part.to(centres.device) @ centres.T).argmin(dim=1).cpu().numpy()
+                (half_norms - part.to(table.device) @ table.T).argmin(dim=1).cpu().numpy()
                 for part in torch.from_numpy(points).split(4096)
             ]
         )
 
 
 def _order(utterances: Sequence[Utterance], seed: int) -> list[Utterance]:
-    """An order that depends on ids and seed only, and mixes speakers."""
+    """Shuffles, depending on ids and seed only."""
 
     def rank(utterance: Utterance) -> bytes:
         return hashlib.blake2b(f"{seed}\0{utterance.id}".encode(), digest_size=8).digest()
@@ -255,7 +251,7 @@ def _identity(
     described: speech_encoder.SpeechEncoderConfig,
     order: Sequence[Utterance],
 ) -> str:
-    """Digest of all that decides the clusters."""
+    """Digest of everything that determines the clusters."""
     settings = dataclasses.asdict(config) | dataclasses.asdict(described) | {"model": model}
     del settings["output"]
     names = "\n".join(f"{utterance.id} {utterance.member}" for utterance in order)

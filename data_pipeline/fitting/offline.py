@@ -1,4 +1,4 @@
-"""Fits the offline tokenizers: k-means units, and the codec by residual k-means."""
+"""Fits the offline tokenizers: MFCC k-means units, and the residual k-means codec."""
 
 import functools
 import hashlib
@@ -24,18 +24,11 @@ from data_pipeline.tokenizers.codecs.unified_rvq import UnifiedRVQ, UnifiedRVQCo
 from data_pipeline.tokenizers.semantic import mfcc_kmeans
 from data_pipeline.tokenizers.semantic.mfcc_kmeans import MFCCKMeans, MFCCKMeansConfig
 
-MAX_SECONDS = 1800.0  # of audio that is looked at
-
+MAX_SECONDS = 1800.0  # of audio to fit on
 
 _SEMANTIC_ITERATIONS = 20
-
-
 _CODEC_ITERATIONS = 12
-
-
-_FRAMES_PER_CLUSTER = 4  # fewer, and clusters are single frames
-
-
+_FRAMES_PER_CLUSTER = 4  # with fewer, clusters are single frames
 _BATCH_FILES = 32
 
 
@@ -54,20 +47,20 @@ def fit_tokenizers(
     """Fits both tokenizers and writes them to `output`/semantic and `output`/codec.
 
     Args:
-        utterances: of any split; only `train` (or no split) is used. Recordings that cannot be read
-            are passed over: listing them is the tokenising job's business.
-        output: directory, made if missing.
+        utterances: of any split; only `train` (or no split) is used. Unreadable recordings are
+            skipped here; `tokenize_corpus` lists them.
+        output: directory, created if missing.
         semantic: configuration of the units; None is the default.
         codec: configuration of the codec; None is the default.
-        max_seconds: of audio to look at.
-        min_seconds: shorter recordings are passed over.
+        max_seconds: of audio to fit on.
+        min_seconds: shorter recordings are skipped.
         seed: of the sample and of k-means.
-        num_workers: processes that read audio; None is one per core, 0 works in this one.
-        unified: write one codec to `output`/unified instead, whose first codebook holds the units.
+        num_workers: processes that read audio; None is one per core, 0 reads in this process.
+        unified: instead write one codec to `output`/unified, whose first codebook holds the units.
 
     Returns:
-        The sha256 of both (or of the one), the number of utterances and seconds of audio, wall
-        seconds.
+        The SHA-256 of both (or of the one), the number of utterances and seconds of audio, and the
+        wall time in seconds.
 
     Raises:
         UserError: too little audio for the number of clusters, or `output` cannot be written.
@@ -88,12 +81,12 @@ def fit_tokenizers(
         )
     _check_amount("vocab_size", semantic.vocab_size, sum(map(len, units)), seconds)
     _check_amount("codebook_size", codec.codebook_size, sum(map(len, frames)), seconds)
-    # One thread: sums in another order would give other bits, and so other tokenizers.
+    # One thread: results depend on the order of summation.
     with threadpool_limits(1):
         if unified:
             digests = _fit_unified(output, UnifiedRVQConfig(semantic, codec), units, frames, seed)
         else:
-            digests = _fit_apart(output, semantic, codec, units, frames, seed)
+            digests = _fit_separate(output, semantic, codec, units, frames, seed)
     return {
         "output": str(output),
         **digests,
@@ -110,15 +103,15 @@ def _fit_unified(
     frames: list[np.ndarray],
     seed: int,
 ) -> dict[str, str]:
-    rounds = (config.codec.num_codebooks) * _CODEC_ITERATIONS
-    with progress("fit unified codec", rounds) as advance:
+    iterations = config.codec.num_codebooks * _CODEC_ITERATIONS
+    with progress("fit unified codec", iterations) as advance:
         weights = unified_rvq.fit(config, units, frames, seed, advance, _CODEC_ITERATIONS)
     directory = output / "unified"
     digest = storage.save_tokenizer(directory, UnifiedRVQ.kind, config, weights)
     return {"unified_sha256": digest}
 
 
-def _fit_apart(
+def _fit_separate(
     output: Path,
     semantic: MFCCKMeansConfig,
     codec: MelRVQConfig,
@@ -139,7 +132,7 @@ def _fit_apart(
 
 
 def _shuffle(utterances: Sequence[Utterance], seed: int) -> list[Utterance]:
-    """An order that depends on ids and seed only."""
+    """Shuffles, depending on ids and seed only."""
 
     def rank(utterance: Utterance) -> bytes:
         return hashlib.blake2b(f"{seed}\0{utterance.id}".encode(), digest_size=8).digest()
@@ -155,7 +148,7 @@ def _extract(
     min_seconds: float,
     num_workers: int | None,
 ) -> tuple[list[np.ndarray], list[np.ndarray], float]:
-    """Features of both streams of the first utterances that make up `max_seconds`."""
+    """Features of both streams, for the first utterances up to `max_seconds` in total."""
     work = functools.partial(_read, semantic=semantic, codec=codec, min_seconds=min_seconds)
     batches = [utterances[i : i + _BATCH_FILES] for i in range(0, len(utterances), _BATCH_FILES)]
     if num_workers is None:
@@ -164,13 +157,13 @@ def _extract(
     frames: list[np.ndarray] = []
     seconds = 0.0
     with progress("read recordings, seconds of audio", round(max_seconds)) as advance:
-        for found in _map(work, batches, min(num_workers, len(batches))):
+        for extracted in _map(work, batches, min(num_workers, len(batches))):
             before = seconds
-            for own_seconds, own_units, own_frames in found:
+            for duration, unit_features, frame_features in extracted:
                 if seconds < max_seconds:
-                    units.append(own_units)
-                    frames.append(own_frames)
-                    seconds += own_seconds
+                    units.append(unit_features)
+                    frames.append(frame_features)
+                    seconds += duration
             advance(round(seconds) - round(before))
             if seconds >= max_seconds:
                 break
@@ -178,18 +171,18 @@ def _extract(
 
 
 def _map(work: Callable, items: Sequence, num_workers: int) -> Iterator:
-    """Yields the results in order, from processes unless `num_workers` is 0."""
+    """Yields the results in order, from worker processes unless `num_workers` is 0."""
     if num_workers == 0:
         yield from map(work, items)
         return
     with ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn")) as pool:
         try:
-            # A short queue: neither results nor work that nobody asks for piles up.
-            waiting = [pool.submit(work, item) for item in items[: 2 * num_workers]]
-            for following in itertools.chain(items[2 * num_workers :], [None] * len(waiting)):
-                yield waiting.pop(0).result()
+            # A short queue: the consumer may stop early, and results take memory.
+            pending = [pool.submit(work, item) for item in items[: 2 * num_workers]]
+            for following in itertools.chain(items[2 * num_workers :], [None] * len(pending)):
+                yield pending.pop(0).result()
                 if following is not None:
-                    waiting.append(pool.submit(work, following))
+                    pending.append(pool.submit(work, following))
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -212,7 +205,7 @@ def _read(
                     else read_audio(utterance, codec.sample_rate, min_seconds)
                 )
             except AudioError:
-                continue  # listed with its reason when the corpus is tokenised
+                continue  # `tokenize_corpus` lists it with the reason
             found.append(
                 (
                     len(wav) / semantic.sample_rate,

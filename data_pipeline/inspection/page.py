@@ -1,6 +1,6 @@
-"""The page of `inspect_shards`: one HTML file with its plots, sounds and figures inside.
+"""The report page of `inspect_shards`: one HTML file with embedded plots, audio and tables.
 
-It loads nothing from anywhere, needs no script, and follows the reader's light or dark setting.
+It is self-contained, without scripts, and follows the reader's light or dark setting.
 """
 
 import base64
@@ -20,9 +20,9 @@ from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_text
 from data_pipeline.tokenizers import load_codec
 
-_MAX_SECONDS = 12.0  # of one sound
+_MAX_SECONDS = 12.0  # of one player
 _MAX_BARS = 40
-# Readable on white and on near-black; from the palette of Okabe and Ito.
+# Legible on light and dark pages; from the palette of Okabe and Ito.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c", "#b58900")
 
 _STYLE = """
@@ -61,7 +61,7 @@ ul{font-size:.9rem;padding-left:1.2rem;overflow-wrap:anywhere}
 
 
 def check_installed() -> None:
-    """Raises UserError where the page could not be drawn."""
+    """Raises UserError where matplotlib is missing."""
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError("--html_out needs matplotlib: pip install gpst_jax[demo]")
 
@@ -80,7 +80,7 @@ def write_page(
         dataset_dir: the dataset.
         statistics: of all its records.
         figures: `inspect_shards.to_json` of them.
-        num_examples: recordings to reconstruct.
+        num_examples: how many records to decode for listening.
 
     Raises:
         UserError: the file cannot be written.
@@ -91,11 +91,11 @@ def write_page(
             f"<header><h1>{_escape(name)}</h1>{_verdict(statistics)}{_facts(statistics)}</header>",
             "<h2>Splits</h2>" + _split_table(figures),
             _faults(statistics),
-            "<h2>Lengths, silence and alignment</h2><p>Silence: share of a record's units that "
-            "digital silence has too. Alignment: how many frames the two streams of a record are "
-            "apart; more than one is a fault.</p>" + _picture(_draw_lengths, statistics),
-            "<h2>Use of units and codes</h2><p>Shares in descending order. A flat line uses its "
-            "vocabulary evenly; what never occurs is dead.</p>"
+            "<h2>Lengths, silence and alignment</h2><p>Silence: fraction of a record's units that "
+            "also occur in encoded digital silence. Alignment: difference in duration of the two "
+            "streams, in frames; above one is a fault.</p>" + _picture(_draw_lengths, statistics),
+            "<h2>Codebook usage</h2><p>Relative frequencies in descending order. A flat line is "
+            "even use; entries that never occur are dead.</p>"
             + _picture(_draw_usage, statistics)
             + _usage_table(statistics),
             "<h2>Speakers and languages</h2>" + _picture(_draw_balance, statistics),
@@ -113,13 +113,13 @@ def write_page(
     write_text(path, page)
 
 
-# Figures as text.
+# Text and tables.
 
 
 def _verdict(statistics: DatasetStatistics) -> str:
     if statistics.whole:
-        return '<p class="verdict">Every record was read; nothing is damaged or out of step.</p>'
-    return '<p class="verdict bad">Not whole: see the faults below.</p>'
+        return '<p class="verdict">Every record was read; no faults were found.</p>'
+    return '<p class="verdict bad">Faults were found, see below.</p>'
 
 
 def _facts(statistics: DatasetStatistics) -> str:
@@ -135,7 +135,7 @@ def _facts(statistics: DatasetStatistics) -> str:
         "codec": f"{spec.codec.id}, {spec.codec.num_codebooks} codebooks of "
         f"{spec.codec.codebook_size:,} at {spec.codec.frame_rate:g} Hz, {spec.sample_rate:,} Hz "
         "audio",
-        "recordings": f"from {spec.min_seconds:g} s on, in records of at most "
+        "recordings": f"at least {spec.min_seconds:g} s long, in records of at most "
         f"{spec.chunk_seconds:g} s",
         "fingerprint": spec.fingerprint,
     }
@@ -211,8 +211,8 @@ def _duplicates(statistics: DatasetStatistics) -> str:
     if not count:
         return ""
     return (
-        f"<h2>Duplicates</h2><p>{count:,} records have all their tokens in common with another. "
-        "Within a split they weigh double; between splits they leak.</p>"
+        f"<h2>Duplicates</h2><p>{count:,} records have exactly the tokens of another. "
+        "Within a split they count twice; across splits they leak.</p>"
         f"<details><summary>The first {len(statistics.duplicates.named)}</summary>"
         f"{_list(statistics.duplicates.named)}</details>"
     )
@@ -230,7 +230,7 @@ def _escape(text: Any) -> str:
 
 
 def _picture(draw: Callable[[DatasetStatistics, Any], Any], statistics: DatasetStatistics) -> str:
-    """A plot drawn for a light page and for a dark one."""
+    """A plot, rendered for light and for dark pages."""
     light, dark = (_render(draw, statistics, ink) for ink in ("#3a3a38", "#c9c9c4"))
     return (
         f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
@@ -267,9 +267,9 @@ def _render(
 
 
 def _draw_lengths(statistics: DatasetStatistics, pyplot: Any) -> Any:
-    """Histograms of every split: shares of its records."""
+    """Histograms of every split, normalised by its records."""
     figure, axes = pyplot.subplots(1, 3, figsize=(12, 3), layout="constrained")
-    panels = (("seconds", "length, s"), ("silence", "share of silence"), ("apart", "frames apart"))
+    panels = (("seconds", "length, s"), ("silence", "silent fraction"), ("apart", "frames apart"))
     for axis, (name, label) in zip(axes, panels, strict=True):
         values = {split: getattr(s, name) for split, s in statistics.splits.items()}
         top = max((float(v.max()) for v in values.values() if len(v)), default=1.0)
@@ -280,7 +280,7 @@ def _draw_lengths(statistics: DatasetStatistics, pyplot: Any) -> Any:
             share = counts / max(1, len(found))
             axis.stairs(share, edges, color=colour, label=split, linewidth=1.4)
         axis.set_xlabel(label)
-        axis.set_ylabel("share of records")
+        axis.set_ylabel("fraction of records")
     axes[0].legend()
     return figure
 
@@ -306,7 +306,7 @@ def _draw_usage(statistics: DatasetStatistics, pyplot: Any) -> Any:
         axis.set_yscale("log")
         axis.set_title(title)
         axis.set_xlabel("rank")
-        axis.set_ylabel("share")
+        axis.set_ylabel("frequency")
     if len(usages) <= 9:
         axes[1].legend(ncols=2)
     names = ["units", *(str(q) for q in range(1, len(usages)))]
@@ -333,7 +333,7 @@ def _draw_balance(statistics: DatasetStatistics, pyplot: Any) -> Any:
             axis.bar([name for name, _ in shown], values, color=_COLOURS[0], width=0.7)
             if max((len(name) for name, _ in shown), default=0) * len(values) > 60:
                 axis.tick_params(axis="x", rotation=90)
-        else:  # names would not be readable
+        else:  # too many names to label
             axis.fill_between(np.arange(len(values)), values, step="mid", color=_COLOURS[0])
             axis.set_xlabel(f"{len(values):,} {what}s, by their hours")
         axis.set_title(f"Hours by {what}")
@@ -341,14 +341,14 @@ def _draw_balance(statistics: DatasetStatistics, pyplot: Any) -> Any:
     return figure
 
 
-# Players.
+# Audio.
 
 
 def _examples(dataset_dir: str, statistics: DatasetStatistics, count: int) -> str:
     """Records spread over splits and speakers, decoded by the dataset's own codec."""
     if not count or not any(len(split.number) for split in statistics.splits.values()):
         return ""
-    head = "<h2>Listen</h2><p>Records as the dataset's codec gives them back.</p>"
+    head = "<h2>Listen</h2><p>Records decoded by the dataset's codec.</p>"
     try:
         codec = load_codec(Path(dataset_dir) / statistics.spec.codec.path)
     except UserError as error:
@@ -378,12 +378,12 @@ def _examples(dataset_dir: str, statistics: DatasetStatistics, count: int) -> st
 def _choose(
     dataset_dir: str, statistics: DatasetStatistics, count: int
 ) -> list[tuple[str, Record]]:
-    """Turn by turn from every split, each at another speaker."""
+    """Records from each split in turn, first one per speaker."""
     queues = []
     for name, split in statistics.splits.items():
         _, first = np.unique(split.speaker, return_index=True)
         rest = np.setdiff1d(np.arange(len(split.number)), first)
-        # Enough of the rest, from all over the split, where it has few speakers.
+        # In splits of few speakers, more records, spread over the split.
         spread = rest[np.linspace(0, len(rest) - 1, count).astype(int)] if len(rest) else rest
         order = np.concatenate([first, np.unique(spread)])
         queues.append([(name, int(split.number[row])) for row in order])

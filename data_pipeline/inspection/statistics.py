@@ -1,6 +1,6 @@
-"""Reads every record of a dataset once and counts: lengths, silence, usage, balance, faults.
+"""Statistics of all records of a dataset: lengths, silence, codebook usage, balance, faults.
 
-Memory grows by a few bytes per record, so a corpus of tens of millions can be looked through.
+Memory grows by a few bytes per record, so that tens of millions of records can be inspected.
 """
 
 import dataclasses
@@ -17,14 +17,14 @@ from data_pipeline.datasets.token_records import Record, RecordError, RecordRead
 from data_pipeline.runtime.files import file_sha256
 from data_pipeline.tokens import TokenLayout, deduplicate
 
-# Faults of one kind that are written out; the rest are counted.
+# Faults of one kind that are listed; the rest are only counted.
 MAX_NAMED = 20
 _HASH_BYTES = 8
 
 
 @dataclasses.dataclass
 class Faults:
-    """Faults of one kind: how many, and the first of them by name."""
+    """Faults of one kind: how many, and descriptions of the first of them."""
 
     count: int = 0
     named: list[str] = dataclasses.field(default_factory=list)
@@ -53,7 +53,7 @@ class Usage:
 
     @property
     def entropy_bits(self) -> float:
-        """Of the distribution of the tokens; at most log2(N)."""
+        """Entropy of the token distribution; at most log2(N)."""
         total = self.counts.sum()
         share = self.counts[self.counts > 0] / max(1, total)
         return float(-(share * np.log2(share)).sum()) + 0.0
@@ -74,20 +74,20 @@ class Usage:
 
 @dataclasses.dataclass(eq=False)
 class SplitStatistics:
-    """What the records of one split hold; arrays have one entry per readable record.
+    """Statistics of one split; arrays have one entry per readable record.
 
     Attributes:
-        number: (R,) int64 of the record in the split.
-        seconds: (R,) float32 of audio.
-        silence: (R,) float32 share of units that digital silence has too.
-        repeats: (R,) float32 share of units that repeat the one before.
-        apart: (R,) float32 frames by which the streams disagree in time.
-        speaker: (R,) int32 row of `speakers`.
-        language: (R,) int32 row of `languages`.
+        number: (R,) int64 record numbers in the split.
+        seconds: (R,) float32 seconds of audio.
+        silence: (R,) float32 fraction of units that also occur in encoded digital silence.
+        repeats: (R,) float32 fraction of units equal to the one before.
+        apart: (R,) float32 difference in duration of the two streams, in frames.
+        speaker: (R,) int32 index into `speakers`.
+        language: (R,) int32 index into `languages`.
         speakers: names.
         languages: codes.
-        content: (R,) uint64 hash of units and codes.
-        ids: (R,) uint64 hash of the record's id.
+        content: (R,) uint64 hashes of units and codes.
+        ids: (R,) uint64 hashes of record ids.
     """
 
     number: np.ndarray
@@ -104,11 +104,11 @@ class SplitStatistics:
 
     @property
     def hours(self) -> float:
-        """Of audio in all records."""
+        """Hours of audio in all records."""
         return float(self.seconds.sum(dtype=np.float64)) / 3600
 
     def hours_by(self, what: str) -> dict[str, float]:
-        """Hours of each `speaker` or `language`, the longest first."""
+        """Hours of each `speaker` or `language`, in descending order."""
         names = self.speakers if what == "speaker" else self.languages
         rows = self.speaker if what == "speaker" else self.language
         hours = np.bincount(rows, self.seconds.astype(np.float64), len(names)) / 3600
@@ -125,8 +125,8 @@ class DatasetStatistics:
         splits: by name.
         units: usage of the semantic units.
         codebooks: usage of each of the Q codebooks.
-        faults: by kind; a dataset is whole when each count is 0.
-        duplicates: records whose tokens another record has too; not a fault, worth a look.
+        faults: by kind; a dataset is intact when each count is 0.
+        duplicates: records with exactly the tokens of another; not a fault.
     """
 
     spec: DatasetSpec
@@ -138,18 +138,18 @@ class DatasetStatistics:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is damaged, missing or out of step."""
+        """Whether there are no faults."""
         return not any(fault.count for fault in self.faults.values())
 
 
-# The kinds of faults, and what they say of a dataset.
+# The kinds of faults and their descriptions.
 FAULTS = {
     "unreadable": "records that cannot be read",
     "index": "records that disagree with the length index",
     "range": "records with tokens outside the vocabulary",
-    "alignment": "records whose streams are more than one frame apart",
-    "duplicate_id": "records whose id another record has too",
-    "shards": "splits whose shards are not those that dataset.json names",
+    "alignment": "records whose streams differ in duration by more than one frame",
+    "duplicate_id": "records with the id of another",
+    "shards": "splits whose shards are not those described by dataset.json",
 }
 
 
@@ -181,7 +181,7 @@ def collect(
 
 
 class _Counts:
-    """Token counts over all splits, and what is in a record out of range."""
+    """Token counts over all splits, with range checks."""
 
     def __init__(self, spec: DatasetSpec):
         self.units = np.zeros(spec.semantic.vocab_size, np.int64)
@@ -189,14 +189,14 @@ class _Counts:
         self._offsets = np.arange(spec.codec.num_codebooks)[:, None] * spec.codec.codebook_size
 
     def add(self, record: Record) -> str | None:
-        """Counts a record's tokens; what is wrong with them, and then they are not counted."""
+        """Counts a record's tokens; where one is out of range, counts none and returns why."""
         books, size = self.codes.shape
         if record.codes.shape[0] != books:
             return f"{record.codes.shape[0]} codebooks, not {books}"
         if record.units.max() >= len(self.units):
-            return f"unit {record.units.max()} of {len(self.units)}"
+            return f"unit {record.units.max()}, there are {len(self.units)}"
         if record.codes.max() >= size:
-            return f"code {record.codes.max()} of {size}"
+            return f"code {record.codes.max()}, codebooks have {size} entries"
         self.units += np.bincount(record.units, minlength=len(self.units))
         places = (record.codes + self._offsets).ravel()
         self.codes += np.bincount(places, minlength=books * size).reshape(books, size)
@@ -216,8 +216,8 @@ def _collect_split(
     if len(reader) != size:
         faults["index"].add(f"{name}: {len(reader)} records, the length index has {size}")
         size = min(size, len(reader))
-    quiet = np.zeros(spec.semantic.vocab_size, bool)
-    quiet[list(spec.silence.units)] = True
+    silent = np.zeros(spec.semantic.vocab_size, bool)
+    silent[list(spec.silence.units)] = True
     floats = {key: np.zeros(size, np.float32) for key in ("seconds", "silence", "repeats", "apart")}
     hashes = {key: np.zeros(size, np.uint64) for key in ("content", "ids")}
     readable = np.zeros(size, bool)
@@ -244,7 +244,7 @@ def _collect_split(
             )
         readable[number] = True
         floats["seconds"][number] = record.end - record.start
-        floats["silence"][number] = quiet[record.units].mean()
+        floats["silence"][number] = silent[record.units].mean()
         floats["repeats"][number] = 1 - len(deduplicate(record.units)[0]) / len(record.units)
         floats["apart"][number] = apart
         hashes["content"][number] = _hash(record.units.tobytes(), record.codes.tobytes())
@@ -274,7 +274,11 @@ def _disagreement(record: Record, index: LengthIndex, number: int) -> str | None
         "speaker": index.speakers[index.speaker[number]],
         "language": index.languages[index.language[number]],
     }
-    wrong = [f"{k} {found[k]!r}, {expected[k]!r} there" for k in found if found[k] != expected[k]]
+    wrong = [
+        f"{key} {found[key]!r}, the index has {expected[key]!r}"
+        for key in found
+        if found[key] != expected[key]
+    ]
     return "; ".join(wrong) or None
 
 
@@ -294,11 +298,11 @@ def _check_shards(directory: Path, spec: DatasetSpec, name: str, faults: Faults)
             return
         digests.append(file_sha256(path))
     if hashlib.sha256("\n".join(digests).encode()).hexdigest() != split.shards_sha256:
-        faults.add(f"{name}: the shards' content changed since dataset.json was written")
+        faults.add(f"{name}: the shards have changed since dataset.json was written")
 
 
 def _find_duplicates(directory: Path, statistics: DatasetStatistics) -> None:
-    """Names records that share an id or all their tokens, within a split or across."""
+    """Lists records that share their id or all tokens with another, within or across splits."""
     splits = list(statistics.splits.items())
     owner = np.concatenate([np.full(len(s.number), i) for i, (_, s) in enumerate(splits)])
     number = np.concatenate([split.number for _, split in splits])
@@ -319,7 +323,7 @@ def _find_duplicates(directory: Path, statistics: DatasetStatistics) -> None:
         same = np.flatnonzero(np.diff(hashes[order]) == 0)
         faults.count = len(same)
         for place in same[:MAX_NAMED]:
-            faults.named.append(f"{name(order[place + 1])} has that of {name(order[place])}")
+            faults.named.append(f"{name(order[place + 1])} duplicates {name(order[place])}")
 
 
 def _hash(*parts: bytes) -> int:

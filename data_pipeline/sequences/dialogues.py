@@ -19,7 +19,7 @@ def read_dialogues(path: str, tokens: str, splits: Iterable[str]) -> list[Dialog
     """Reads a list of dialogues and finds their records, in any split of the dataset.
 
     Raises:
-        UserError: the file cannot be read, or a line is no dialogue; the message names the line.
+        UserError: the file cannot be read, or a line is not a dialogue; the message names the line.
     """
     splits = tuple(splits)
     lines = _lines(path, splits)
@@ -76,7 +76,7 @@ def _line(where: str, line: str, splits: tuple[str, ...]) -> dict[str, str]:
 
 
 def _places(tokens: str, splits: tuple[str, ...], wanted: set[str]) -> dict[str, tuple[str, int]]:
-    """Where the records of the wanted ids lie."""
+    """(split, number) of the records with the wanted ids."""
     places = {}
     for split in splits:
         reader = RecordReader(tokens, split)

@@ -43,12 +43,12 @@ def finish_sequences(
         output: the dataset directory, with all shards.
         reports: of the shards of every split, in order.
         source: of the token dataset.
-        text_tokenizer: as it lies in `output`.
-        planned: sequences that should have come of it.
+        text_tokenizer: as stored in `output`.
+        planned: how many sequences were to be made.
         settings: `system`, `train_on`, `max_length`.
 
     Returns:
-        The spec, as written; or None when nothing could be made: then there are only failures.
+        The spec as written; None when no sequence could be made: then there are only failures.
     """
     shards = [report for split in reports.values() for report in split]
     failures = [failure for report in shards for failure in report.failures]

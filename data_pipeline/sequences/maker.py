@@ -10,7 +10,7 @@ from data_pipeline.sequences.templates import Example, Template, choose_instruct
 
 
 class Unusable(Exception):
-    """No sequence comes of a record: `kind` for counting, the message for people."""
+    """A record yields no sequence: `kind` is the category to count, the message the reason."""
 
     def __init__(self, kind: str, reason: str):
         super().__init__(reason)
@@ -23,9 +23,9 @@ class SequenceMaker:
 
     Attributes:
         template: builds them.
-        train_on: of `templates.TRAIN_ON`.
-        max_length: ids of the longest that is taken.
-        seed: of the choice of wordings.
+        train_on: one of `templates.TRAIN_ON`.
+        max_length: ids of the longest sequence; longer ones are refused.
+        seed: seeds the choice of wordings.
     """
 
     template: Template
@@ -34,7 +34,7 @@ class SequenceMaker:
     seed: int = 0
 
     def from_record(self, record: Record, task: str, copy: int = 0) -> SequenceRecord:
-        """The sequence of a record for `pretrain`, `asr` or `tts`; Unusable where there is none."""
+        """The sequence of a record for `pretrain`, `asr` or `tts`; may raise Unusable."""
         units = _units(record)
         if task == "pretrain":
             return self._sequence(record.id, task, copy, answer_units=units)
@@ -48,7 +48,7 @@ class SequenceMaker:
     ) -> SequenceRecord:
         """The sequence of a question and its answer for a task of `templates.DIALOGUE`."""
         if task not in DIALOGUE:
-            raise ValueError(f"{task} is no task of a dialogue")
+            raise ValueError(f"{task} is not a dialogue task")
         spoken, written = task.split("_to_")
         parts: dict[str, Any] = {"answer_text": _text(answer)}
         if spoken == "speech":

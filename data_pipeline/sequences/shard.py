@@ -1,6 +1,6 @@
 """The work on one shard of sequences: token records in, one shard file and its report out.
 
-`write_shard` is a pure function of its argument and the files that this names. It writes to
+`write_shard` is a pure function of its argument and the files named in it. It writes under
 temporary names and renames, the report last: a shard whose report exists is finished.
 """
 
@@ -32,7 +32,7 @@ class Dialogue:
     Attributes:
         id: unique among dialogues.
         split: that it goes to.
-        question: (split, number) of its record; None where no record has the id asked for.
+        question: (split, number) of its record; None where no record has the id.
         answer: likewise.
         missing: ids that no record has.
     """
@@ -50,17 +50,17 @@ class SequenceTask:
 
     Attributes:
         tokens: directory of the token dataset.
-        num_units: of its semantic tokenizer.
-        text_tokenizer: directory.
+        num_units: vocabulary size of its semantic tokenizer.
+        text_tokenizer: directory of the text tokenizer.
         split: of the records.
         records: half-open range of records of the split.
         dialogues: to be written after them.
-        tasks: of each record; (task, copies).
-        dialogue_tasks: of each dialogue; (task, copies).
+        tasks: (task, copies) of each record.
+        dialogue_tasks: (task, copies) of each dialogue.
         train_on: see `templates.Built.loss_mask`.
         system: see `templates.Template`.
-        max_length: ids of the longest sequence that is taken.
-        seed: of the choice of wordings.
+        max_length: ids of the longest sequence; longer ones fail.
+        seed: seeds the choice of wordings.
         shard: path of the shard file.
         report: path of the report, which marks the shard as finished.
     """
@@ -87,7 +87,7 @@ class SequenceTask:
         return records + len(self.dialogues) * sum(copies for _, copies in self.dialogue_tasks)
 
     def is_done(self) -> bool:
-        """Whether shard and report are there."""
+        """Whether shard and report exist."""
         return os.path.exists(self.report) and os.path.exists(self.shard)
 
 
@@ -98,8 +98,8 @@ class SequenceReport:
     Attributes:
         lengths: ids.
         task: names.
-        predicted: ids that the loss is on.
-        units: of all sequences together.
+        predicted: number of ids in the loss.
+        units: number of units, over all sequences.
         failures: sequences that could not be made: id, task, kind and reason.
         num_bytes: of the serialised records.
         sha256: of the shard file.
@@ -122,7 +122,7 @@ class SequenceReport:
 def write_shard(task: SequenceTask) -> SequenceReport:
     """Writes a shard: every planned sequence is in it, or one failure in the report.
 
-    A record that cannot be read ends the work and leaves no report.
+    An unreadable record is an error and leaves no report.
     """
     tokenizer = load_text_tokenizer(task.text_tokenizer)
     vocabulary = Vocabulary(tokenizer.vocab_size, task.num_units)
@@ -132,7 +132,7 @@ def write_shard(task: SequenceTask) -> SequenceReport:
     names: list[str] = []
     failures: list[dict[str, str]] = []
     predicted = units = 0
-    # A name of its own keeps apart a worker that outlived a killed run and its successor.
+    # A unique name: a worker that outlived a killed run may be writing too.
     temporary = f"{task.report}.{uuid.uuid4().hex}.part"
     with SequenceWriter(temporary) as writer:
         for name, kind, copy, make in _planned(task, maker):

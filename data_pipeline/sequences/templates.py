@@ -1,4 +1,4 @@
-"""What sequences of text and speech look like: build, and parse whatever a model wrote.
+"""Templates of sequences of text and speech: building them, and parsing a model's output.
 
     pretrain        [prefix] speech_start UNITS speech_end end
     everything else [prefix] SYSTEM user INSTRUCTION input QUESTION end_of_turn assistant ANSWER end
@@ -7,9 +7,9 @@ QUESTION is text or a span of speech. ANSWER holds, in this order, what the task
 
     question_transcript TEXT   text_answer TEXT   speech_answer speech_start UNITS speech_end
 
-so transcribing is the first link of the chain that a spoken dialogue goes through, and reading
-aloud its last (arXiv 2305.11000, section 3.2: cross-modal and chain-of-modality instructions).
-Units keep their frame rate: the second stage needs one for every frame.
+so ASR is the first step of the chain of modality in a spoken dialogue, and TTS its last (arXiv
+2305.11000, section 3.2: cross-modal and chain-of-modality instructions). Repeated units are kept:
+the second stage needs one for every frame.
 """
 
 import dataclasses
@@ -66,7 +66,7 @@ INSTRUCTIONS = {
     ),
 }
 
-# Which parts an example of a task has.
+# The parts of an example of each task.
 _PARTS = {
     "pretrain": ("answer_units",),
     "asr": ("instruction", "question_units", "transcript"),
@@ -86,15 +86,15 @@ _PARTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """The parts of one sequence; what it does not have is None.
+    """The parts of one sequence; missing parts are None.
 
     Attributes:
         instruction: what the assistant is to do.
-        question_text: what it is about, in writing.
-        question_units: what it is about, in speech.
+        question_text: the question or input, as text.
+        question_units: the question or input, as speech.
         transcript: the words of `question_units`.
-        answer_text: the answer in writing.
-        answer_units: the answer in speech; of `pretrain` the whole.
+        answer_text: the answer as text.
+        answer_units: the answer as speech; for `pretrain` the complete record.
     """
 
     instruction: str | None = None
@@ -106,7 +106,7 @@ class Example:
 
     @property
     def task(self) -> str | None:
-        """The task of TASKS that has exactly these parts; None: of a part of a sequence."""
+        """The task of TASKS that has exactly these parts; None if there is none."""
         have = {name for name in _PART_NAMES if getattr(self, name) is not None}
         return next((task for task, parts in _PARTS.items() if have == set(parts)), None)
 
@@ -129,8 +129,8 @@ class Built:
     def loss_mask(self, train_on: str) -> np.ndarray:
         """(n,) uint8: 1 where the id is to be predicted.
 
-        The prefix never is. "all" trains on both sides, as the published recipe does; "answer"
-        only on what the assistant says.
+        The prefix never is. "all" trains on both turns, as the published recipe does; "answer"
+        on the assistant's only.
         """
         if train_on not in TRAIN_ON:
             raise ValueError(f"train_on must be one of {TRAIN_ON}, not {train_on!r}")
@@ -139,12 +139,12 @@ class Built:
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-    """Builds sequences and reads them back.
+    """Builds sequences and parses them.
 
     Attributes:
         vocabulary: the ids.
-        tokenizer: of text.
-        system: text that all sequences with an instruction begin with; it may be empty.
+        tokenizer: the text tokenizer.
+        system: system text at the beginning of sequences with an instruction; may be empty.
     """
 
     vocabulary: Vocabulary
@@ -152,7 +152,7 @@ class Template:
     system: str = SYSTEM
 
     def __post_init__(self) -> None:
-        """Checks that tokenizer and vocabulary are of one size."""
+        """Raises ValueError where tokenizer and vocabulary differ in size."""
         if self.tokenizer.vocab_size != self.vocabulary.text_size:
             raise ValueError(
                 f"the tokenizer has {self.tokenizer.vocab_size} ids, the vocabulary has room for "
@@ -172,9 +172,9 @@ class Template:
         return Built(np.array(ids, np.int32), np.array(roles, np.uint8))
 
     def prompt(self, example: Example) -> np.ndarray:
-        """Ids (n,) int32 up to where the assistant begins to answer; the answer's parts are unused.
+        """Ids (n,) int32 up to the assistant's answer, whose parts are ignored.
 
-        Without an instruction it is the start of a span of speech, which `question_units` begin.
+        Without an instruction, the start of a span of speech and `question_units` as its beginning.
         """
         ids = [*self.tokenizer.prefix]
         if example.instruction is not None:
@@ -186,13 +186,13 @@ class Template:
         )
 
     def parse(self, ids: Iterable[int]) -> Example:
-        """The parts that a sequence, or any piece of one, has: never an exception.
+        """The parts of a sequence, or of any piece of one; never raises.
 
-        Markers may be missing or come twice: text counts to the part that the last marker began,
-        units to the answer once the assistant has begun and to the question before. Reading ends
-        with `end` or padding.
+        Markers may be missing or repeated: text belongs to the part that the last marker opened,
+        units to the question between `user` and `end_of_turn`, else to the answer. Parsing stops
+        at `end` or padding.
         """
-        return _Reader(self.vocabulary, self.tokenizer).read(ids)
+        return _Parser(self.vocabulary, self.tokenizer).parse(ids)
 
     def _prompt(self, example: Example) -> tuple[list[int], list[int]]:
         marker = self.vocabulary.id
@@ -205,7 +205,7 @@ class Template:
             question += self._text("question_text", example.question_text)
         question.append(marker("end_of_turn"))
         ids = [*system, *question, marker("assistant")]
-        # The marker that opens the answer is given, like the question.
+        # `assistant` is part of the prompt, so it has the role of the question.
         return ids, [PREFIX] * len(system) + [USER] * (len(question) + 1)
 
     def _answer(self, example: Example) -> list[int]:
@@ -235,7 +235,7 @@ class Template:
         return [self.vocabulary.id("speech_start"), *ids, self.vocabulary.id("speech_end")]
 
 
-# Which part text belongs to after a marker; None: to no part.
+# The part that text after a marker belongs to; None: it is ignored.
 _TEXT_AFTER = {
     "user": "instruction",
     "input": "question_text",
@@ -248,15 +248,15 @@ _TEXT_AFTER = {
 _QUESTION = ("user", "input")
 
 
-class _Reader:
-    """State of one reading."""
+class _Parser:
+    """State of parsing one sequence."""
 
     def __init__(self, vocabulary: Vocabulary, tokenizer: TextTokenizer):
         self._vocabulary, self._tokenizer = vocabulary, tokenizer
         self._texts: dict[str, list[int]] = {}
         self._units: dict[str, list[int]] = {}
 
-    def read(self, ids: Iterable[int]) -> Example:
+    def parse(self, ids: Iterable[int]) -> Example:
         vocabulary = self._vocabulary
         text: str | None = None
         units = "answer_units"
@@ -278,12 +278,12 @@ class _Reader:
 
 
 def choose_instruction(task: str, *keys: object) -> str:
-    """One of the wordings of a task, by a hash of the keys: the same for ever."""
+    """One of a task's instructions, by a hash of the keys: the choice never changes."""
     wordings = INSTRUCTIONS[task]
     digest = hashlib.sha256("\0".join(map(str, (task, *keys))).encode()).digest()
     return wordings[int.from_bytes(digest[:8], "big") % len(wordings)]
 
 
 def all_texts() -> list[str]:
-    """Every text that templates put into sequences: a tokenizer of one's own should know them."""
+    """Every text that templates put into sequences: a new tokenizer should be trained on them."""
     return [SYSTEM, *(text for wordings in INSTRUCTIONS.values() for text in wordings)]

@@ -1,7 +1,7 @@
-"""What a source of recordings is, and what it lists.
+"""Interface of sources of recordings.
 
-A source lists utterances without decoding any audio. What cannot be used is never dropped in
-silence: it is returned as a `Failure` that ends in the failure manifest.
+A source lists utterances without decoding audio. Unusable inputs are never dropped silently: each
+is returned as a `Failure`, which ends up in the failure manifest.
 """
 
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ UNKNOWN_SPEAKER = "unknown"
 
 @dataclass(frozen=True)
 class Utterance:
-    """One recording."""
+    """One utterance: a recording, or a segment of one."""
 
     id: str  # unique and stable: the path relative to the audio directory, without suffix
     path: str  # absolute: a file, or the directory of a dataset
-    speaker: str  # "unknown" when not known
+    speaker: str  # "unknown" if not known
     language: str = "und"
     text: str | None = None
     split: str = ""  # train, valid or unseen; set by assign_splits
-    member: str = ""  # where in the path, when it is not all of a file: see `reading`
+    member: str = ""  # location within the path if not the complete file, see `reading`
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An input that is in no shard, and why."""
+    """An input that is in no shard, and the reason."""
 
     id: str
     path: str
@@ -37,13 +37,13 @@ class Failure:
 
 
 class Source(Protocol):
-    """Where recordings come from."""
+    """A source of recordings."""
 
     def list(self) -> tuple[list[Utterance], list[Failure]]:
-        """Returns the utterances sorted by id, which is unique, and what was refused.
+        """Returns the utterances, sorted by unique ids, and the failures.
 
         Raises:
-            UserError: the source cannot be read at all, or holds nothing.
+            UserError: the source cannot be read, or is empty.
         """
         ...
 
@@ -51,17 +51,17 @@ class Source(Protocol):
 def checked(
     utterances: Sequence[Utterance], failures: Sequence[Failure]
 ) -> tuple[list[Utterance], list[Failure]]:
-    """Sorts what was listed and refuses what no dataset could hold: doubled ids, odd paths."""
+    """Sorts utterances, and turns duplicate ids and paths that are not UTF-8 into failures."""
     ordered = sorted(utterances, key=lambda item: (item.id, item.path, item.member))
-    unique, duplicates = _refuse_duplicates(ordered)
-    good, unnameable = _refuse_unnameable(unique)
-    return good, [*failures, *duplicates, *unnameable]
+    unique, duplicates = _reject_duplicates(ordered)
+    valid, not_utf8 = _reject_non_utf8_paths(unique)
+    return valid, [*failures, *duplicates, *not_utf8]
 
 
-def _refuse_duplicates(
+def _reject_duplicates(
     utterances: Sequence[Utterance],
 ) -> tuple[list[Utterance], list[Failure]]:
-    """Keeps the first utterance of every id; they come sorted."""
+    """Keeps the first utterance of every id; the input is sorted."""
     first: dict[str, Utterance] = {}
     failures = []
     for utterance in utterances:
@@ -72,23 +72,23 @@ def _refuse_duplicates(
     return list(first.values()), failures
 
 
-def _refuse_unnameable(
+def _reject_non_utf8_paths(
     utterances: Sequence[Utterance],
 ) -> tuple[list[Utterance], list[Failure]]:
-    """Refuses paths that are not valid UTF-8: no record could hold them."""
-    good, failures = [], []
+    """Rejects paths that are not valid UTF-8: records cannot store them."""
+    valid, failures = [], []
     for utterance in utterances:
         try:
             utterance.path.encode("utf-8")
-            good.append(utterance)
+            valid.append(utterance)
         except UnicodeEncodeError:
             printable = utterance.path.encode("utf-8", "backslashreplace").decode()
             name = utterance.id.encode("utf-8", "backslashreplace").decode()
             reason = "the path is not valid UTF-8: rename the file"
             failures.append(Failure(name, printable, "list", reason))
-    return good, failures
+    return valid, failures
 
 
-def encode_member(**where: object) -> str:
-    """Writes `Utterance.member`."""
-    return urlencode({name: str(value) for name, value in where.items()})
+def encode_member(**location: object) -> str:
+    """Encodes a location within a file as `Utterance.member`."""
+    return urlencode({name: str(value) for name, value in location.items()})

@@ -1,4 +1,4 @@
-"""A folder of recordings, with a table of transcripts or without."""
+"""Directories of recordings, with or without a table of transcripts."""
 
 import csv
 import os
@@ -17,19 +17,19 @@ _LIBRISPEECH_NAME = re.compile(r"(\d+)-\d+-\d+")
 
 @dataclass(frozen=True)
 class FolderSource:
-    """A tree of recordings, with a table of transcripts or without.
+    """A directory tree of recordings, with or without a table of transcripts.
 
     Attributes:
         audio_dir: searched recursively for wav, flac, ogg and mp3 files.
-        transcripts: a UTF-8 CSV file with a header and the column `path` (relative to the CSV's
-            folder or to `audio_dir`), and any of `speaker`, `text`, `language`, `split`; or None.
+        transcripts: a UTF-8 CSV file with a header, the column `path` (relative to the CSV's folder
+            or to `audio_dir`), and optionally `speaker`, `text`, `language` and `split`; or None.
             With a file, only recordings that have a row are used. With a `text` column, a row
-            without text is a failure (leave the column out when there are no transcripts).
-        speaker_pattern: "auto" takes the first number of LibriSpeech names
-            (speaker-chapter-utterance), else the parent folder's name where the recordings lie in
-            several folders, else "unknown". Anything else is a regular expression with one group,
-            searched in the path relative to `audio_dir`. A `speaker` column wins over both.
-        language: of rows that do not name theirs.
+            without text is a failure (omit the column if there are no transcripts).
+        speaker_pattern: "auto" is the first number of LibriSpeech names
+            (speaker-chapter-utterance), else the name of the parent folder if there are several
+            folders, else "unknown". Anything else is a regular expression with one group, searched
+            in the path relative to `audio_dir`. A `speaker` column takes precedence.
+        language: of rows that do not specify theirs.
     """
 
     audio_dir: str | os.PathLike[str]
@@ -38,10 +38,10 @@ class FolderSource:
     language: str = "und"
 
     def list(self) -> tuple[list[Utterance], list[Failure]]:
-        """Returns the utterances sorted by id, and what was refused.
+        """See `base.Source`.
 
         Raises:
-            UserError: a directory, file or pattern is unusable, or there is no recording at all.
+            UserError: a directory, file or pattern is invalid, or there are no recordings.
         """
         root = Path(self.audio_dir).absolute()
         if not root.is_dir():
@@ -68,7 +68,7 @@ class FolderSource:
 def _join(
     table: Path, root: Path, files: Sequence[Path], speakers: "SpeakerNames", language: str
 ) -> tuple[list[Utterance], list[Failure]]:
-    """Joins the table's rows with the files found."""
+    """Joins the rows of the table with the files found."""
     fields, rows = _read_csv(table)
     utterances, failures, mentioned = [], [], set()
     for line, row in rows:
@@ -111,7 +111,7 @@ def _join(
 
 
 class SpeakerNames:
-    """Speaker of a file from its path, see `FolderSource.speaker_pattern`."""
+    """Extracts the speaker from a path, see `FolderSource.speaker_pattern`."""
 
     def __init__(self, pattern: str, root: Path, files: Iterable[Path]):
         self._root = root
@@ -126,7 +126,7 @@ class SpeakerNames:
                 raise UserError(f"speaker_pattern {pattern!r} needs exactly one (group)")
 
     def __call__(self, path: Path) -> str:
-        """The speaker, `unknown` where the path does not tell."""
+        """The speaker, `unknown` if the path does not contain one."""
         if self._pattern is not None:
             match = self._pattern.search(_relative(path, self._root).as_posix())
             return (match[1] if match else None) or UNKNOWN_SPEAKER
@@ -139,7 +139,7 @@ class SpeakerNames:
 
 
 def _find_audio(root: Path) -> list[Path]:
-    """All recordings under a directory, sorted; hidden files and folders are passed over."""
+    """All recordings under a directory, sorted; hidden files and folders are skipped."""
     found = []
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -158,7 +158,7 @@ def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict]]]:
             if "path" not in fields:
                 raise UserError(
                     f"transcripts file {path}: no column 'path' in its header; the columns are "
-                    f"{','.join(_CSV_COLUMNS)}, all but the first optional"
+                    f"{','.join(_CSV_COLUMNS)}, all but the first are optional"
                 )
             rows = []
             for row in reader:
@@ -172,9 +172,9 @@ def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict]]]:
 
 
 def resolve(given: str, folders: Sequence[Path]) -> Path:
-    """The first existing file of a path relative to one of the folders, else the first guess."""
-    guesses = [Path(os.path.normpath(folder / given)) for folder in folders]
-    return next((guess for guess in guesses if guess.is_file()), guesses[0])
+    """The first existing file `folder / given`; if there is none, the path in the first folder."""
+    candidates = [Path(os.path.normpath(folder / given)) for folder in folders]
+    return next((path for path in candidates if path.is_file()), candidates[0])
 
 
 def _relative(path: Path, root: Path) -> Path:
@@ -182,5 +182,5 @@ def _relative(path: Path, root: Path) -> Path:
 
 
 def identifier(path: Path, root: Path) -> str:
-    """The id of a recording: its path below a folder, without suffix."""
+    """The id of a recording: its path relative to a folder, without suffix."""
     return _relative(path, root).with_suffix("").as_posix()

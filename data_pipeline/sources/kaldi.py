@@ -1,6 +1,6 @@
-"""A data directory of Kaldi or ESPnet: wav.scp, and text, utt2spk, utt2lang and segments if there.
+"""Data directories of Kaldi and ESPnet: wav.scp; optionally text, utt2spk, utt2lang and segments.
 
-Entries of wav.scp that are commands or point into archives are refused, never run.
+Entries of wav.scp that are commands or point into archives are failures; no command is ever run.
 """
 
 import os
@@ -15,13 +15,13 @@ from data_pipeline.sources.folder import resolve
 
 @dataclass(frozen=True)
 class KaldiSource:
-    """A data directory.
+    """A Kaldi data directory.
 
     Attributes:
-        data_dir: with the files.
-        audio_dir: to which paths are relative that are not so to the data directory (ESPnet writes
-            them relative to the directory of its recipe).
-        language: of utterances that have none.
+        data_dir: the directory.
+        audio_dir: base of paths that are not relative to the data directory (ESPnet writes them
+            relative to its recipe directory); None is the current directory.
+        language: of utterances without an entry in utt2lang.
     """
 
     data_dir: str | os.PathLike[str]
@@ -72,7 +72,7 @@ class KaldiSource:
             )
         for name in recordings:
             if name not in used:
-                reason = "no line in segments uses it"
+                reason = "not used by any line of segments"
                 failures.append(Failure(name, recordings[name], "list", reason))
         return checked(utterances, failures)
 
@@ -81,7 +81,7 @@ def _refusal(recording: str, where: str, path: Path, span: tuple[float, float]) 
     if not where:
         return f"recording {recording} has no line in wav.scp"
     if where.endswith("|") or where.startswith("|"):
-        return "wav.scp holds a command: run it, and name the file that it writes"
+        return "wav.scp holds a command: run it, and list the file that it writes"
     if path.suffix.lower() not in AUDIO_SUFFIXES:
         return f"wav.scp: not one of {', '.join(AUDIO_SUFFIXES)} (archives are not read)"
     if not path.is_file():
@@ -92,7 +92,7 @@ def _refusal(recording: str, where: str, path: Path, span: tuple[float, float]) 
 
 
 def _read_table(path: Path) -> dict[str, str]:
-    """First word of each line to the rest of it."""
+    """Maps the first word of each line to the rest of the line."""
     table: dict[str, str] = {}
     try:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -100,7 +100,7 @@ def _read_table(path: Path) -> dict[str, str]:
                 continue
             name, _, rest = line.strip().partition(" ")
             if name in table:
-                raise UserError(f"{path}: line {number}: {name} is there twice")
+                raise UserError(f"{path}: line {number}: {name} occurs twice")
             table[name] = rest.strip()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}: name a data directory of Kaldi") from error

@@ -1,8 +1,8 @@
-"""A list of recordings: CSV, TSV or JSONL, plain or gzipped.
+"""Manifests of recordings: CSV, TSV or JSONL, plain or gzipped.
 
 The columns are `path`, and optionally `id`, `speaker`, `text`, `language`, `split`, `start` and
-`end` (seconds). Audiocraft's `data.jsonl.gz` is one of them; names that NeMo, Common Voice and
-others give the columns are understood too. Further columns are passed over.
+`end` (seconds). The column names of Audiocraft (`data.jsonl.gz`), NeMo, Common Voice and others are
+accepted too. Other columns are ignored.
 """
 
 import csv
@@ -37,13 +37,13 @@ _FORMATS = (".csv", ".tsv", ".jsonl", ".json")
 
 @dataclass(frozen=True)
 class ManifestSource:
-    """A list of recordings.
+    """A manifest of recordings.
 
     Attributes:
-        manifest: the file; its suffix names the format.
-        audio_dir: to which paths are relative that are not so to the manifest's folder.
+        manifest: the file; its suffix determines the format.
+        audio_dir: base of paths that are not relative to the manifest's folder.
         speaker_pattern: for rows without a speaker, see `folder.FolderSource`.
-        language: of rows that do not name theirs.
+        language: of rows that do not specify theirs.
     """
 
     manifest: str | os.PathLike[str]
@@ -71,7 +71,7 @@ class ManifestSource:
         speakers = SpeakerNames(self.speaker_pattern, root, [row.path for _, row in rows])
         utterances = []
         for where, row in rows:
-            # A path that leads out of the folder still gives a stable id.
+            # `identifier` gives a stable id even for paths outside the folder.
             name = row.id or identifier(row.path, root) + row.suffix
             if not row.path.is_file():
                 reason = f"{where} names a file that does not exist"
@@ -104,7 +104,7 @@ class _Row:
 
     @classmethod
     def parse(cls, row: Mapping[str, Any], folders: list[Path]) -> "_Row":
-        """Reads a row; ValueError says what is wrong with it."""
+        """Parses a row; the ValueError of an invalid row holds the reason."""
         cells = {name: _cell(row, aliases) for name, aliases in _NAMES.items()}
         if not cells["path"]:
             raise ValueError("no path")
@@ -123,7 +123,7 @@ class _Row:
             end = float(given) + (0.0 if cells["end"] else start)
             if not 0.0 <= start < end < float("inf"):
                 raise ValueError(f"a segment from {start} to {end} s")
-            # An offset of 0 is how whole files are listed where the column is always there.
+            # Manifests that always have the column list complete files with an offset of 0.
             if start > 0 or cells["end"]:
                 member = encode_member(start=start, end=end)
                 suffix = f"@{start:.3f}"
@@ -140,7 +140,7 @@ class _Row:
 
 
 def _cell(row: Mapping[str, Any], aliases: tuple[str, ...]) -> str:
-    """The first of some columns that is there, as text."""
+    """The value of the first column that exists, as text."""
     for name in aliases:
         value = row.get(name)
         if isinstance(value, str | int | float) and not isinstance(value, bool):
@@ -149,10 +149,10 @@ def _cell(row: Mapping[str, Any], aliases: tuple[str, ...]) -> str:
 
 
 def _read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yields the line number and the cells of every row that is one.
+    """Yields the line number and the cells of every row; blank lines are skipped.
 
     Raises:
-        UserError: the file cannot be read, or is of another format.
+        UserError: the file cannot be read, or has another format.
     """
     suffixes = [suffix.lower() for suffix in path.suffixes]
     zipped = suffixes[-1:] == [".gz"]

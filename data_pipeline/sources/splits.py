@@ -1,4 +1,4 @@
-"""Which utterances are trained on: splits that depend on names and a seed only."""
+"""Assignment of utterances to splits, by ids, speakers and a seed only."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ from dataclasses import replace
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.sources.base import UNKNOWN_SPEAKER, Utterance
 
-# Below this many utterances a speaker gives up none for validation on its own account.
+# Speakers with fewer utterances are pooled for validation.
 _MIN_UTTERANCES_TO_VALIDATE = 5
-# Below this many known speakers none is held out.
+# With fewer known speakers none is held out by default.
 _MIN_SPEAKERS_TO_HOLD_OUT = 4
 
 
@@ -19,25 +19,26 @@ def assign_splits(
     heldout_speakers: int | Sequence[str] | None = None,
     seed: int = 0,
 ) -> list[Utterance]:
-    """Gives every utterance its split; one that has a split keeps it.
+    """Assigns a split to every utterance that has none.
 
-    `unseen` takes all utterances of the held-out speakers. `valid` takes `valid_fraction` of each
-    other speaker's, at least one where a speaker has five or more; speakers with fewer are pooled,
-    so that a corpus of one utterance per speaker has a validation split too. The rest is `train`.
-    The choice hashes names with the seed: it depends on neither order nor machine.
+    `unseen` gets all utterances of the held-out speakers. `valid` gets `valid_fraction` of every
+    other speaker's utterances, at least one if a speaker has five or more; speakers with fewer are
+    pooled, so that a corpus of one utterance per speaker has a validation split too. The rest is
+    `train`. The choice hashes names with the seed, independent of order and machine.
 
     Args:
-        utterances: with ids that are unique.
+        utterances: with unique ids.
         valid_fraction: in [0, 1).
-        heldout_speakers: how many known speakers to hold out, or their names. None: one in ten and
-            at least one where there are four or more, but none when the corpus names its own.
+        heldout_speakers: number of known speakers to hold out, or their names. None: one in ten,
+            at least one if there are four or more; but if the corpus assigns `unseen`, only the
+            speakers it lists there.
         seed: of the choice.
 
     Returns:
-        The utterances in their order, with `split` set.
+        The utterances in the given order, with `split` set.
 
     Raises:
-        UserError: the fraction, the number or a name is impossible.
+        UserError: the fraction, the number or a name is invalid.
     """
     if not 0.0 <= valid_fraction < 1.0:
         raise UserError(f"valid_fraction {valid_fraction} is not in [0, 1)")

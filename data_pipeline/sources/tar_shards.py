@@ -1,8 +1,8 @@
-"""Tar shards in the WebDataset layout: members `KEY.flac`, `KEY.txt`, `KEY.json` of one sample.
+"""Tar shards in the WebDataset layout: a sample is `KEY.flac`, `KEY.txt` and `KEY.json`.
 
-Python's own `tarfile` reads the headers, once, to list where in the shard each recording lies;
-audio is later read by offset. A library made for streaming would read whole shards in sequence
-instead, and brings nothing else that is needed here.
+Listing reads the headers once, with Python's `tarfile`, and records the offset of each recording,
+by which its audio is read later. Streaming libraries would read complete shards sequentially, and
+offer nothing else that is needed here.
 """
 
 import glob
@@ -25,8 +25,8 @@ class TarSource:
     """Tar shards.
 
     Attributes:
-        pattern: a tar file, a directory of them, or a pattern with * and ?.
-        language: of samples that do not name theirs.
+        pattern: a tar file, a directory of them, or a glob pattern.
+        language: of samples that do not specify theirs.
     """
 
     pattern: str | os.PathLike[str]
@@ -45,13 +45,13 @@ class TarSource:
         for shard in shards:
             samples: dict[str, _Sample] = {}
             try:
-                # "r:" reads without decompression: offsets must be those of the file.
+                # "r:" rules out compression: offsets must be those in the file.
                 with tarfile.open(shard, "r:") as file:
                     for entry in file:
                         if entry.isfile():
                             _collect(samples, file, entry)
                         elif not entry.isdir():
-                            failures.append(_failure(shard, entry.name, "not a plain file"))
+                            failures.append(_failure(shard, entry.name, "not a regular file"))
             except (tarfile.TarError, OSError, EOFError) as error:
                 failures.append(
                     _failure(
@@ -114,7 +114,7 @@ def _add(
     utterances: list[Utterance],
     failures: list[Failure],
 ) -> None:
-    """Adds a sample to what is listed, or to what is refused."""
+    """Adds a sample to the utterances or to the failures."""
     if not sample.audio:
         held = ", ".join(sample.others) or "text only"
         failures.append(

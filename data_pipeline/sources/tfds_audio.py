@@ -1,8 +1,8 @@
 """Audio datasets of TensorFlow Datasets as ArrayRecord: librispeech, ljspeech, libritts and so on.
 
-TFDS can read a prepared dataset without TensorFlow, but not one with its `Audio` feature, whose
-decoder asks TensorFlow for a type as soon as it is made. So this reads the layout itself: the
-metadata are JSON, a shard is an ArrayRecord file of `tf.train.Example` messages.
+TFDS can read prepared datasets without TensorFlow, but not the `Audio` feature, whose constructor
+needs a TensorFlow type. This module therefore parses the files: metadata are JSON, shards are
+ArrayRecord files of `tf.train.Example` messages.
 """
 
 import functools
@@ -29,20 +29,20 @@ from data_pipeline.sources.base import (
 _IDS = ("id", "utt_id", "audio_id", "audio/id", "path")
 _SPEAKERS = ("speaker_id", "speaker", "client_id")
 _TEXTS = ("text", "text_normalized", "normalized_text", "text_original", "raw_text", "sentence")
-_FULL_SCALE = 32768.0  # TFDS holds the integers of 16-bit recordings
+_FULL_SCALE = 32768.0  # TFDS stores 16-bit integers
 
 
 @dataclass(frozen=True)
 class TFDSSource:
-    """A prepared dataset.
+    """A prepared TFDS dataset.
 
     Attributes:
         dataset: directory with `dataset_info.json`, or a name such as `librispeech` or
-            `libritts/1.0.1` below `data_dir`, of which the newest version is taken.
-        split: of the dataset, several joined by +; empty takes all.
-        data_dir: where datasets by name lie; empty is ~/tensorflow_datasets.
+            `libritts/1.0.1` below `data_dir`; without a version, the newest is used.
+        split: of the dataset, several joined by +; empty means all.
+        data_dir: parent directory of named datasets; empty means ~/tensorflow_datasets.
         language: of all utterances.
-        sample_rate: in Hz, where the dataset does not say.
+        sample_rate: in Hz, for datasets that do not store theirs.
     """
 
     dataset: str | os.PathLike[str]
@@ -52,7 +52,7 @@ class TFDSSource:
     sample_rate: int = 0
 
     def list(self) -> tuple[list[Utterance], list[Failure]]:
-        """See `base.Source`; reads every record once, as its audio lies beside its text."""
+        """See `base.Source`; reads every record, because audio and text are stored together."""
         directory = _find(self.dataset, self.data_dir)
         feature, rate = _audio_feature(directory, self.sample_rate)
         utterances = []
@@ -71,7 +71,7 @@ class TFDSSource:
                         speaker=_text(example, _SPEAKERS) or UNKNOWN_SPEAKER,
                         language=self.language,
                         text=_text(example, _TEXTS) or None,
-                        # Splits such as train_clean100 are not ours: those are drawn anew.
+                        # Other splits, such as train_clean100, are left to `assign_splits`.
                         split=split if split in SPLITS else "",
                         member=encode_member(row=row, feature=feature, rate=rate),
                     )
@@ -82,7 +82,7 @@ class TFDSSource:
 
 
 def read_row(path: str, row: int, feature: str, rate: int) -> tuple[np.ndarray, int]:
-    """Samples, float32 (N,), of a record's audio, and their rate in Hz.
+    """Samples, float32 (N,), and sample rate in Hz of a record's audio.
 
     Raises:
         AudioError: the record or its audio cannot be read.
@@ -95,12 +95,12 @@ def read_row(path: str, row: int, feature: str, rate: int) -> tuple[np.ndarray, 
         raise AudioError(f"row {row}: {example.reason}", path)
     value = example.features.feature[feature]
     kind = value.WhichOneof("kind")
-    if kind == "bytes_list" and len(value.bytes_list.value) == 1:  # lazy_decode: a whole file
+    if kind == "bytes_list" and len(value.bytes_list.value) == 1:  # lazy_decode: an encoded file
         return decode_audio(value.bytes_list.value[0], path)
     if kind == "int64_list":
         samples = np.array(value.int64_list.value, np.float64) / _FULL_SCALE
         if samples.size and np.abs(samples).max() > 1.0:
-            raise AudioError(f"row {row}: {feature} holds more than 16 bits", path)
+            raise AudioError(f"row {row}: {feature} exceeds 16 bits", path)
     elif kind == "float_list":
         samples = np.array(value.float_list.value, np.float64)
     else:
@@ -133,12 +133,12 @@ def _version(name: str) -> list[str]:
 
 
 def _audio_feature(directory: Path, sample_rate: int) -> tuple[str, int]:
-    """Name and sample rate of the one feature that is audio."""
+    """Name and sample rate of the only audio feature."""
     path = directory / "features.json"
     features = _read_json(path).get("featuresDict", {}).get("features", {})
     found = {name: value for name, value in features.items() if "audio" in value}
     if len(found) != 1:
-        raise UserError(f"{path}: one audio feature is needed, found {sorted(found)}")
+        raise UserError(f"{path}: exactly one audio feature is needed, found {sorted(found)}")
     ((name, value),) = found.items()
     details = value["audio"]
     if len(details.get("shape", {}).get("dimensions", [])) > 1:
@@ -147,7 +147,7 @@ def _audio_feature(directory: Path, sample_rate: int) -> tuple[str, int]:
         raise UserError(f"{path}: {name} is stored compressed ({details['encoding']})")
     rate = int(details.get("sampleRate") or 0) or sample_rate
     if rate <= 0:
-        raise UserError(f"{path} does not say the sample rate of {name}: give sample_rate=")
+        raise UserError(f"{path} does not state the sample rate of {name}: give sample_rate=")
     return name, rate
 
 
@@ -179,12 +179,12 @@ def _shards(directory: Path, wanted: str) -> Iterator[tuple[str, Path]]:
                 NUM_SHARDS=f"{count:05d}",
             )
             if not shard.is_file():
-                raise UserError(f"{shard} is missing: {path} names it")
+                raise UserError(f"{shard} is missing: {path} lists it")
             yield name, shard
 
 
 def _examples(shard: Path) -> Iterator[Any]:
-    """Every record of a shard, parsed, or the AudioError that says why it is not."""
+    """The parsed records of a shard; an AudioError in place of one that cannot be parsed."""
     reader = _reader(str(shard))
     for start in range(0, reader.num_records(), 64):
         stop = min(start + 64, reader.num_records())
@@ -213,7 +213,7 @@ def _reader(path: str) -> Any:
 
 
 def _text(example: Any, names: tuple[str, ...]) -> str:
-    """The first of some features that an example has, as text."""
+    """The value of the first feature that exists, as text."""
     if isinstance(example, AudioError):
         return ""
     features = example.features.feature

@@ -1,1 +1,1 @@
-"""The corpus of the demos: texts, questions and eSpeak voices."""
+"""Synthetic corpus of the demos: spoken questions, and eSpeak NG voices."""

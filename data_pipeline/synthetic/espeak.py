@@ -1,7 +1,7 @@
-"""Speech synthesis with espeak-ng through ctypes; the library and its data come as a pip wheel.
+"""Speech synthesis with espeak-ng through ctypes; a pip wheel holds the library and its data.
 
-espeak-ng keeps hidden state beyond its random seed: what a call returns depends on the calls before
-it in the process. The same sequence of calls in a fresh process gives the same samples.
+espeak-ng has hidden state beyond its random seed: the result of a call depends on earlier calls in
+the process. The same sequence of calls in a new process gives the same samples.
 """
 
 import ctypes
@@ -29,7 +29,7 @@ _CALLBACK = ctypes.CFUNCTYPE(
 
 
 class Espeak:
-    """One synthesiser; make at most one per process (the library is a singleton).
+    """A synthesiser; create at most one per process (the library is a singleton).
 
     Attributes:
         sample_rate: of the synthesised signals, in Hz (22,050).
@@ -39,7 +39,7 @@ class Espeak:
         """Loads the library.
 
         Raises:
-            UserError: the wheel is not installed, or the library does not start.
+            UserError: the wheel is not installed, or the library fails to initialise.
         """
         library, data = _find_library()
         self._library = ctypes.CDLL(library)
@@ -54,21 +54,21 @@ class Espeak:
         if self.sample_rate <= 0:
             raise UserError(f"espeak-ng does not start with the data in {data}")
         self._blocks: list[np.ndarray] = []
-        # The library calls this object: it must live as long as the library is in use.
+        # The library holds no reference to this object: keep it alive.
         self._callback = _CALLBACK(self._receive)
         self._library.espeak_SetSynthCallback(self._callback)
         # Without a seed, voices with breath noise differ from process to process.
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(1))
 
     def synthesize(self, text: str, voice: str, *, rate: int = 175, pitch: int = 50) -> np.ndarray:
-        """Speaks a text.
+        """Synthesises a text.
 
         Args:
-            text: to be spoken.
+            text: the text.
             voice: a language, or a language and a variant such as "en-us+klatt4". The library
-                accepts variants that do not exist and speaks with its default voice.
+                accepts variants that do not exist, and uses its default voice.
             rate: words per minute.
-            pitch: from 0 to 99, 50 being the voice's own.
+            pitch: from 0 to 99; 50 is the default of the voice.
 
         Returns:
             The signal, float32 (N,), at `sample_rate`.

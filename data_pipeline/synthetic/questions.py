@@ -1,7 +1,7 @@
-"""Toy questions whose answers are three digits: the texts of a spoken dialogue that can be scored.
+"""Toy questions with three digits as answers, for spoken dialogues that can be scored.
 
-The answer has to be worked out from the words of the question, and a small recogniser can tell
-whether what comes back is right.
+The answer must be inferred from the question, and a small digit recogniser can score a spoken
+answer.
 """
 
 from typing import NamedTuple
@@ -20,11 +20,11 @@ class Question(NamedTuple):
     answer: str
 
 
-def draw_question(rng: np.random.Generator, kind: str) -> Question:
-    """A question of one of KINDS.
+def sample_question(rng: np.random.Generator, kind: str) -> Question:
+    """Samples a question of one of KINDS.
 
-    `count_up` and `count_down` are about one digit, and there are seven of each; the others are
-    about any three digits.
+    `count_up` and `count_down` have one digit, and seven questions each; the others have any three
+    digits.
     """
     if kind == "count_up":
         first = int(rng.integers(0, 7))
@@ -37,11 +37,11 @@ def draw_question(rng: np.random.Generator, kind: str) -> Question:
         return _question(kind, "say {} backwards", given, given[::-1])
     if kind == "repeat":
         return _question(kind, "repeat after me {}", given, given)
-    raise ValueError(f"no questions of kind {kind!r}: there are {', '.join(KINDS)}")
+    raise ValueError(f"unknown kind of question {kind!r}, choose from {', '.join(KINDS)}")
 
 
 def is_open(question: Question) -> bool:
-    """Whether there are so many questions of its kind that some can be held out of training."""
+    """Whether its kind has enough questions to hold some out of training."""
     return question.kind not in ("count_up", "count_down")
 
 

@@ -1,4 +1,4 @@
-"""How often a token in a batch differs from that of its signal alone, on a sample of the corpus."""
+"""How often tokens differ between batched and single encoding, on a sample of the corpus."""
 
 from collections.abc import Sequence
 
@@ -9,8 +9,8 @@ from data_pipeline.sources import Utterance, read_audio
 from data_pipeline.tokenizers.base import AcousticCodec, BatchTokenizer, SemanticTokenizer
 from data_pipeline.tokenizers.batching import mismatch
 
-SAMPLE = 16  # recordings
-_MAX_SECONDS = 10.0  # of each
+SAMPLE = 16  # recordings compared
+_MAX_SECONDS = 10.0  # of each, from its beginning
 
 
 def batch_mismatches(
@@ -19,17 +19,18 @@ def batch_mismatches(
     codec: AcousticCodec,
     min_seconds: float,
 ) -> dict[str, int]:
-    """Encodes a sample alone and in batches.
+    """Encodes a sample one by one and in batches, and counts the differences.
 
     Args:
         utterances: of the corpus; the sample is spread evenly over them.
-        semantic: tokenizer.
-        codec: codec.
-        min_seconds: shortest recording taken.
+        semantic: the semantic tokenizer.
+        codec: the acoustic codec.
+        min_seconds: shorter recordings are skipped.
 
     Returns:
-        For the statistics of `dataset.json`: `STREAM_batch_tokens` that were compared and
-        `STREAM_batch_different`, for each stream whose tokenizer works in batches.
+        For the statistics of `dataset.json`: how many tokens were compared,
+        `STREAM_batch_tokens`, and how many differ, `STREAM_batch_different`, for each stream whose
+        tokenizer works in batches.
     """
     streams: dict[str, SemanticTokenizer | AcousticCodec] = {"semantic": semantic, "codec": codec}
     batched = [name for name, one in streams.items() if isinstance(one, BatchTokenizer)]
@@ -41,14 +42,14 @@ def batch_mismatches(
         try:
             wav = read_audio(utterances[place], rate, min_seconds)
         except AudioError:
-            continue  # it is in the failure manifest
+            continue  # listed in the failure manifest
         wavs.append(wav[: round(_MAX_SECONDS * rate)])
     counts = {}
     for name in batched:
         try:
             found = mismatch(streams[name], wavs, rate)
         except (AudioError, ValueError):
-            continue  # a recording that the tokenizer refuses: likewise
+            continue  # the tokenizer refuses a recording: likewise
         counts[f"{name}_batch_tokens"] = found.tokens
         counts[f"{name}_batch_different"] = found.different
     return counts

@@ -1,9 +1,8 @@
 """Shards on an Apache Beam runner: on this machine's cores, or on a cluster.
 
-The pipeline is as small as it can be: the names of task files go in, each becomes one call of
-`tokenize_shard`. All that must survive lies in files, so a pipeline that was killed, or that works
-on a shard twice, leaves nothing wrong behind: shards are renamed into place when they are whole,
-and a finished one is not begun again.
+The pipeline is minimal: its elements are names of task files, each of which becomes one call of
+`tokenize_shard`. All state is in files, so a pipeline that is killed, or that processes a shard
+twice, does no harm: shards are renamed into place when complete, and finished ones are skipped.
 """
 
 import importlib
@@ -25,7 +24,7 @@ from data_pipeline.tokenization.shard import ShardTask, tokenize_shard
 
 DIRECT = "direct"
 _log = logging.getLogger(__name__)
-_SECONDS_BETWEEN_LOOKS = 2.0
+_POLL_SECONDS = 2.0
 
 
 def run_tasks(
@@ -35,18 +34,18 @@ def run_tasks(
     num_workers: int,
     task_dir: Path,
 ) -> None:
-    """Works on all tasks as one Beam pipeline, and waits for its end.
+    """Runs all tasks as one Beam pipeline and waits until it ends.
 
     Args:
-        tasks: to do; their paths must mean the same files on every worker.
-        runner: `direct`, this machine's cores by Beam's own local runner with worker processes; or
-            any name that Beam knows: DataflowRunner, FlinkRunner, SparkRunner, PortableRunner, ...
-        arguments: pipeline options as on a command line, handed to Beam as they are.
-        num_workers: processes of the runner `direct`; 0 works in this one.
+        tasks: to run; their paths must name the same files on every worker.
+        runner: `direct`, Beam's local runner with worker processes on this machine's cores; or any
+            of Beam's runners: DataflowRunner, FlinkRunner, SparkRunner, PortableRunner, ...
+        arguments: pipeline options as on a command line, passed to Beam unchanged.
+        num_workers: processes of the runner `direct`; 0 runs in this one.
         task_dir: where the tasks are written for the workers to read.
 
     Raises:
-        UserError: Beam is not installed, or knows no such runner.
+        UserError: Beam is not installed, has no such runner, or the pipeline failed.
     """
     beam = _import_beam()
     if not tasks:
@@ -59,7 +58,7 @@ def run_tasks(
         paths.append(str(path))
 
     pipeline = beam.Pipeline(*_runner_and_options(runner, arguments, num_workers))
-    # Reshuffle spreads the names over the workers: what Create makes may be one bundle.
+    # Reshuffle spreads the names over the workers: Create may put them all in one bundle.
     _ = (
         pipeline
         | "Tasks" >> beam.Create(paths, reshuffle=False)
@@ -69,7 +68,7 @@ def run_tasks(
     with _shown_progress(tasks), one_thread_each():
         try:
             pipeline.run().wait_until_finish()
-        except RuntimeError as error:  # for whatever a worker raised, with its traceback
+        except RuntimeError as error:  # any exception of a worker, with its traceback
             _log.error("%s", error)
             reason = [line for line in str(error).splitlines() if line.strip()][-1:]
             raise UserError(
@@ -79,21 +78,21 @@ def run_tasks(
     missing = [task.report for task in tasks if not os.path.exists(task.report)]
     if missing:
         raise UserError(
-            f"the pipeline ended without {len(missing)} of {len(tasks)} reports, {missing[0]} is "
-            "the first: the workers must see the corpus and the output under the paths that this "
-            "machine uses"
+            f"the pipeline ended without {len(missing)} of {len(tasks)} reports, the first is "
+            f"{missing[0]}: workers must see the corpus and the output under the same paths as "
+            "this machine"
         )
 
 
 def check(runner: str) -> None:
-    """Raises UserError where Beam is not installed or knows no such runner."""
+    """Raises UserError where Beam is not installed or has no such runner."""
     _import_beam()
     if runner != DIRECT:
         _create_runner(runner)
 
 
 def tokenize_task_file(path: str) -> str:
-    """Does the task that a file describes, unless it is done; returns the report's path."""
+    """Runs the task that a file describes, unless it is done; returns the report's path."""
     task = ShardTask.from_json(Path(path).read_text(encoding="utf-8"))
     if not (os.path.exists(task.report) and os.path.exists(task.shard)):
         tokenize_shard(task)
@@ -111,11 +110,11 @@ def _import_beam() -> Any:
 
 
 def _runner_and_options(runner: str, arguments: Sequence[str], num_workers: int) -> tuple[Any, Any]:
-    """What `beam.Pipeline` takes: the runner, and its options."""
+    """Arguments of `beam.Pipeline`: the runner and its options."""
     options = importlib.import_module("apache_beam.options.pipeline_options")
     if runner != DIRECT:
         return _create_runner(runner), options.PipelineOptions([f"--runner={runner}", *arguments])
-    # Named outright: Beam's DirectRunner first tries to download a runner written in Go.
+    # Constructed directly: Beam's DirectRunner first tries to download a runner written in Go.
     fn_runner = importlib.import_module("apache_beam.runners.portability.fn_api_runner.fn_runner")
     settings = options.PipelineOptions([f"--direct_num_workers={num_workers or 1}", *arguments])
     if not num_workers:
@@ -137,23 +136,23 @@ def _create_runner(runner: str) -> Any:
 
 @contextmanager
 def _shown_progress(tasks: Sequence[ShardTask]) -> Iterator[None]:
-    """Shows progress by the reports that appear; where workers write, not how, is known here."""
+    """Shows progress by the reports that exist: the one thing that every runner has in common."""
     ended = threading.Event()
     total = sum(len(task.utterances) for task in tasks)
 
     def watch() -> None:
-        left = list(tasks)
+        pending = list(tasks)
         with progress("tokenise recordings", total) as advance:
-            while left:
-                last = ended.wait(_SECONDS_BETWEEN_LOOKS)
-                done = [os.path.exists(task.report) for task in left]
-                steps = [len(task.utterances) for task, end in zip(left, done, strict=True) if end]
-                advance(sum(steps))
-                left = [task for task, end in zip(left, done, strict=True) if not end]
+            while pending:
+                last = ended.wait(_POLL_SECONDS)
+                done = [task for task in pending if os.path.exists(task.report)]
+                advance(sum(len(task.utterances) for task in done))
+                finished = {task.report for task in done}
+                pending = [task for task in pending if task.report not in finished]
                 if last:
                     return
 
-    # Beam tells of every stage; a failure reaches the user as the exception it is.
+    # Beam logs every stage; failures reach the user as an exception.
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

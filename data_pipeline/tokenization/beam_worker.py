@@ -1,6 +1,6 @@
 """A worker process of the Beam runner `direct`, which ends with the process that started it.
 
-Beam's own worker waits for ever when its launcher was killed. Started as
+Beam's own worker waits for ever when its launcher is killed. Started as
 `python -m data_pipeline.tokenization.beam_worker PARENT`, with the process id of the launcher.
 """
 
@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 
-_SECONDS_BETWEEN_LOOKS = 0.5
+_POLL_SECONDS = 0.5
 
 
 def main(argv: list[str]) -> None:
@@ -19,7 +19,7 @@ def main(argv: list[str]) -> None:
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            time.sleep(_POLL_SECONDS)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

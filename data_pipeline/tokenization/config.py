@@ -1,4 +1,4 @@
-"""What a tokenising run is told: its settings, and the description that tells two runs apart."""
+"""Settings of a tokenising run, and the description by which two runs are compared."""
 
 import dataclasses
 import hashlib
@@ -16,7 +16,7 @@ from data_pipeline.tokenizers import load_codec, load_semantic
 LOCAL = "local"
 _RUN_VERSION = 1
 _FITTED = "fitted on this corpus"
-# What does not decide a byte of the dataset, or is described in another way.
+# Settings that do not affect the dataset's bytes, or that the description has in another form.
 _NOT_DESCRIBED = (
     "audio_dir",
     "source",
@@ -32,28 +32,28 @@ _NOT_DESCRIBED = (
 
 @dataclasses.dataclass(frozen=True)
 class CorpusConfig:
-    """What to tokenise, with what, into what.
+    """Settings of a run.
 
     Attributes:
         audio_dir: the folder source's directory; None where `source` names another.
         output: the dataset directory.
         transcripts: CSV file, or None.
         speaker_pattern: see `sources.FolderSource`.
-        language: of recordings whose language is not given.
+        language: of recordings whose language is unknown.
         semantic: name of the semantic tokenizer, see `tokenizers`; None fits one.
         codec: name of the acoustic codec; None fits one.
-        min_seconds: shortest recording taken.
+        min_seconds: shorter recordings fail.
         chunk_seconds: longest record.
-        valid_fraction: share of each speaker's recordings that goes to the split `valid`.
+        valid_fraction: fraction of each speaker's recordings in the split `valid`.
         heldout_speakers: how many speakers, or which, go to the split `unseen`; None: see
             `sources.assign_splits`.
-        seed: of the splits.
+        seed: seeds the splits.
         utterances_per_shard: 0 chooses by the size of the corpus.
-        num_workers: processes on this machine; 0 works in this one.
-        chunking: rule by which longer recordings are cut, see `chunking.chunk_bounds`.
-        trim_silence: leave out what lies before the first speech and after the last.
+        num_workers: processes on this machine; 0 runs in this one.
+        chunking: how longer recordings are cut, see `chunking.chunk_bounds`.
+        trim_silence: leave out silence before the first speech and after the last.
         source: any other source, see `sources.open_source`; `transcripts`, `speaker_pattern` and
-            `language` are the folder source's and are options of this name instead.
+            `language` are for the folder source, other sources take them as options.
         runner: `local`, processes on this machine; or on Apache Beam, see `beam_runner.run_tasks`.
         beam_arguments: pipeline options for Beam.
     """
@@ -79,12 +79,12 @@ class CorpusConfig:
     beam_arguments: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Checks what can be checked without looking at files; raises UserError."""
+        """Checks all that needs no files; raises UserError."""
         if (self.audio_dir is None) == (self.source is None):
             raise UserError("name the recordings with either --audio_dir or --source")
         if self.source is not None and self.transcripts is not None:
             raise UserError(
-                "--transcripts belongs to --audio_dir: a source has it as its option "
+                "--transcripts belongs to --audio_dir: a source takes it as its option "
                 "?transcripts=FILE"
             )
         if not 0 < self.min_seconds < self.chunk_seconds:
@@ -100,8 +100,8 @@ class CorpusConfig:
             raise UserError(f"chunking {self.chunking!r} is not one of {chunking.RULES}")
         if self.beam_arguments and self.runner == LOCAL:
             raise UserError(
-                f"unexpected argument {self.beam_arguments[0]!r}: what follows -- goes to a Beam "
-                "runner, name one with --runner"
+                f"unexpected argument {self.beam_arguments[0]!r}: arguments after -- are for a "
+                "Beam runner, name one with --runner"
             )
 
 
@@ -115,7 +115,7 @@ def open_corpus(config: CorpusConfig) -> Source:
 
 
 def corpus_root(config: CorpusConfig, items: Sequence[Utterance | Failure]) -> str:
-    """The directory to which paths are stored relative, so that a corpus may be moved."""
+    """The directory that stored paths are relative to, so that a corpus may be moved."""
     if config.audio_dir is not None:
         return str(Path(config.audio_dir).absolute())
     folders = [os.path.dirname(item.path) for item in items if os.path.isabs(item.path)]
@@ -125,7 +125,7 @@ def corpus_root(config: CorpusConfig, items: Sequence[Utterance | Failure]) -> s
 def describe(
     config: CorpusConfig, root: str, utterances: Sequence[Utterance], failures: Sequence[Failure]
 ) -> dict[str, Any]:
-    """All that decides the bytes of the dataset: settings, tokenizers, and a digest of inputs.
+    """All that determines the dataset's bytes: settings, tokenizers, and a digest of inputs.
 
     Directories are left out, so that a corpus and its dataset may be moved.
     """
@@ -133,7 +133,7 @@ def describe(
     for name in _NOT_DESCRIBED:
         del settings[name]
     for name in ("chunking", "trim_silence"):
-        # Left out where off, as in datasets from before these settings.
+        # Omitted at their defaults, as in datasets older than these settings.
         if settings[name] == getattr(CorpusConfig, name):
             del settings[name]
     semantic = load_semantic(config.semantic).sha256 if config.semantic else _FITTED
@@ -149,7 +149,7 @@ def describe(
         if item.path:
             content["path"] = os.path.relpath(item.path, root)
         if not content.get("member"):
-            content.pop("member", None)  # as in datasets from before this field existed
+            content.pop("member", None)  # as in datasets older than this field
         digest.update(json.dumps([content, size], sort_keys=True).encode())
     return {
         "version": _RUN_VERSION,

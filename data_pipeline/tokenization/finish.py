@@ -51,17 +51,17 @@ def finish(
     Args:
         output: the dataset directory, with all shards.
         reports: of the shards of every split, in order.
-        num_inputs: recordings that the source found, listing failures included.
-        list_failures: those of them that the source refused.
+        num_inputs: recordings that the source found, those that it refused included.
+        list_failures: those that it refused.
         semantic: the tokenizer used.
         codec: the codec used.
-        min_seconds: shortest recording taken.
+        min_seconds: shorter recordings failed.
         chunk_seconds: longest record.
         batch_mismatches: see `batch_check.batch_mismatches`.
 
     Returns:
-        The spec, as written; or None when no input became a record: then only the failure
-        manifest is written.
+        The spec as written; None when no input became a record: then only the failure manifest is
+        written.
     """
     failures = [dataclasses.asdict(failure) for failure in list_failures]
     recorded, left_out = 0, 0.0

@@ -1,4 +1,4 @@
-"""Puts both tokenizers into a dataset's directory: those named, or fitted on the corpus."""
+"""Puts both tokenizers into a dataset's directory: given ones, or fitted on the corpus."""
 
 import shutil
 from collections.abc import Sequence
@@ -23,16 +23,16 @@ def provide_tokenizers(
     seed: int,
     num_workers: int,
 ) -> None:
-    """Makes the directory of each tokenizer, unless it is there; each appears when it is complete.
+    """Creates the directory of each tokenizer where it is missing; only complete ones appear.
 
     Args:
         output: the dataset directory.
         semantic: name of the semantic tokenizer (see `tokenizers`), or None to fit one.
         codec: name of the acoustic codec, or None to fit one.
         utterances: to fit on.
-        min_seconds: shortest recording that is fitted on.
+        min_seconds: shorter recordings are not fitted on.
         seed: of the fit.
-        num_workers: processes of the fit; 0 takes one.
+        num_workers: processes of the fit; 0 means one.
 
     Raises:
         UserError: too little audio to fit on.

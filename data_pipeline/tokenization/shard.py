@@ -1,6 +1,6 @@
 """The work on one shard: recordings in, one shard file and its report out.
 
-`tokenize_shard` is a pure function of its argument and the files that this names. It writes to
+`tokenize_shard` is a pure function of its argument and the files named in it. It writes under
 temporary names and renames, the report last: a shard whose report exists is finished.
 """
 
@@ -29,7 +29,7 @@ from data_pipeline.tokenizers.base import AcousticCodec, BatchTokenizer, Semanti
 from data_pipeline.tokenizers.batching import MAX_BATCH_SECONDS, encode_many
 from data_pipeline.tokens import TokenLayout, deduplicate
 
-# Streams further apart than this are a fault of a tokenizer, not of rounding.
+# A larger difference in duration of the two streams is a tokenizer's fault, not rounding.
 _MAX_DISAGREEMENT_SECONDS = 0.1
 
 
@@ -39,15 +39,15 @@ class ShardTask:
 
     Attributes:
         utterances: its recordings, in order.
-        audio_root: to which the recordings' paths are stored relative.
+        audio_root: directory that stored paths of recordings are relative to.
         semantic: directory of the semantic tokenizer.
         codec: directory of the acoustic codec.
-        min_seconds: shortest recording taken.
+        min_seconds: shorter recordings fail.
         chunk_seconds: longest record.
         shard: path of the shard file.
         report: path of the report, which marks the shard as finished.
-        chunking: rule by which longer recordings are cut, see `chunking.chunk_bounds`.
-        trim_silence: leave out what lies before the first speech and after the last.
+        chunking: how longer recordings are cut, see `chunking.chunk_bounds`.
+        trim_silence: leave out silence before the first speech and after the last.
     """
 
     utterances: tuple[Utterance, ...]
@@ -84,10 +84,10 @@ class ShardReport:
         speaker: names.
         language: codes.
         seconds: of audio.
-        recorded: utterances that are in the shard.
+        recorded: number of utterances in the shard.
         left_out_seconds: audio of those utterances that is in no record: trimmed silence, and
             remainders that the paper's chunk rule drops.
-        failures: utterances that are not: id, path, stage and reason.
+        failures: utterances that are not in it: id, path, stage and reason.
         num_bytes: of the serialised records.
         sha256: of the shard file.
     """
@@ -113,20 +113,19 @@ class ShardReport:
 def tokenize_shard(task: ShardTask) -> ShardReport:
     """Writes a shard: every recording becomes its records, or one failure in the report.
 
-    An exception other than the refusal of a recording (a fault of the program, a full disk) ends
-    the work and leaves no report.
+    Exceptions other than a refused recording (a bug, a full disk) propagate and leave no report.
     """
     tokenizers = _Tokenizers(task.semantic, task.codec)
     columns: dict[str, list] = {
         name: [] for name in ("units", "units_dedup", "frames", "speaker", "language", "seconds")
     }
     failures, recorded, left_out = [], 0, 0.0
-    # A name of its own keeps apart a worker that outlived a killed run and its successor, and two
-    # machines to which a distributed runner gave the same shard.
+    # A unique name: a worker that outlived a killed run, or another machine to which a distributed
+    # runner gave the same shard, may be writing too.
     temporary = f"{task.report}.{uuid.uuid4().hex}.part"
     with ShardWriter(temporary, tokenizers.codec.num_codebooks) as writer:
         for utterance, result in tokenizers.encode(task):
-            # All chunks or none: a recording is in the shard or among the failures.
+            # All chunks or none: a recording is either in the shard or a failure.
             if isinstance(result, Failure):
                 failures.append(dataclasses.asdict(result))
                 continue
@@ -155,7 +154,7 @@ def tokenize_shard(task: ShardTask) -> ShardReport:
 
 
 def _sync(path: str) -> None:
-    """Puts a file on disk: the report must not outlive its shard when the machine loses power."""
+    """Flushes a file to disk: after a power loss no report may exist without its shard."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -184,7 +183,7 @@ class _Decoded:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Encoded:
-    """Where a recording's chunks lie, in seconds, and their units and codes."""
+    """Bounds of a recording's chunks in seconds, and their units and codes."""
 
     bounds: list[tuple[float, float]]
     tokens: list[tuple[np.ndarray, np.ndarray]]
@@ -203,7 +202,7 @@ class _Encoded:
                 source=source,
                 speaker=utterance.speaker,
                 language=utterance.language,
-                # A transcript belongs to the whole recording, not to a part of it.
+                # A transcript is that of the complete recording, not of a part of it.
                 text=None if several else utterance.text,
                 start=start,
                 end=end,
@@ -213,7 +212,7 @@ class _Encoded:
 
 
 class _Tokenizers:
-    """Both tokenizers, and how recordings become tokens with them."""
+    """Both tokenizers: recordings to tokens."""
 
     def __init__(self, semantic: str, codec: str):
         self.semantic = _load_semantic(semantic)
@@ -231,9 +230,9 @@ class _Tokenizers:
         self._group_seconds = MAX_BATCH_SECONDS if batches else 0.0
 
     def encode(self, task: ShardTask) -> Iterator[tuple[Utterance, _Encoded | Failure]]:
-        """The recordings of a shard in order, each as tokens or as the reason why there are none.
+        """The recordings of a shard in order, each as tokens or as a failure.
 
-        Recordings are decoded in groups, long enough in all for the batches of the tokenizers.
+        Recordings are decoded in groups that fill the tokenizers' batches.
         """
         group: list[tuple[Utterance, _Decoded | Failure]] = []
         seconds = 0.0
@@ -265,18 +264,18 @@ class _Tokenizers:
         try:
             tokens = iter(self._tokens(chunks))
         except (AudioError, ValueError):
-            tokens = None  # one of them is refused: one by one, to find out which
+            tokens = None  # one is refused: encode them one by one to find out which
         for utterance, item in group:
             if isinstance(item, Failure):
                 yield utterance, item
                 continue
             try:
-                own = (
+                pairs = (
                     self._tokens(item.chunks)
                     if tokens is None
                     else list(itertools.islice(tokens, len(item.bounds)))
                 )
-                aligned = [align(self.layout, units, codes) for units, codes in own]
+                aligned = [align(self.layout, units, codes) for units, codes in pairs]
             except (AudioError, ValueError) as error:
                 yield utterance, Failure(utterance.id, utterance.path, "tokenise", str(error))
                 continue
@@ -310,11 +309,11 @@ def align(
         units uint16 and codes uint16, trimmed at their ends.
 
     Raises:
-        ValueError: a stream is empty, out of its vocabulary or shape, or the two are further
-            apart than rounding explains.
+        ValueError: a stream is empty, out of its vocabulary or misshapen, or the two differ by
+            more than rounding explains.
     """
     units, codes = np.asarray(units), np.asarray(codes)
-    layout.units_to_ids(units)  # these two check ranges and shapes
+    layout.units_to_ids(units)  # both calls check ranges and shapes
     layout.codes_to_ids(codes)
     num_units, num_frames = len(units), codes.shape[1]
     if not num_units or not num_frames:

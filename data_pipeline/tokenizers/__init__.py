@@ -1,8 +1,8 @@
-"""Tokenizers of both streams: protocols in `base`, and loading by what a name says.
+"""Semantic tokenizers and acoustic codecs: protocols in `base`, and loading by name.
 
-A name is a directory that holds a tokenizer, or a specification `KIND:MODEL?option=value` of a
-pretrained one (see `pretrained`). The offline tokenizers (`mfcc_kmeans`, `mel_rvq`) need NumPy and
-SciPy only; the others import torch and transformers when they are first used.
+A name is the directory of a stored tokenizer, or a specification `KIND:MODEL?option=value` of a
+pretrained one (see `pretrained`). The offline tokenizers (`mfcc_kmeans`, `mel_rvq`) need only NumPy
+and SciPy; the others import torch and transformers on first use.
 """
 
 import os
@@ -13,12 +13,11 @@ from typing import Any
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.tokenizers import storage
 from data_pipeline.tokenizers.base import AcousticCodec, BatchTokenizer, SemanticTokenizer
-from data_pipeline.tokenizers.codecs.mel_rvq import MelRVQ
+from data_pipeline.tokenizers.codecs import CODECS, SEMANTIC_CODECS
 from data_pipeline.tokenizers.codecs.neural_codec import NETWORKS, NeuralCodec
-from data_pipeline.tokenizers.codecs.unified_rvq import UnifiedRVQ
 from data_pipeline.tokenizers.pretrained import ModelSpec
+from data_pipeline.tokenizers.semantic import UNIT_MODELS
 from data_pipeline.tokenizers.semantic.first_codebook import FirstCodebook
-from data_pipeline.tokenizers.semantic.mfcc_kmeans import MFCCKMeans
 from data_pipeline.tokenizers.semantic.speech_encoder import KINDS
 from data_pipeline.tokenizers.semantic.speech_units import SpeechUnits
 
@@ -31,44 +30,36 @@ __all__ = [
     "store_tokenizer",
 ]
 
-_SEMANTIC: Mapping[str, Any] = {MFCCKMeans.kind: MFCCKMeans, **dict.fromkeys(KINDS, SpeechUnits)}
-_CODECS: Mapping[str, Any] = {
-    MelRVQ.kind: MelRVQ,
-    UnifiedRVQ.kind: UnifiedRVQ,
-    **dict.fromkeys(NETWORKS, NeuralCodec),
-}
-# Their first codebook is semantic: the same name serves both streams.
-_SEMANTIC_CODECS = (UnifiedRVQ.kind, "speechtokenizer")
 _PRETRAINED = (*KINDS, *NETWORKS)
 
 
 def load_semantic(name: str | os.PathLike[str]) -> SemanticTokenizer:
     """Loads a semantic tokenizer: a directory, or hubert:, wav2vec2: or w2v-bert:MODEL?...
 
-    A codec whose first codebook is semantic (a directory with a `unified_rvq`, or speechtokenizer:)
-    gives that codebook.
+    For a codec whose first codebook is semantic (a directory with a `unified_rvq`, or
+    speechtokenizer:), the units are the codes of that codebook.
 
     Raises:
-        UserError: the directory holds none or was changed since it was written, or the
-            specification is unusable.
+        UserError: the directory holds none or was modified after it was written, or the
+            specification is invalid.
     """
-    if _kind(name) in _SEMANTIC_CODECS:
+    if _kind(name) in SEMANTIC_CODECS:
         return FirstCodebook(load_codec(name))
-    return _load(name, _SEMANTIC, "semantic tokenizer")
+    return _load(name, UNIT_MODELS, "semantic tokenizer")
 
 
 def load_codec(name: str | os.PathLike[str]) -> AcousticCodec:
     """Loads an acoustic codec: a directory, or encodec:, dac:, mimi: or speechtokenizer:MODEL?...
 
     Raises:
-        UserError: the directory holds none or was changed since it was written, or the
-            specification is unusable.
+        UserError: the directory holds none or was modified after it was written, or the
+            specification is invalid.
     """
-    return _load(name, _CODECS, "acoustic codec")
+    return _load(name, CODECS, "acoustic codec")
 
 
 def store_tokenizer(name: str | os.PathLike[str], directory: str | os.PathLike[str]) -> None:
-    """Puts the tokenizer of a name into a new directory; of a model, only where it lies.
+    """Stores the tokenizer of a name in a new directory; a pretrained model only by reference.
 
     Raises:
         UserError: as `load_semantic`.
@@ -85,9 +76,7 @@ def store_tokenizer(name: str | os.PathLike[str], directory: str | os.PathLike[s
 def _load(name: str | os.PathLike[str], kinds: Mapping[str, Any], role: str) -> Any:
     spec, kind = ModelSpec.parse(os.fspath(name), _PRETRAINED), _kind(name)
     if kind not in kinds:
-        raise UserError(
-            f"{name} holds a {kind!r}: not the {role} that is needed ({', '.join(kinds)})"
-        )
+        raise UserError(f"{name} is a {kind!r}: not the {role} that is needed ({', '.join(kinds)})")
     return kinds[kind].from_spec(spec) if spec else kinds[kind].load(name)
 
 

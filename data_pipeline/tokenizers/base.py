@@ -1,13 +1,12 @@
-"""What a tokenizer is: the two protocols that every tokenizer of either stream implements.
+"""Protocols of semantic tokenizers and acoustic codecs.
 
-Both map a signal of N samples (at the tokenizer's own rate, after resampling) to exactly
-``T = ceil(N / hop)`` tokens or frames, the signal being padded at its end. With equal spans of
-audio the two streams' lengths therefore agree in time to within one token, and for rates whose
-ratio is a small fraction (50 and 75 Hz, 50 and 12.5 Hz) to within one frame as they come; what is
-further apart, `tokenize_shard.align` trims.
+Both map a signal of N samples (at the tokenizer's rate, after resampling) to exactly
+``T = ceil(N / hop)`` tokens or frames; the signal is padded at its end. The durations of the two
+streams of a signal therefore agree to within one token, and for rates of a simple ratio (50 and
+75 Hz, 50 and 12.5 Hz) to within one frame; `tokenization.shard.align` trims larger differences.
 
-Encoding is deterministic, and a signal has the same tokens alone and in any batch. Tokenizers that
-gain from batches have `encode_batch` beside `encode`; `batching` holds what they share.
+Encoding is deterministic, and the tokens of a signal do not depend on the batch. Tokenizers that
+profit from batches implement `encode_batch` beside `encode`, see `batching`.
 """
 
 from collections.abc import Sequence
@@ -17,18 +16,18 @@ import numpy as np
 
 
 def num_frames(num_samples: int, hop: int) -> int:
-    """The length rule of both streams: ``ceil(num_samples / hop)``."""
+    """Number of tokens or frames of either stream: ``ceil(num_samples / hop)``."""
     return -(-num_samples // hop)
 
 
 @runtime_checkable
 class SemanticTokenizer(Protocol):
-    """Speech to content units.
+    """Speech to semantic units.
 
     Attributes:
         id: names the method and its main sizes.
         sha256: over the stored configuration and weights.
-        sample_rate: in Hz, of the signal that the tokenizer works on.
+        sample_rate: in Hz, to which signals are resampled.
         frame_rate: units per second.
         vocab_size: units are in [0, vocab_size).
     """
@@ -46,14 +45,14 @@ class SemanticTokenizer(Protocol):
 
 @runtime_checkable
 class AcousticCodec(Protocol):
-    """Speech to a stack of codes per frame, and back.
+    """Speech to Q residual codes per frame, and back.
 
     Attributes:
         id: names the method and its main sizes.
         sha256: over the stored configuration and weights.
-        sample_rate: in Hz, of the signal that goes in and comes out.
+        sample_rate: in Hz, of the signals that are encoded and decoded.
         frame_rate: frames per second.
-        num_codebooks: Q; the first k codebooks are themselves a codec.
+        num_codebooks: Q; the first k codebooks alone are a codec too.
         codebook_size: codes are in [0, codebook_size) in every codebook.
     """
 
@@ -75,16 +74,16 @@ class AcousticCodec(Protocol):
 
 @runtime_checkable
 class BatchTokenizer(Protocol):
-    """What a tokenizer has that encodes several signals in one call of its network.
+    """A tokenizer that encodes several signals in one call of its network.
 
     Attributes:
-        equal_lengths: the network mixes what a signal holds with the padding after it (group
-            normalisation over time, convolutions or LSTMs that look ahead), so that only signals of
-            the same number of tokens share a batch.
+        equal_lengths: padding would change a signal's tokens (group normalisation over time,
+            non-causal convolutions, bidirectional LSTMs), so that only signals with the same number
+            of tokens share a batch.
     """
 
     equal_lengths: bool
 
     def encode_batch(self, wavs: Sequence[np.ndarray], sample_rate: int) -> list[np.ndarray]:
-        """Returns for each signal what `encode` returns for it alone, in the given order."""
+        """Returns the tokens of each signal, as `encode` returns them, in order."""
         ...

@@ -1,8 +1,8 @@
-"""Many signals through one tokenizer: batches by length, the mismatch they cause, and chunks.
+"""Encodes many signals with one tokenizer: batching by length, batch mismatch, and chunks.
 
-A tokenizer's tokens must not depend on what else is in the batch. Where the arithmetic of a batch
-rounds otherwise than that of one signal, a token that lies on the border between two may still come
-out differently: `mismatch` counts how often.
+Tokens must not depend on the other signals of the batch. But batched arithmetic may round
+differently, and then a frame close to the boundary between two tokens can change: `mismatch` counts
+how often.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,26 +19,26 @@ from data_pipeline.tokenizers.base import (
     num_frames,
 )
 
-# Of audio, padding included: the first convolution of a speech model then makes 0.8 GB of floats.
+# Padding included: the first convolution of a speech model then outputs 0.8 GB.
 MAX_BATCH_SECONDS = 120.0
 
 
-def plan_batches(lengths: Sequence[int], equal_lengths: bool, most: int) -> list[list[int]]:
-    """Groups signals so that little of a batch is padding.
+def plan_batches(lengths: Sequence[int], equal_lengths: bool, max_size: int) -> list[list[int]]:
+    """Groups signals by length into batches with little padding.
 
     Args:
         lengths: of the signals, in any unit.
-        equal_lengths: signals of one length only share a batch.
-        most: number of signals times the longest length, at most, in a batch; a longer signal is a
+        equal_lengths: only signals of equal length share a batch.
+        max_size: largest batch, as number of signals times longest length; a longer signal is a
             batch of its own.
 
     Returns:
-        Indices of the signals of each batch, each signal once; the same for any order of equals.
+        Indices of the signals of each batch; every signal is in exactly one.
     """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
         batch = batches[-1] if batches else []
-        fits = batch and (len(batch) + 1) * lengths[index] <= most
+        fits = batch and (len(batch) + 1) * lengths[index] <= max_size
         if fits and (not equal_lengths or lengths[batch[0]] == lengths[index]):
             batch.append(index)
         else:
@@ -54,24 +54,24 @@ def encode_in_batches(
     encode: Callable[[list[np.ndarray]], list[np.ndarray]],
     empty: np.ndarray,
 ) -> list[np.ndarray]:
-    """Runs `encode` on batches of signals and returns its results in the signals' order.
+    """Runs `encode` on batches of signals; the results are in the order of the signals.
 
     Args:
         wavs: float32 (N,) at `sample_rate`.
         hop: samples per token.
         sample_rate: in Hz.
         equal_lengths: see `base.BatchTokenizer`; lengths are compared in tokens.
-        encode: of one batch; its signals are not empty.
+        encode: tokenises one batch of non-empty signals.
         empty: the tokens of a signal without samples.
     """
-    filled = [index for index, wav in enumerate(wavs) if len(wav)]
-    lengths = [num_frames(len(wavs[index]), hop) for index in filled]
-    most = int(MAX_BATCH_SECONDS * sample_rate / hop)
+    nonempty = [index for index, wav in enumerate(wavs) if len(wav)]
+    lengths = [num_frames(len(wavs[index]), hop) for index in nonempty]
+    max_size = int(MAX_BATCH_SECONDS * sample_rate / hop)
     results = [empty] * len(wavs)
-    for batch in plan_batches(lengths, equal_lengths, most):
-        chosen = [filled[number] for number in batch]
-        found = encode([wavs[index] for index in chosen])
-        for index, tokens in zip(chosen, found, strict=True):
+    for batch in plan_batches(lengths, equal_lengths, max_size):
+        indices = [nonempty[number] for number in batch]
+        encoded = encode([wavs[index] for index in indices])
+        for index, tokens in zip(indices, encoded, strict=True):
             results[index] = tokens
     return results
 
@@ -79,7 +79,7 @@ def encode_in_batches(
 def encode_many(
     tokenizer: SemanticTokenizer | AcousticCodec, wavs: Sequence[np.ndarray], sample_rate: int
 ) -> list[np.ndarray]:
-    """Tokens of every signal: in batches where the tokenizer has them, else one by one."""
+    """Tokens of every signal: in batches if the tokenizer supports them, else one by one."""
     if isinstance(tokenizer, BatchTokenizer):
         return tokenizer.encode_batch(wavs, sample_rate)
     return [tokenizer.encode(wav, sample_rate) for wav in wavs]
@@ -87,13 +87,13 @@ def encode_many(
 
 @dataclass(frozen=True)
 class Mismatch:
-    """How far tokens in batches differ from those of each signal alone.
+    """Difference between tokens encoded in batches and one signal at a time.
 
     Attributes:
-        signals: that were compared.
-        tokens: that were compared; of a codec, the codes of all codebooks.
-        different: tokens that differ.
-        lengths: signals whose number of tokens differs; all of their tokens count as different.
+        signals: number of signals compared.
+        tokens: number of tokens compared; for a codec, the codes of all codebooks.
+        different: number of tokens that differ.
+        lengths: number of signals whose lengths differ; all of their tokens count as different.
     """
 
     signals: int
@@ -103,11 +103,11 @@ class Mismatch:
 
     @property
     def rate(self) -> float:
-        """Share of tokens that differ."""
+        """Fraction of tokens that differ."""
         return self.different / self.tokens if self.tokens else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """For `dataset.json`."""
+        """The values that `dataset.json` stores."""
         return {
             "signals": self.signals,
             "tokens": self.tokens,
@@ -119,11 +119,11 @@ class Mismatch:
 def mismatch(
     tokenizer: SemanticTokenizer | AcousticCodec, wavs: Sequence[np.ndarray], sample_rate: int
 ) -> Mismatch:
-    """Encodes signals alone and in batches and compares.
+    """Encodes signals one by one and in batches, and compares.
 
     Args:
         tokenizer: of either stream.
-        wavs: float32 (N,) each; of various lengths, as the corpus has them.
+        wavs: float32 (N,) each, of varying lengths as in the corpus.
         sample_rate: in Hz.
     """
     return compare(
@@ -151,24 +151,24 @@ def encode_in_chunks(
     sample_rate: int,
     chunk_seconds: float,
 ) -> np.ndarray:
-    """Tokens of a long signal, from chunks that overlap by the tokenizer's context.
+    """Tokens of a long signal, encoded in chunks that overlap by the tokenizer's context.
 
     Args:
-        tokenizer: one that declares `context_frames`, how many frames before and after its own a
-            token depends on at most.
+        tokenizer: one that declares `context_frames`, the number of frames on either side that a
+            token depends on.
         wav: float32 (N,).
-        sample_rate: in Hz; resampled as a whole when it is not the tokenizer's.
-        chunk_seconds: of audio in a chunk, context not counted.
+        sample_rate: in Hz; the signal is resampled before it is cut.
+        chunk_seconds: of audio in a chunk, without its context.
 
     Returns:
-        What `encode` returns for the whole signal.
+        The tokens that `encode` returns for the whole signal.
 
     Raises:
         ValueError: the tokenizer's context is unbounded: chunks would change its tokens.
     """
     context = getattr(tokenizer, "context_frames", None)
     if context is None:
-        raise ValueError(f"{tokenizer.id} looks at a whole signal: its chunks are other signals")
+        raise ValueError(f"{tokenizer.id} needs the whole signal: chunks would change its tokens")
     wav = resample(wav, sample_rate, tokenizer.sample_rate)
     hop = round(tokenizer.sample_rate / tokenizer.frame_rate)
     step = max(1, int(chunk_seconds * tokenizer.frame_rate))

@@ -1,17 +1,17 @@
-"""Pretrained models behind tokenizers: how they are named, found, read safely and pinned.
+"""Pretrained models of tokenizers: specification, location, safe reading and pinning.
 
-A model is named on the command line by a specification
+On the command line a model is named by a specification
 
     KIND:MODEL?option=value&option=value
 
-with KIND one of the tokenizers' kinds, MODEL a local directory or the id of a repository of the
-Hugging Face hub, and options of the kind; `revision=` is common to all. What a dataset keeps is
-a tokenizer's directory as the offline tokenizers have, whose `config.json` pins the model by the
-sha256 of its files, and beside it `model.json`, which says where the model lies. That file is not
-part of the identity: edit it when the model moves.
+where KIND is a kind of tokenizer, MODEL a local directory or a repository id of the Hugging Face
+hub, and the options depend on the kind; `revision=` is common to all. A dataset stores a tokenizer
+directory like those of the offline tokenizers: its `config.json` pins the model by the SHA-256 of
+its files, and `model.json` holds the model's location. The location is not part of the
+tokenizer's identity: edit that file when the model moves.
 
 Weights are read from safetensors files only. Nothing is downloaded at import, nor with
-`HF_HUB_OFFLINE=1`, nor when MODEL is a directory.
+`HF_HUB_OFFLINE=1`, nor if MODEL is a directory.
 """
 
 import dataclasses
@@ -36,10 +36,10 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".th")
 
 @dataclasses.dataclass(frozen=True)
 class Location:
-    """Where a model lies.
+    """Location of a model.
 
     Attributes:
-        model: directory, or repository of the hub.
+        model: a directory, or a repository id of the hub.
         revision: of the repository; None is its main branch.
     """
 
@@ -48,7 +48,7 @@ class Location:
 
     @property
     def name(self) -> str:
-        """Short name for ids."""
+        """Short name, used in tokenizer ids."""
         return Path(self.model).name
 
     def save(self, directory: str | os.PathLike[str]) -> None:
@@ -62,7 +62,7 @@ class Location:
         """Reads `model.json`.
 
         Raises:
-            UserError: it is missing or says something else.
+            UserError: the file is missing or invalid.
         """
         path = Path(directory, LOCATION_FILE)
         try:
@@ -79,11 +79,11 @@ class Location:
         return location
 
     def directory(self) -> Path:
-        """The model's files on this machine, downloaded from the hub where they have to be.
+        """The local directory of the model's files, downloaded from the hub if necessary.
 
         Raises:
             UserError: there is no such directory or repository, the hub cannot be reached, or the
-                model has no weights in safetensors files.
+                model has no safetensors files.
         """
         if os.path.isdir(self.model):
             found = Path(self.model)
@@ -108,11 +108,12 @@ class ModelSpec:
         """Parses a specification.
 
         Args:
-            text: of the command line.
-            kinds: known ones.
+            text: as given on the command line.
+            kinds: the known kinds.
 
         Returns:
-            None when the text does not begin with a known kind and a colon: it names a directory.
+            The specification, or None if the text names a directory: it does not begin with a known
+            kind and a colon.
 
         Raises:
             UserError: the model is missing, or an option is not written name=value or given twice.
@@ -135,11 +136,11 @@ class ModelSpec:
         revision = options.pop("revision", None)
         return cls(kind, Location(model, revision), options)
 
-    def take(self, allowed: Collection[str]) -> Mapping[str, str]:
-        """The options, once all are known to be allowed.
+    def checked_options(self, allowed: Collection[str]) -> Mapping[str, str]:
+        """The options, all of which must be among `allowed`.
 
         Raises:
-            UserError: one is not.
+            UserError: an option is unknown.
         """
         for name in self.options:
             if name not in allowed:
@@ -149,21 +150,21 @@ class ModelSpec:
                 )
         return self.options
 
-    def whole(self, name: str, default: int | None = None) -> int | None:
-        """An option that is a whole number above 0.
+    def positive_int(self, name: str, default: int | None = None) -> int | None:
+        """The value of an option that must be a positive integer.
 
         Raises:
-            UserError: it is not.
+            UserError: it is not one.
         """
         if name not in self.options:
             return default
         value = self.options[name]
         if not value.isdecimal() or int(value) == 0:
-            raise UserError(f"{self.kind}: option {name}={value} must be a whole number above 0")
+            raise UserError(f"{self.kind}: option {name}={value} must be a positive integer")
         return int(value)
 
     def choice(self, name: str, choices: Collection[str], default: str) -> str:
-        """An option that is one of some words.
+        """The value of an option that must be one of `choices`.
 
         Raises:
             UserError: it is not.
@@ -176,7 +177,7 @@ class ModelSpec:
 
 @functools.lru_cache(maxsize=8)
 def model_sha256(directory: Path) -> str:
-    """SHA-256 over the names and contents of a model's settings and weights.
+    """SHA-256 over the names and contents of a model's configuration and weight files.
 
     Raises:
         UserError: a file cannot be read.
@@ -198,26 +199,26 @@ def model_sha256(directory: Path) -> str:
 
 
 def checked_directory(location: Location, expected: str) -> Path:
-    """The model's directory, once it is known to hold the pinned model.
+    """The model's local directory, after a check that it holds the pinned model.
 
     Raises:
-        UserError: see `Location.directory`, or the files are others than those pinned.
+        UserError: see `Location.directory`, or the files are not the pinned ones.
     """
     directory = location.directory()
     found = model_sha256(directory)
     if found != expected:
         raise UserError(
             f"model {location.model}: sha256 of its files is {found}, the tokenizer was made with "
-            f"{expected}: name that model in {LOCATION_FILE}, perhaps with its revision"
+            f"{expected}: name that model in {LOCATION_FILE}, with its revision if necessary"
         )
     return directory
 
 
 def read_settings(directory: Path, name: str = "config.json") -> dict[str, Any]:
-    """A JSON file of a model; empty when an optional one (not config.json) is missing.
+    """Reads a JSON file of a model; {} if an optional one (not config.json) is missing.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     path = directory / name
     if name != "config.json" and not path.exists():
@@ -250,11 +251,11 @@ def _download(location: Location) -> Path:
                 allow_patterns=[*_SETTINGS, f"*{_WEIGHTS}", f"*{_WEIGHTS}.index.json"],
             )
         )
-    except (OSError, HFValidationError) as error:  # every failure of the hub is one of the two
+    except (OSError, HFValidationError) as error:  # all failures of the hub
         message = str(error).strip().split("\n", 1)[0]
         raise UserError(
-            f"model {location.model!r} is neither a directory nor to be had from the hub "
-            f"({type(error).__name__}: {message}): download it on a machine that can, and name its "
+            f"model {location.model!r} is not a directory and cannot be downloaded from the hub "
+            f"({type(error).__name__}: {message}): download it on another machine, and name its "
             "directory"
         ) from error
 
@@ -264,7 +265,7 @@ def _require_safetensors(directory: Path, location: Location) -> None:
     if any(name.endswith(_WEIGHTS) for name in names):
         return
     pickles = [name for name in names if name.endswith(_PICKLES)]
-    held = f"only {', '.join(pickles)}, which are pickles," if pickles else "no weights"
+    held = f"only pickles ({', '.join(pickles)})" if pickles else "no weights"
     raise UserError(
         f"model {location.model} (revision {location.revision or 'main'}) holds {held} and no "
         f"{_WEIGHTS} file: choose a revision that has one (often revision=refs/pr/1), or download "

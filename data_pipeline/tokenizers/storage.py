@@ -1,7 +1,7 @@
-"""Tokenizers on disk: a directory of `config.json` and `weights.safetensors`, sealed by a hash.
+"""Tokenizers on disk: a directory of `config.json` and `weights.safetensors`, with a hash.
 
-`config.json` holds the tokenizer's kind, its configuration, and the sha256 over both of them and
-over the bytes of the weights. A directory whose content does not match its hash is refused.
+`config.json` holds the tokenizer's kind, its configuration, and the SHA-256 over these two and the
+bytes of the weights. Loading a directory that does not match its hash is an error.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ _Config = TypeVar("_Config", bound="DataclassInstance")
 
 @dataclasses.dataclass(frozen=True)
 class StoredTokenizer:
-    """What a tokenizer's directory holds."""
+    """Content of a tokenizer's directory."""
 
     kind: str
     config: dict[str, Any]
@@ -41,7 +41,7 @@ class StoredTokenizer:
         """Returns the configuration as its dataclass.
 
         Raises:
-            UserError: a key is missing, unknown or has an impossible value.
+            UserError: a key is missing or unknown, or has an invalid value.
         """
         expected = {field.name for field in dataclasses.fields(config_type)}
         if wrong := expected ^ set(self.config):
@@ -56,11 +56,11 @@ class StoredTokenizer:
 def save_tokenizer(
     directory: str | os.PathLike[str], kind: str, config: Any, weights: Mapping[str, np.ndarray]
 ) -> str:
-    """Writes a tokenizer and returns its sha256.
+    """Writes a tokenizer and returns its SHA-256.
 
     Args:
-        directory: made if missing; a tokenizer in it is replaced.
-        kind: names the implementation.
+        directory: created if missing; a tokenizer in it is overwritten.
+        kind: name of the implementation.
         config: a dataclass of JSON values.
         weights: named arrays.
 
@@ -98,18 +98,18 @@ def load_tokenizer(directory: str | os.PathLike[str]) -> StoredTokenizer:
             f"{directory} is not a tokenizer's directory: {error.filename}: {error.strerror}"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a tokenizer's configuration: {error!r}") from error
+        raise UserError(f"{path} is not a tokenizer configuration: {error!r}") from error
     found = _digest(kind, config, data)
     if found != expected:
         raise UserError(
-            f"{directory}: sha256 is {found}, {CONFIG_FILE} says {expected}: the files were "
-            "changed or damaged after fitting; fit the tokenizer again"
+            f"{directory}: sha256 is {found}, but {expected} in {CONFIG_FILE}: the files were "
+            "modified or corrupted after fitting; fit the tokenizer again"
         )
     return StoredTokenizer(kind, config, safetensors.numpy.load(data), found)
 
 
 def identity(kind: str, config: Any, weights: Mapping[str, np.ndarray]) -> str:
-    """The sha256 that `save_tokenizer` would give a tokenizer."""
+    """The SHA-256 that `save_tokenizer` would return."""
     return _digest(kind, dataclasses.asdict(config), _serialised(weights))
 
 

@@ -1,8 +1,8 @@
 """Text tokenizers behind one protocol: sentencepiece models and Hugging Face's tokenizer.json.
 
-Both are files in a local directory: `tokenizer.model` (Llama 2, or one of `fit_text_tokenizer`) and
+Both are files in a local directory: `tokenizer.model` (Llama 2, or from `fit_text_tokenizer`) and
 `tokenizer.json` (Llama 3; needs the package `tokenizers`, which comes with transformers). Nothing
-is downloaded and no code of the directory runs.
+is downloaded, and no code from the directory is run.
 """
 
 import os
@@ -27,7 +27,7 @@ class TextTokenizer(Protocol):
         id: names the method and its size.
         sha256: of the file.
         vocab_size: ids are in [0, vocab_size).
-        prefix: ids that every sequence begins with, such as Llama's start id; often none.
+        prefix: ids that every sequence starts with, such as Llama's BOS; often none.
     """
 
     id: str
@@ -48,10 +48,10 @@ class SentencePieceTokenizer:
     """A sentencepiece model; see `TextTokenizer`."""
 
     def __init__(self, path: str | os.PathLike[str]):
-        """Reads a `tokenizer.model`; UserError where it is none."""
+        """Reads a `tokenizer.model`; UserError if it is not one."""
         try:
             data = Path(path).read_bytes()
-            # An empty model would be accepted, and end the process at the first text.
+            # An empty model would be accepted, and crash the process at the first text.
             if not data:
                 raise RuntimeError("the file is empty")
             self._model = sentencepiece.SentencePieceProcessor(model_proto=data)
@@ -78,7 +78,7 @@ class JSONTokenizer:
     """A `tokenizer.json` of the library `tokenizers`; see `TextTokenizer`."""
 
     def __init__(self, path: str | os.PathLike[str]):
-        """Reads a `tokenizer.json`; UserError where it is none."""
+        """Reads a `tokenizer.json`; UserError if it is not one."""
         try:
             import tokenizers
         except ImportError as error:
@@ -94,18 +94,18 @@ class JSONTokenizer:
         self._model.no_padding()
         self._model.no_truncation()
         self.sha256 = file_sha256(path)
-        # Ids may have gaps: what counts is how many rows an embedding table needs.
+        # Ids may have gaps: this is the number of rows that an embedding table needs.
         self.vocab_size = 1 + max(self._model.get_vocab(with_added_tokens=True).values())
         self.id = f"tokenizers-{self.vocab_size}"
         self.prefix = self._prefix()
 
     def _prefix(self) -> tuple[int, ...]:
-        """What the post-processor puts in front of a text."""
-        whole = self._model.encode("a", add_special_tokens=True).ids
+        """Ids that the post-processor puts in front of a text."""
+        processed = self._model.encode("a", add_special_tokens=True).ids
         plain = self._model.encode("a", add_special_tokens=False).ids
-        for start in range(len(whole) - len(plain) + 1):
-            if whole[start : start + len(plain)] == plain:
-                return tuple(whole[:start])
+        for start in range(len(processed) - len(plain) + 1):
+            if processed[start : start + len(plain)] == plain:
+                return tuple(processed[:start])
         return ()
 
     def encode(self, text: str) -> list[int]:
@@ -121,7 +121,7 @@ def load_text_tokenizer(directory: str | os.PathLike[str]) -> TextTokenizer:
     """Loads the tokenizer of a directory.
 
     Raises:
-        UserError: the directory holds none, or a damaged one.
+        UserError: the directory holds none, or an invalid one.
     """
     return _open(_file(directory))
 
@@ -129,7 +129,7 @@ def load_text_tokenizer(directory: str | os.PathLike[str]) -> TextTokenizer:
 def store_text_tokenizer(
     directory: str | os.PathLike[str], output: str | os.PathLike[str]
 ) -> TextTokenizer:
-    """Copies the one file of a tokenizer into a new directory and loads it from there."""
+    """Copies the file of a tokenizer into a new directory and loads it from there."""
     path = _file(directory)
     _open(path)
     Path(output).mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ def _file(directory: str | os.PathLike[str]) -> Path:
             f"{directory} holds neither {MODEL_FILE} nor {JSON_FILE}: name a text tokenizer's "
             "directory, or make one with data_pipeline.fit_text_tokenizer"
         )
-    # Llama 3 ships a tiktoken file under sentencepiece's name as well: plain text, unlike a model.
+    # Llama 3 also ships a tiktoken file under sentencepiece's name: plain text, unlike a model.
     if model.is_file() and not (text.is_file() and _is_tiktoken(model)):
         return model
     return text

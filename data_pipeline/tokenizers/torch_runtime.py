@@ -1,4 +1,4 @@
-"""PyTorch for pretrained tokenizers: imported when first needed, exact, and without gradients."""
+"""PyTorch for pretrained tokenizers: imported lazily, deterministic, without gradients."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 def import_torch() -> Any:
-    """The module `torch`.
+    """Imports `torch`.
 
     Raises:
         UserError: it is not installed.
@@ -24,7 +24,7 @@ def import_torch() -> Any:
 
 
 def import_transformers() -> Any:
-    """The module `transformers`, with its progress bars and advice turned off.
+    """Imports `transformers`, with its progress bars and warnings turned off.
 
     Raises:
         UserError: it is not installed.
@@ -40,11 +40,11 @@ def import_transformers() -> Any:
 
 
 def load_model(class_name: str, directory: Path, dtype: str) -> Any:
-    """A transformers model of a local directory, in evaluation mode on this machine's device.
+    """Loads a transformers model from a local directory, in evaluation mode on `device()`.
 
     Raises:
-        UserError: a library is missing, or the directory holds another kind of model or not all
-            of its weights.
+        UserError: a library is missing, or the directory holds another kind of model or lacks
+            weights.
     """
     torch, transformers = import_torch(), import_transformers()
     try:
@@ -58,7 +58,7 @@ def load_model(class_name: str, directory: Path, dtype: str) -> Any:
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         message = str(error).strip().split("\n", 1)[0]
         raise UserError(f"{directory} cannot be loaded as {class_name}: {message}") from error
-    # A head of another task may be there in excess, and a vector that only training uses missing.
+    # Unused heads are ignored; the mask embedding is only used in training.
     missing = sorted(set(report["missing_keys"]) - {"masked_spec_embed"})
     if missing:
         raise UserError(
@@ -69,13 +69,13 @@ def load_model(class_name: str, directory: Path, dtype: str) -> Any:
 
 
 def device() -> str:
-    """`cuda` where there is one, else `cpu`; hide it with CUDA_VISIBLE_DEVICES=''."""
+    """`cuda` if there is a GPU, else `cpu`; hide GPUs with CUDA_VISIBLE_DEVICES=''."""
     return "cuda" if import_torch().cuda.is_available() else "cpu"
 
 
 @contextlib.contextmanager
 def exact() -> Iterator[None]:
-    """No gradients, no lower precision than asked for, the same algorithms every time."""
+    """Inference mode without TF32, and with deterministic cuDNN algorithms."""
     torch = import_torch()
     with (
         torch.inference_mode(),

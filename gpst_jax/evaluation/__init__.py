@@ -1,4 +1,4 @@
-"""Measuring speech: named recipes, confidence intervals, and the report page.
+"""Evaluation of speech: named recipes, confidence intervals, and the report page.
 
-Nothing here imports JAX: evaluation reads sound files and runs other people's models on them.
+Nothing here imports JAX: evaluation runs published models on audio files.
 """

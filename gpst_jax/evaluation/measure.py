@@ -1,4 +1,4 @@
-"""Runs a measurement over sound files in parallel processes, with a cache that makes it resumable.
+"""Runs a measurement over audio files in parallel processes, with a cache that makes it resumable.
 
 Values depend on the content of a file alone, so a file that several conditions share, or that was
 measured before an interruption, is measured once.
@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from rich.console import Console
 
 from data_pipeline.audio.io import AudioError, load_audio
 from data_pipeline.runtime.errors import UserError
-from gpst_jax.evaluation.recipes import Measurement
+from gpst_jax.evaluation.metrics.recipe import Measurement, Outcome
 from gpst_jax.samples.manifest import content_hash
 
 # Below this a process pool costs more than it saves: each worker loads its model for seconds.
@@ -29,23 +29,10 @@ _MIN_FILES_PER_PROCESS = 8
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The value of a file, or why there is none."""
-
-    value: Any = None
-    failure: str | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether there is a value."""
-        return self.failure is None
-
-
 class Cache:
     """Values of one measurement by content hash, in an append-only file of JSON lines.
 
-    A line that an interruption cut short is passed over and its file measured again.
+    A line truncated by an interruption is skipped and its file measured again.
 
     Raises:
         UserError: the directory cannot be written.
@@ -57,7 +44,7 @@ class Cache:
         self.values: dict[str, Outcome] = {}
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            # A first newline separates new lines from one that was cut short.
+            # A leading newline separates new lines from a truncated one.
             self._file = self._path.open("a+", encoding="utf-8")
             self._file.seek(0)
             lines = self._file.read().splitlines()
@@ -74,7 +61,7 @@ class Cache:
                     self.values[entry["sha256"]] = Outcome(entry["value"], entry["failure"])
 
     def put(self, sha256: str, outcome: Outcome) -> None:
-        """Keeps a value on disk at once."""
+        """Stores a value and flushes it to disk."""
         self.values[sha256] = outcome
         entry = {"key": self._key, "sha256": sha256, **asdict(outcome)}
         self._file.write(json.dumps(entry) + "\n")
@@ -86,9 +73,9 @@ class Cache:
 
 
 class _Worker:
-    """The model of this process, loaded with its first file.
+    """The model of this process, loaded lazily with the first file.
 
-    (An error raised while a pool initialises would only reach the user as a broken pool.)
+    (An error in the initialiser of a pool would reach the user only as a broken pool.)
     """
 
     measurement: Measurement
@@ -111,7 +98,7 @@ def _measure(path: str) -> Outcome:
 
 @contextlib.contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Processes started inside see one thread for each numerical library."""
+    """Processes started in this context use one thread per numerical library."""
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
     try:
@@ -125,7 +112,7 @@ def _one_thread_each() -> Iterator[None]:
 
 
 def _outcomes(measurement: Measurement, jobs: list[str], processes: int) -> Iterator[Outcome]:
-    """Outcomes in the order of the jobs."""
+    """Outcomes in the order of the jobs, which are paths."""
     processes = min(processes, len(jobs) // _MIN_FILES_PER_PROCESS)
     if processes < 2:
         _set_measurement(measurement)
@@ -145,8 +132,8 @@ def _outcomes(measurement: Measurement, jobs: list[str], processes: int) -> Iter
             yield from pool.map(_measure, jobs, chunksize=2)
         except BrokenProcessPool as error:
             raise UserError(
-                f"a process that computes {measurement.id} died (out of memory?); run again to go "
-                "on from here, with --processes=1 to use less memory"
+                f"a process that computes {measurement.id} died (out of memory?); run again to "
+                "resume, with --processes=1 to use less memory"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
@@ -164,10 +151,10 @@ def measure_files(
 
     Args:
         measurement: what to compute.
-        paths: sound files of any rate; one that is missing or bad gets a failure.
+        paths: audio files of any rate; one that is missing or unreadable gets a failure.
         cache_dir: where values are kept between runs.
-        processes: how many at most; below 2, or for a few files, this process does the work.
-        show_progress: whether to draw a progress bar with the time left.
+        processes: maximum number; below 2, or for few files, this process does the work.
+        show_progress: whether to show a progress bar with the remaining time.
 
     Raises:
         UserError: a package is missing, the cache cannot be written, or a worker died.

@@ -21,7 +21,7 @@ class FlowSettings:
     """How the flow is solved.
 
     Attributes:
-        solver: a name of `solvers.SOLVERS`.
+        solver: a name of `ode_solvers.SOLVERS`.
         steps: equal steps from noise to latents.
         guidance: w of v + w (v - v without prompt and semantics); 0 is without guidance.
         temperature: of the noise that paths begin with; below 1, samples vary less than the data.

@@ -25,7 +25,7 @@ class _State(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def decode_batch(config, layout, positions, static, params, seed, items, units, codes, limits):
-    """Runs the four steps on right-padded prefixes; see sampling.Decoder.decode.
+    """Runs the four steps on right-padded prefixes; see gpst_sampler.Decoder.decode.
 
     Under a mesh (`jax.set_mesh`) the parameters may lie as in training, over any number of
     processes, all of which then call this with equal arguments and get all of the results.

@@ -1,7 +1,7 @@
 """The inference modes of GPST as builders of decode requests (arXiv 2406.00976, section 3.3).
 
-A mode says what is given and what is decoded; all share `sampling.Decoder`. Speech is handled as
-parts: (units (S,), codes (Q, T)) of parallel stretches, in the order in which they are spoken.
+A mode states what is given and what is decoded; all share `gpst_sampler.Decoder`. Speech is a list
+of parts: (units (S,), codes (Q, T)) of the same audio, in the order in which they are spoken.
 """
 
 import dataclasses

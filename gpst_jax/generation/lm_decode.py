@@ -38,7 +38,7 @@ def decode_batch(
     tables: tuple[jax.Array, jax.Array],
     sampling: Sampling,
 ) -> dict[str, jax.Array]:
-    """Continues prompts until each has ended; see `lm_sampling.LMDecoder.decode`.
+    """Continues prompts until each has ended; see `lm_sampler.LMDecoder.decode`.
 
     Args:
         config: the model.

@@ -175,7 +175,7 @@ class FlowMatcher(nnx.Module):
 
 
 def _flat_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """(B, T, D) times (D, E) as one matrix, see `layers.apply_flat`."""
+    """(B, T, D) times (D, E) as one matrix, see `transformer.apply_flat`."""
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
 
 

@@ -17,8 +17,8 @@ from gpst_jax.generation.config import SamplingConfig
 from gpst_jax.generation.gpst_modes import RequestBuilder
 from gpst_jax.generation.gpst_sampler import Decoder, Request
 from gpst_jax.samples.items import Item, ItemSet
-from gpst_jax.samples.manifest import blank_entry
-from gpst_jax.samples.writer import Entries, SampleWriter, check_tokenizers, units_of
+from gpst_jax.samples.manifest import Sample
+from gpst_jax.samples.writer import SampleWriter, check_tokenizers, units_of
 
 MODES = ("unconditional", "semantic_to_acoustic", "speaker_transfer", "continuation")
 
@@ -58,7 +58,7 @@ class GPSTSamples:
         audio_dir: root of the recordings.
         output: directory of the samples.
         config: what is generated.
-        report: called with a line of text as work goes on.
+        report: called with lines of progress.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class GPSTSamples:
         return counts
 
     def _split(self, items: ItemSet, chosen: list[Item], suffix: str) -> dict[str, int]:
-        conditions: dict[str, Callable[[], Entries]] = {
+        conditions: dict[str, Callable[[], list[Sample]]] = {
             "recording": functools.partial(self.writer.recording, items, chosen, suffix),
             "codec": functools.partial(self.writer.codec, chosen, suffix),
         }
@@ -130,16 +130,16 @@ class GPSTSamples:
         }
         return {name: count for name, count in counts.items() if count}
 
-    def _semantic_to_acoustic(self, items, chosen, suffix) -> Entries:
+    def _semantic_to_acoustic(self, items, chosen, suffix) -> list[Sample]:
         requests = [
             self.builder.semantic_to_acoustic(units_of(self.writer.parts(item)), item=index)
             for index, item in enumerate(chosen)
         ]
         self._decode("semantic_to_acoustic" + suffix, requests, [item.id for item in chosen])
-        return [self.writer.entry(item, suffix) for item in chosen]
+        return [self.writer.sample(item, suffix) for item in chosen]
 
-    def _continuation(self, items, chosen, suffix) -> Entries:
-        # Half of a short utterance is given, so that half is left to generate.
+    def _continuation(self, items, chosen, suffix) -> list[Sample]:
+        # At most half of an utterance is given, so that at least half is generated.
         requests, prefixes = [], {}
         for index, item in enumerate(chosen):
             seconds = min(self.config.prompt_seconds, item.seconds / 2)
@@ -148,62 +148,61 @@ class GPSTSamples:
             prefixes[item.id] = request.codes
         names = [item.id for item in chosen]
         self._decode("continuation" + suffix, requests, names, prefixes)
-        return [self.writer.entry(item, suffix) for item in chosen]
+        return [self.writer.sample(item, suffix) for item in chosen]
 
-    def _speaker_transfer(self, items: ItemSet, chosen, suffix) -> Entries:
-        name = "speaker_transfer" + suffix
-        requests, names, entries = [], [], []
+    def _speaker_transfer(self, items: ItemSet, chosen, suffix) -> list[Sample]:
+        condition = "speaker_transfer" + suffix
+        requests, samples = [], []
         references: dict[str, np.ndarray] = {}
         for index, item in enumerate(chosen):
             prompt = self.writer.prompt(items, item, self.config.prompt_seconds)
             if prompt is None:
                 continue
-            given, target = self.writer.join(prompt.stretches), self.writer.parts(item)
+            given, target = self.writer.join(prompt.segments), self.writer.parts(item)
             requests.append(self.builder.speaker_transfer(given, target, item=index))
-            names.append(item.id)
-            entry = self.writer.entry(item, suffix)
-            entries.append(self.writer.prompted_entry(name, items, prompt, entry, references))
-        if len(names) < len(chosen):
+            sample = self.writer.sample(item, suffix)
+            samples.append(self.writer.with_prompt(condition, items, prompt, sample, references))
+        if len(samples) < len(chosen):
             self.report(
-                f"{name}: {len(chosen) - len(names)} of {len(chosen)} items have no other speaker "
-                f"with {self.config.prompt_seconds} s of speech to prompt with"
+                f"{condition}: {len(chosen) - len(samples)} of {len(chosen)} items have no other "
+                f"speaker with {self.config.prompt_seconds} s of speech for a prompt"
             )
         if requests:
-            self.writer.vocode(name, references)
-            self._decode(name, requests, names)
-        return entries
+            self.writer.vocode(condition, references)
+            self._decode(condition, requests, [sample.id for sample in samples])
+        return samples
 
-    def _unconditional(self, kind: str) -> Entries:
-        """Two renderings of each sequence of sampled units; `kind` of text as in the corpus."""
+    def _unconditional(self, kind: str) -> list[Sample]:
+        """Two renderings of each sequence of sampled units; `kind` is the corpus's kind of text."""
         count = self.config.items
         requests = [
             self.builder.unconditional(self.config.unconditional_seconds, item=index)
             for index in range(count)
         ]
         sampled = self._sample("unconditional units", requests)
-        requests, names, entries = [], [], []
+        requests, samples = [], []
         for index, result in enumerate(sampled):
             if not len(result.units):
-                self.report(f"unconditional: item {index} ended before its first unit")
+                self.report(f"unconditional: item {index} has no units and is skipped")
                 continue
             for rendering in range(2):
                 requests.append(self._render(result.units, item=count * (rendering + 1) + index))
-                names.append(f"unconditional-{index:04d}-{rendering}")
-                entries.append(
-                    blank_entry()
-                    | {
-                        "id": names[-1],
-                        "audio": f"{names[-1]}.wav",
-                        "pair": f"{index:04d}",
-                        "text_kind": kind,
-                    }
+                name = f"unconditional-{index:04d}-{rendering}"
+                samples.append(
+                    Sample(
+                        id=name,
+                        audio=Path(f"{name}.wav"),
+                        speaker="",
+                        pair=f"{index:04d}",
+                        text_kind=kind,
+                    )
                 )
-        self._decode("unconditional", requests, names)
-        return entries
+        self._decode("unconditional", requests, [sample.id for sample in samples])
+        return samples
 
     def _render(self, units: np.ndarray, item: int) -> Request:
         request = self.builder.semantic_to_acoustic(units, item=item)
-        if self.builder.deduplicated:  # sampled units are collapsed: their duration is unknown
+        if self.builder.deduplicated:  # the duration of de-duplicated units is unknown
             frames = self.layout.frames_for_units(
                 round(self.config.unconditional_seconds * self.layout.unit_rate)
             )
@@ -217,7 +216,7 @@ class GPSTSamples:
         names: Sequence[str],
         prefixes: dict[str, np.ndarray] | None = None,
     ) -> None:
-        """Samples frames and writes their audio, after the given frames where there are any."""
+        """Samples frames and writes the audio of each prefix, if any, and its frames."""
         results = self._sample(condition, requests)
         codes = {name: result.codes for name, result in zip(names, results, strict=True)}
         for name, prefix in (prefixes or {}).items():

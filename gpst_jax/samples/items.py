@@ -56,7 +56,7 @@ class Item:
 
 
 def text_kind(text: str | None) -> str:
-    """"digits" where every word of the text names a digit, else "free"."""
+    """The kind "digits" where every word of the text names a digit, else "free"."""
     words = (text or "").lower().split()
     return "digits" if words and all(word in _DIGITS for word in words) else "free"
 

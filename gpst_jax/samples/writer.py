@@ -1,10 +1,11 @@
-"""Conditions of samples: what every generator writes, whatever its model.
+"""Writes conditions of samples, whatever the model.
 
-A condition is a directory with audio and a `manifest.jsonl`, written last: an interrupted run goes
-on with the first condition that has none. Beside what a model makes stand its ceilings: the
-recordings, and the recordings through the codec.
+A condition is a directory with audio and a manifest, which is written last: an interrupted run
+resumes at the first condition without one. Two conditions are upper bounds for every model: the
+recordings, and the recordings resynthesised by the codec.
 """
 
+import dataclasses
 import json
 import random
 import shutil
@@ -19,28 +20,32 @@ import numpy as np
 from data_pipeline.audio.io import write_audio
 from data_pipeline.datasets.token_dataset import DatasetSpec
 from data_pipeline.runtime.errors import UserError
-from data_pipeline.runtime.files import write_json, write_text
+from data_pipeline.runtime.files import write_json
 from data_pipeline.runtime.progress import progress
 from data_pipeline.tokenizers import load_codec
 from gpst_jax.generation.gpst_modes import Part, join
-from gpst_jax.samples.items import Item, ItemSet, Stretch
-from gpst_jax.samples.manifest import UNSEEN, blank_entry
-
-Entries = list[dict[str, Any]]
+from gpst_jax.samples.items import Item, ItemSet, Segment
+from gpst_jax.samples.manifest import (
+    MANIFEST,
+    UNKNOWN_SPEAKER,
+    UNSEEN,
+    Sample,
+    write_manifest,
+)
 
 
 class SampleWriter:
-    """Writes the conditions of one generation; a context in which processes decode audio.
+    """Writes the conditions of one generation; a context manager that owns the decoding processes.
 
     Args:
         dataset_dir: directory of dataset.json.
         spec: its contents.
         audio_dir: root of the recordings.
         output: directory of the samples.
-        provenance: all that the samples depend on; JSON values.
-        seed: fixes the choice of items and prompts.
-        workers: processes that decode codes.
-        report: called with a line of text as work goes on.
+        provenance: everything that the samples depend on, as JSON values.
+        seed: seeds the choice of items and prompts.
+        workers: processes that run the codec's decoder.
+        report: called with lines of progress.
     """
 
     def __init__(
@@ -61,7 +66,7 @@ class SampleWriter:
         self._silence: Part = (np.array(spec.silence.units), np.array(spec.silence.codes))
 
     def __enter__(self) -> Self:
-        """Claims the directory and starts the processes.
+        """Writes settings.json and starts the processes.
 
         Raises:
             UserError: the directory holds samples of other settings.
@@ -80,67 +85,68 @@ class SampleWriter:
         self._pool.shutdown(cancel_futures=True)
 
     def splits(self, items: int, unseen_items: int) -> Iterator[tuple[ItemSet, list[Item], str]]:
-        """Of the seen and the unseen voices: all items, those chosen, and the conditions' suffix.
+        """Yields (all items, chosen items, suffix of conditions) of seen and of unseen speakers.
 
         Args:
-            items: of the seen voices; 0 leaves them out.
-            unseen_items: of the unseen ones.
+            items: number to choose of seen speakers; 0 skips them.
+            unseen_items: number to choose of unseen speakers; 0 skips them.
         """
         for split, suffix, count in (("valid", "", items), ("unseen", UNSEEN, unseen_items)):
             if count == 0:
                 continue
             if split not in self.spec.splits:
-                self.report(f"the dataset has no split {split}: its rows are left out")
+                self.report(f"the dataset has no split {split}: its conditions are skipped")
                 continue
-            found = ItemSet(self.dataset_dir, self.spec, split, self.audio_dir, seed=self._seed)
-            chosen = found.choose(count)
+            item_set = ItemSet(self.dataset_dir, self.spec, split, self.audio_dir, seed=self._seed)
+            chosen = item_set.choose(count)
             if chosen:
-                yield found, chosen, suffix
+                yield item_set, chosen, suffix
             else:
-                self.report(f"{split}: no item, its rows are left out")
+                self.report(f"{split}: no items, its conditions are skipped")
 
-    def condition(self, name: str, run: Callable[[], Entries]) -> int:
-        """Makes a condition unless it is there; returns how many samples it has.
+    def condition(self, name: str, run: Callable[[], list[Sample]]) -> int:
+        """Makes a condition unless it is complete; returns how many samples it has.
 
         Args:
             name: of the condition.
-            run: writes the audio and returns the manifest's entries; none at all leaves the
-                condition out.
+            run: writes the audio and returns the samples; the condition is skipped if there are
+                none.
         """
-        manifest = self.output / name / "manifest.jsonl"
+        directory = self.output / name
+        manifest = directory / MANIFEST
         if manifest.exists():
-            lines = manifest.read_text().splitlines()
-            self.report(f"{name}: {len(lines)} samples are there")
-            return len(lines)
-        (self.output / name).mkdir(parents=True, exist_ok=True)
-        entries = run()
-        if not entries:
-            self.report(f"{name}: no item can be made, its rows are left out")
-            shutil.rmtree(manifest.parent)
+            count = len(manifest.read_text().splitlines())
+            self.report(f"{name}: {count} samples are there")
+            return count
+        directory.mkdir(parents=True, exist_ok=True)
+        samples = run()
+        if not samples:
+            self.report(f"{name}: no items to render, skipped")
+            shutil.rmtree(directory)
             return 0
-        write_text(manifest, "".join(json.dumps(entry) + "\n" for entry in entries))
-        self.report(f"{name}: {len(entries)} samples written")
-        return len(entries)
+        write_manifest(directory, samples)
+        self.report(f"{name}: {len(samples)} samples written")
+        return len(samples)
 
-    def recording(self, items: ItemSet, chosen: Sequence[Item], suffix: str) -> Entries:
-        """The condition of the recordings themselves."""
-        entries = []
+    def recording(self, items: ItemSet, chosen: Sequence[Item], suffix: str) -> list[Sample]:
+        """The condition `recording`: the recordings themselves."""
         for item in chosen:
-            self.write("recording" + suffix, item.id, items.audio(item.stretches))
-            entries.append(self.entry(item, suffix) | _same_voice(item, chosen, suffix))
-        return entries
+            self.write("recording" + suffix, item.id, items.audio(item.segments))
+        return [self._upper_bound(item, chosen, suffix) for item in chosen]
 
-    def codec(self, chosen: Sequence[Item], suffix: str) -> Entries:
-        """The condition of the recordings through the codec."""
+    def codec(self, chosen: Sequence[Item], suffix: str) -> list[Sample]:
+        """The condition `codec`: the recordings resynthesised by the codec."""
         self.vocode("codec" + suffix, {item.id: codes_of(self.parts(item)) for item in chosen})
-        return [self.entry(item, suffix) | _same_voice(item, chosen, suffix) for item in chosen]
+        return [self._upper_bound(item, chosen, suffix) for item in chosen]
 
     def write(self, condition: str, name: str, wav: np.ndarray) -> None:
-        """Writes a signal (N,) at the dataset's sample rate."""
+        """Writes a waveform (N,) at the dataset's sample rate."""
         write_audio(self.output / condition / f"{name}.wav", wav, self.spec.sample_rate)
 
     def vocode(self, condition: str, codes: Mapping[str, np.ndarray]) -> None:
-        """Decodes codes (Q, T), or latents (T, D) float32, by name into wav files, in parallel."""
+        """Decodes codes (Q, T), or latents (T, D) float32, to `<name>.wav` files in parallel."""
+        if not codes:
+            return
         jobs = [
             (str(self.output / condition / f"{name}.wav"), value) for name, value in codes.items()
         ]
@@ -148,75 +154,85 @@ class SampleWriter:
             for _ in self._pool.map(_write_codes, jobs, chunksize=4):
                 advance(1)
 
-    def entry(self, item: Item, suffix: str) -> dict[str, Any]:
-        """The line of a manifest for what renders an item."""
-        return blank_entry() | {
-            "id": item.id,
-            "audio": f"{item.id}.wav",
-            "text": item.text,
-            "text_kind": item.text_kind,
-            "speaker": item.speaker,
-            "source_audio": f"../recording{suffix}/{item.id}.wav",
-        }
+    def sample(self, item: Item, suffix: str) -> Sample:
+        """The sample that renders an item."""
+        return Sample(
+            id=item.id,
+            audio=Path(f"{item.id}.wav"),
+            text=item.text,
+            text_kind=item.text_kind,
+            speaker=item.speaker,
+            source_audio=_recording(item.id, suffix),
+        )
 
-    def prompted_entry(
+    def with_prompt(
         self,
         condition: str,
         items: ItemSet,
         prompt: "Prompt",
-        entry: dict[str, Any],
+        sample: Sample,
         references: dict[str, np.ndarray],
-    ) -> dict[str, Any]:
-        """Writes the audio of a prompt and adds it to the entry of what is made with it.
+    ) -> Sample:
+        """Writes the audio of a prompt; returns the sample with its prompt's fields set.
 
         Args:
             condition: name of the condition.
-            items: that the prompt is from.
+            items: that the prompt was taken from.
             prompt: as `prompt` returns it.
-            entry: of the sample.
-            references: codes by name, to be vocoded by the caller; gets that of the prompt
-                speaker's further item.
+            sample: what is rendered with the prompt.
+            references: codes by file name, for the caller to vocode; those of the prompt's
+                reference are added.
         """
-        name = entry["id"]
-        self.write(condition, f"{name}-prompt", items.audio(prompt.stretches))
-        entry = entry | {
-            "prompt_speaker": prompt.speaker,
-            "prompt_audio": f"{name}-prompt.wav",
-        }
+        name = sample.id
+        self.write(condition, f"{name}-prompt", items.audio(prompt.segments))
+        sample = dataclasses.replace(
+            sample, prompt_speaker=prompt.speaker, prompt_audio=Path(f"{name}-prompt.wav")
+        )
         if prompt.reference is None:
-            return entry
-        reference = prompt.reference
-        self.write(condition, f"{name}-reference", items.audio(reference.stretches))
-        references[f"{name}-reference-codec"] = codes_of(self.parts(reference))
-        return entry | {
-            "prompt_reference_audio": f"{name}-reference.wav",
-            "prompt_reference_codec_audio": f"{name}-reference-codec.wav",
-        }
+            return sample
+        self.write(condition, f"{name}-reference", items.audio(prompt.reference.segments))
+        references[f"{name}-reference-codec"] = codes_of(self.parts(prompt.reference))
+        return dataclasses.replace(
+            sample,
+            prompt_reference_audio=Path(f"{name}-reference.wav"),
+            prompt_reference_codec_audio=Path(f"{name}-reference-codec.wav"),
+        )
 
     def prompt(self, items: ItemSet, item: Item, seconds: float) -> "Prompt | None":
-        """A prompt in another voice than the item's; None where no speaker has that much speech."""
-        speakers = [name for name in items.speakers if name not in (item.speaker, "unknown")]
+        """A prompt by another speaker than the item's; None if no speaker has enough speech."""
+        speakers = [name for name in items.speakers if name not in (item.speaker, UNKNOWN_SPEAKER)]
         random.Random(f"{self._seed}/{item.id}").shuffle(speakers)
         for speaker in speakers:
-            own = items.others(speaker, [], item.id)
-            stretches = items.prompt(own[1:], seconds)
-            if stretches:
-                return Prompt(speaker, stretches, own[0])
-            stretches = items.prompt(own, seconds)
-            if stretches:
-                return Prompt(speaker, stretches, None)
+            candidates = items.others(speaker, [], item.id)
+            segments = items.prompt(candidates[1:], seconds)
+            if segments:
+                return Prompt(speaker, segments, candidates[0])
+            segments = items.prompt(candidates, seconds)
+            if segments:
+                return Prompt(speaker, segments, None)
         return None
 
     def parts(self, item: Item) -> list[Part]:
-        """Units and codes of an item's stretches with silence between them."""
-        return self.join(item.stretches)
+        """Units and codes of an item's segments with silence between them."""
+        return self.join(item.segments)
 
-    def join(self, stretches: Sequence[Stretch]) -> list[Part]:
-        """Units and codes of stretches with silence between them."""
-        return join([stretch.part for stretch in stretches], self._silence)
+    def join(self, segments: Sequence[Segment]) -> list[Part]:
+        """Units and codes of segments with silence between them."""
+        return join([segment.part for segment in segments], self._silence)
+
+    def _upper_bound(self, item: Item, chosen: Sequence[Item], suffix: str) -> Sample:
+        """A recording's sample, whose prompt is the speaker's next chosen recording, if any."""
+        sample = self.sample(item, suffix)
+        ids = [other.id for other in chosen if other.speaker == item.speaker]
+        if len(ids) == 1:
+            return sample
+        following = ids[(ids.index(item.id) + 1) % len(ids)]
+        return dataclasses.replace(
+            sample, prompt_speaker=item.speaker, prompt_audio=_recording(following, suffix)
+        )
 
     def _check_settings(self) -> None:
-        """Samples of two settings never mix in one directory."""
+        """Keeps samples of different settings out of one directory."""
         path = self.output / "settings.json"
         settings = json.loads(json.dumps(dict(self._provenance)))
         if path.exists():
@@ -226,39 +242,35 @@ class SampleWriter:
                     key for key in settings | found if settings.get(key) != found.get(key)
                 )
                 raise UserError(
-                    f"{path}: it holds samples of other settings (they differ in "
-                    f"{', '.join(differing)}); name another --output or remove it"
+                    f"{path}: samples of other settings are there (they differ in "
+                    f"{', '.join(differing)}); give another --output or delete it"
                 )
         self.output.mkdir(parents=True, exist_ok=True)
         write_json(path, settings)
 
 
 class Prompt(NamedTuple):
-    """Speech that shows a voice."""
+    """A few seconds of speech that set the speaker identity of what is sampled."""
 
     speaker: str
-    stretches: list[Stretch]
-    reference: Item | None  # a further item of the voice, where there is one
+    segments: list[Segment]
+    reference: Item | None  # another item of the speaker, where there is one
 
 
 def check_tokenizers(spec: DatasetSpec, dataset_dir: Any, trained_on: DatasetSpec) -> None:
-    """Raises UserError unless units and codes mean what they meant in training."""
+    """Raises UserError unless a dataset has the tokenizers that the model was trained on."""
     expected = trained_on.tokenizers()
     for name, value in spec.tokenizers().items():
         if value != expected[name]:
             raise UserError(
                 f"{dataset_dir}: its {name} is {value}, the model was trained on "
-                f"{expected[name]}: name a dataset of the same tokenizers with --dataset"
+                f"{expected[name]}: give a dataset of the same tokenizers with --dataset"
             )
 
 
-def _same_voice(item: Item, chosen: Sequence[Item], suffix: str) -> dict[str, Any]:
-    """The next chosen recording of the same voice, which ceilings of similarity compare with."""
-    own = [other.id for other in chosen if other.speaker == item.speaker]
-    if len(own) == 1:
-        return {}
-    other = own[(own.index(item.id) + 1) % len(own)]
-    return {"prompt_speaker": item.speaker, "prompt_audio": f"../recording{suffix}/{other}.wav"}
+def _recording(name: str, suffix: str) -> Path:
+    """Path from any condition to a file of the condition `recording`."""
+    return Path(f"../recording{suffix}/{name}.wav")
 
 
 def units_of(parts: Sequence[Part]) -> np.ndarray:
@@ -271,7 +283,7 @@ def codes_of(parts: Sequence[Part]) -> np.ndarray:
     return np.concatenate([codes for _, codes in parts], axis=1)
 
 
-_codec: Any = None  # of a worker process
+_codec: Any = None  # each worker process has its own
 
 
 def _load_codec(path: str) -> None:

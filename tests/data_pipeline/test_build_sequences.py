@@ -159,10 +159,10 @@ def test_the_dataset_is_self_contained_and_sealed(root, built) -> None:
     assert not (built / ".reports").exists()
     assert "sentencepiece" in spec.describe()
     damaged = json.loads((built / "dataset.json").read_text()) | {"max_length": 7}
-    with pytest.raises(UserError, match="does not agree with its fingerprint"):
+    with pytest.raises(UserError, match="does not match its fingerprint"):
         SequenceSpec.parse(damaged, "here")
     damaged["vocabulary"] = damaged["vocabulary"] | {"num_units": 7}
-    with pytest.raises(UserError, match="the vocabulary is not that of"):
+    with pytest.raises(UserError, match="the vocabulary does not match"):
         SequenceSpec.parse(damaged, "here")
 
 
@@ -282,9 +282,9 @@ def test_a_wrong_list_of_dialogues_is_refused(root, tmp_path, lines, message) ->
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tasks": ("pretrain", "sing")}, "--tasks=pretrain,sing: choose of pretrain, asr"),
-        ({"dialogue": None}, "need each other"),
-        ({"tasks": ("asr",), "dialogue": "x"}, "need each other"),
+        ({"tasks": ("pretrain", "sing")}, "--tasks=pretrain,sing: choose from pretrain, asr"),
+        ({"dialogue": None}, "require each other"),
+        ({"tasks": ("asr",), "dialogue": "x"}, "require each other"),
         ({"train_on": "human"}, "--train_on=human: choose one of all, answer"),
         ({"copies": 0}, "--copies=0 must be positive"),
         ({"num_workers": -1}, "--num_workers=-1 must not be negative"),

@@ -1,4 +1,4 @@
-"""Tokens of the official GPST layout arrive unchanged, and none is lost in silence."""
+"""Tokens of the official GPST layout are imported unchanged, and none is lost silently."""
 
 import json
 
@@ -78,8 +78,8 @@ def test_units_and_the_first_codebooks_arrive_and_the_rest_is_accounted_for(tmp_
     lines = (tmp_path / "out/failures.jsonl").read_text().splitlines()
     reasons = {failure["id"]: failure["reason"] for failure in map(json.loads, lines)}
     assert len(reasons) == 5
-    assert "codes do not have" in reasons["/d/only-units.flac"]
-    assert "units do not have" in reasons["/d/only-codes.flac"]
+    assert "codes lack this recording" in reasons["/d/only-units.flac"]
+    assert "units lack this recording" in reasons["/d/only-codes.flac"]
     assert "disagree" in reasons["/d/apart.flac"]
     assert "16 codebooks" in reasons["/d/depth.flac"]
     assert import_gpst(config)["fingerprint"] == result["fingerprint"]

@@ -1,4 +1,4 @@
-"""Inspection: figures counted by hand, every kind of fault named, a page in one file."""
+"""Inspection: statistics match the records, every kind of fault is listed, a page in one file."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ def corpus(make_token_record) -> list[Record]:
     return [make_token_record(n, "abc"[n % 3], ("en", "zh")[n % 2]) for n in range(30)]
 
 
-def test_figures_are_those_of_the_records(corpus, write_dataset, tmp_path) -> None:
+def test_statistics_match_the_records(corpus, write_dataset, tmp_path) -> None:
     write_dataset(tmp_path, {"train": corpus[:24], "valid": corpus[24:]})
     statistics = inspect_shards(str(tmp_path))
     assert statistics.whole
@@ -41,8 +41,8 @@ def test_figures_are_those_of_the_records(corpus, write_dataset, tmp_path) -> No
     assert train["seconds"]["max"] == pytest.approx(max(r.end for r in corpus[:24]), abs=1e-4)
     assert sum(train["length_histogram"]["counts"]) == 24
     assert sum(train["silence_histogram"]["counts"]) == 24
-    quiet = np.mean([(r.units == 7).mean() for r in corpus[:24]])
-    assert train["silence_share"]["mean"] == pytest.approx(quiet, abs=1e-3)
+    silence = np.mean([(r.units == 7).mean() for r in corpus[:24]])
+    assert train["silence_share"]["mean"] == pytest.approx(silence, abs=1e-3)
     assert train["speakers"] == 3
     speaker = sum(r.end for r in corpus[:24] if r.speaker == "b") / 3600
     assert train["speaker_hours"]["b"] == pytest.approx(speaker, abs=1e-5)
@@ -112,8 +112,8 @@ def test_records_at_fault_are_named(corpus, write_dataset, tmp_path) -> None:
     assert set(found) == {"alignment", "range", "duplicate_id"}
     assert re.match(r"train record 3 \(0/3\): \d+ units, \d+ frames", found["alignment"][0])
     assert ["record 7" in found["range"][0], "record 11" in found["range"][1]] == [True, True]
-    assert found["duplicate_id"] == ["train record 20 (0/2) has that of train record 2 (0/2)"]
-    assert statistics.duplicates.named == ["valid record 1 (copy) has that of train record 9 (0/9)"]
+    assert found["duplicate_id"] == ["train record 20 (0/2) duplicates train record 2 (0/2)"]
+    assert statistics.duplicates.named == ["valid record 1 (copy) duplicates train record 9 (0/9)"]
     assert not statistics.whole
 
 
@@ -129,7 +129,7 @@ def test_records_that_disagree_with_the_index_are_named(corpus, write_dataset, t
     assert len(faults["index"].named) == 20
 
 
-def test_what_is_no_dataset_is_one_line(tmp_path) -> None:
+def test_a_directory_without_dataset_is_an_error_of_one_line(tmp_path) -> None:
     result = _inspect(tmp_path)
     assert result.returncode == 2
     assert result.stderr.startswith("error: ")

@@ -1,4 +1,4 @@
-"""The synthesised corpus is reproducible, resumable and speaks the texts that it was given."""
+"""The synthesised corpus is reproducible, resumable and a valid folder source."""
 
 import csv
 import dataclasses

@@ -110,7 +110,7 @@ def test_refusals_are_one_line(start, recordings, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "pytorch_model.bin").write_bytes(b"pickle")
-    for checkpoint_dir, expected in ((empty, "pickles can run code"), ("nowhere", "no such")):
+    for checkpoint_dir, expected in ((empty, "pickles can execute code"), ("nowhere", "no such")):
         program = start(
             "experiments.finetune",
             *(f"--checkpoint={checkpoint_dir}", f"--audio_dir={recordings}"),

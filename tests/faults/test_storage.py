@@ -99,7 +99,7 @@ def test_unreadable_shard_stops_the_run_after_new_tries(start, dataset, config, 
     program = start(*command(copy, config, tmp_path / "run", 50))
     assert program.wait(TIMEOUT) == STORAGE, program.text()
     assert shard.name in error_line(program.text())
-    assert "trying again in" in program.text()
+    assert "retrying in" in program.text()
 
 
 def test_a_shard_that_comes_back_is_read(dataset, tmp_path, monkeypatch):

@@ -1,15 +1,15 @@
 # shellcheck shell=bash
-# TPU slices as node pools of a GKE cluster that is there, and the run as a JobSet. A host is a pod.
+# TPU slices as node pools of an existing GKE cluster, and the run as a JobSet. A host is a pod.
 #
-# The JobSet starts the pods again after a preemption, --max_tries times at most; the code travels
-# in the image.
+# The JobSet recreates the pods after a preemption, at most --max_tries times; the code is in the
+# image.
 
 RUN_PYTHON=python
 JOBSET_VERSION=v0.8.0
 
 backend_check() {
   need project zone cluster image
-  [[ -n "$GKE_ACCELERATOR" ]] || die "--topology=$GPST_TOPOLOGY: gke serves TPUs here; take --backend=slurm"
+  [[ -n "$GKE_ACCELERATOR" ]] || die "--topology=$GPST_TOPOLOGY: gke is for TPUs; use --backend=slurm"
   CLUSTER=("--project=$GPST_PROJECT" "--cluster=$GPST_CLUSTER" "--location=${GPST_ZONE%-*}")
   KUBECTL=(kubectl "--context=gke_${GPST_PROJECT}_${GPST_ZONE%-*}_$GPST_CLUSTER" "--namespace=$GPST_NAMESPACE")
   POOLS=()
@@ -27,7 +27,7 @@ backend_create() {
     options+=(--reservation-affinity=specific "--reservation=$GPST_RESERVATION")
   fi
   if [[ -n "$GPST_SERVICE_ACCOUNT" ]]; then options+=("--service-account=$GPST_SERVICE_ACCOUNT"); fi
-  if [[ "$GENERATION" == tpu7x ]] && ((HOSTS > 1)); then # its pools do not make the policy themselves
+  if [[ "$GENERATION" == tpu7x ]] && ((HOSTS > 1)); then # node pools of tpu7x need an explicit policy
     run gcloud beta compute resource-policies create workload-policy "$GPST_NAME" \
       "--project=$GPST_PROJECT" "--region=${GPST_ZONE%-*}" --type=HIGH_THROUGHPUT \
       "--accelerator-topology=$SHAPE" || return
@@ -39,7 +39,7 @@ backend_create() {
   done
 }
 
-pool_state() { # POOL: as backend_state
+pool_state() { # POOL: a state of backend_state
   local state code=0 message
   message="$(mktemp)"
   state="$(ask RUNNING gcloud container node-pools describe "$1" "${CLUSTER[@]}" \
@@ -48,7 +48,7 @@ pool_state() { # POOL: as backend_state
     if grep -qiE 'NOT_FOUND|not found' "$message"; then echo missing; else echo unknown; fi
   else
     case "$state" in
-      # Lost nodes of a pool are replaced by GKE itself.
+      # GKE itself replaces lost nodes of a pool.
       RUNNING | RUNNING_WITH_ERROR | RECONCILING) echo ready ;;
       PROVISIONING | STOPPING) echo waiting ;;
       ERROR) echo broken ;;
@@ -86,7 +86,7 @@ backend_setup() {
 backend_launch() {
   train_command "$RUN_PYTHON"
   if [[ -n "$(secret_lines)" ]]; then run_with secret_manifest "${KUBECTL[@]}" apply --filename=- || return; fi
-  # Not `apply`: what is running is not changed under its feet.
+  # Not `apply`, which would change a running JobSet.
   run_with jobset_manifest "${KUBECTL[@]}" create --filename=-
 }
 
@@ -137,7 +137,7 @@ backend_run_state() {
     case "$conditions" in
       *Completed=*) echo finished ;;
       *Failed=FailJobSet*) echo 'failed 2' ;; # exit code 1 or 2: the log says which
-      *Failed=*) echo lost ;; # the restarts are used up
+      *Failed=*) echo lost ;; # all restarts are used up
       *) echo running ;;
     esac
   fi
@@ -161,7 +161,7 @@ backend_logs() { # NUMBER LINES FOLLOW
 }
 
 backend_stop() {
-  confirm "this deletes the JobSet $GPST_NAME; its checkpoints and its nodes stay"
+  confirm "this deletes the JobSet $GPST_NAME; its checkpoints and its nodes remain"
   run "${KUBECTL[@]}" delete jobset "$GPST_NAME" --ignore-not-found
 }
 

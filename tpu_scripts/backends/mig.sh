@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# TPU slices as managed instance groups of Compute Engine, the way of v5p, v6e and later: one
-# instance template, one workload policy that asks for the topology, one group for each slice, made
-# all or nothing. A host is an instance.
+# TPU slices as managed instance groups of Compute Engine, for v5p, v6e and later: one instance
+# template, one workload policy with the topology, and one group per slice, created all or nothing.
+# A host is an instance.
 
 # shellcheck source=tpu_scripts/backends/vm.sh
 source "$SCRIPTS/backends/vm.sh"
@@ -9,7 +9,7 @@ source "$SCRIPTS/backends/vm.sh"
 backend_check() {
   need project zone
   [[ -n "$IMAGE_FAMILY" ]] ||
-    die "--topology=$GPST_TOPOLOGY: instance groups serve v5p, v6e and tpu7x; take --backend=queued or gke"
+    die "--topology=$GPST_TOPOLOGY: instance groups serve v5p, v6e and tpu7x; use --backend=queued or gke"
   WHERE=("--project=$GPST_PROJECT" "--zone=$GPST_ZONE")
   REGION=("--project=$GPST_PROJECT" "--region=${GPST_ZONE%-*}")
   GROUPS_=()
@@ -17,7 +17,7 @@ backend_check() {
   for ((slice = 0; slice < GPST_NUM_SLICES; slice++)); do GROUPS_+=("$GPST_NAME-$slice"); done
 }
 
-# Makes a part unless a try before has made it: unless_there DESCRIBE... -- CREATE...
+# Creates a resource unless it exists: unless_there DESCRIBE... -- CREATE...
 unless_there() {
   local -a describe=()
   while [[ "$1" != -- ]]; do
@@ -94,7 +94,7 @@ backend_state() {
 backend_hosts() {
   local group worker
   for group in "${GROUPS_[@]}"; do
-    if $GPST_DRY_RUN; then # the real names end with a few letters of chance
+    if $GPST_DRY_RUN; then # real names end with random letters
       ask '' gcloud compute instance-groups managed list-instances "$group" "${WHERE[@]}" '--format=value(instance.basename())'
       for ((worker = 0; worker < HOSTS; worker++)); do echo "$group-$(printf '%04d' "$worker")"; done
     else
@@ -111,8 +111,8 @@ to_copy() { # FILE HOST PATH
   COMMAND=(gcloud compute scp "$1" "$2:$3" "${WHERE[@]}" --quiet)
 }
 
-# What joins the slices, which nothing else tells the hosts. Inside a slice the metadata of the
-# instance name its hosts.
+# Multislice settings, which hosts cannot get elsewhere; within a slice the instance metadata name
+# the hosts.
 host_environment() { # HOST NUMBER
   ENVIRONMENT=()
   if ((GPST_NUM_SLICES == 1)); then return; fi
@@ -122,7 +122,7 @@ host_environment() { # HOST NUMBER
 
 backend_launch() {
   train_command "$RUN_PYTHON"
-  FIRST_HOST="$(backend_hosts | sed -n 1p)" # instances of one network find each other by name
+  FIRST_HOST="$(backend_hosts | sed -n 1p)" # instances in a network resolve each other's names
   for_all_hosts launch_host
 }
 

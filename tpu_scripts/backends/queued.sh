@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# TPU slices by queued resources, the API of v4 and v5e. A host is NODE/WORKER.
+# TPU slices as queued resources, the API for v4 and v5e. A host is NODE/WORKER.
 
 # shellcheck source=tpu_scripts/backends/vm.sh
 source "$SCRIPTS/backends/vm.sh"
@@ -7,7 +7,7 @@ source "$SCRIPTS/backends/vm.sh"
 backend_check() {
   need project zone
   [[ "$GENERATION" == v4 || "$GENERATION" == v5e ]] ||
-    die "--topology=$GPST_TOPOLOGY: queued resources serve v4 and v5e; take --backend=mig or gke"
+    die "--topology=$GPST_TOPOLOGY: queued resources serve v4 and v5e; use --backend=mig or gke"
   WHERE=("--project=$GPST_PROJECT" "--zone=$GPST_ZONE")
 }
 
@@ -15,7 +15,7 @@ backend_create() {
   local -a command=(gcloud compute tpus queued-resources create "$GPST_NAME" "${WHERE[@]}"
     "--runtime-version=$RUNTIME" "--labels=gpst-run=$GPST_NAME")
   if [[ "$GENERATION" == v4 ]]; then
-    command+=(--type=v4 "--topology=$SHAPE") # the number of cores leaves the shape open
+    command+=(--type=v4 "--topology=$SHAPE") # the number of cores does not determine the shape
   else
     command+=("--accelerator-type=$ACCELERATOR_TYPE")
   fi
@@ -69,7 +69,7 @@ to_copy() { # FILE HOST PATH
   COMMAND=(gcloud compute tpus tpu-vm scp "$1" "${2%/*}:$3" "${WHERE[@]}" "--worker=${2#*/}" --quiet)
 }
 
-host_environment() { :; } # the metadata of a node name its slice and its hosts
+host_environment() { :; } # node metadata name the slice and its hosts
 
 backend_delete() {
   run gcloud compute tpus queued-resources delete "$GPST_NAME" "${WHERE[@]}" --force --quiet

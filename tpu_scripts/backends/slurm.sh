@@ -1,19 +1,19 @@
 # shellcheck shell=bash
-# GPU nodes of a SLURM cluster, called on its login node. A host is a node; one process for each GPU,
-# as JAX expects under SLURM. The code and the logs stand on the storage that the nodes share.
+# GPU nodes of a SLURM cluster, called on its login node. A host is a node, with one process per GPU,
+# as JAX expects under SLURM. Code and logs are on storage that the nodes share.
 
 RUN_PYTHON=.venv/bin/python
 
 backend_check() {
-  [[ "$GENERATION" == gpu ]] || die "--topology=$GPST_TOPOLOGY: of slurm it is gpu:NODESxGPUS"
-  ((GPST_NUM_SLICES == 1)) || die '--num_slices: slurm has one slice; give more nodes'
+  [[ "$GENERATION" == gpu ]] || die "--topology=$GPST_TOPOLOGY: for slurm write gpu:NODESxGPUS"
+  ((GPST_NUM_SLICES == 1)) || die '--num_slices: slurm has a single slice; use more nodes'
   LOGS="${GPST_CODE}/runs/slurm/$GPST_NAME"
   NODES=("--nodes=$HOSTS" "--ntasks-per-node=$HOST_CHIPS" "--gpus-per-node=$HOST_CHIPS")
   if [[ -n "$GPST_PARTITION" ]]; then NODES+=("--partition=$GPST_PARTITION"); fi
   if [[ -n "$GPST_RESERVATION" ]]; then NODES+=("--reservation=$GPST_RESERVATION"); fi
 }
 
-backend_create() { note 'slurm: the nodes are there; launch.sh asks for them'; }
+backend_create() { note 'slurm: nothing to create; launch.sh requests the nodes'; }
 
 backend_state() { echo ready; }
 
@@ -29,7 +29,7 @@ backend_launch() {
   run mkdir -p "$LOGS" && run rm -f "$LOGS/stop" && run_with batch_script sbatch
 }
 
-# The bounded restart is the script's own: SLURM requeues a preempted job without limit.
+# The script itself bounds restarts: SLURM requeues a preempted job without limit.
 batch_script() {
   local word
   echo '#!/bin/bash'
@@ -48,7 +48,7 @@ if ((restarts >= $GPST_MAX_TRIES)); then
   exit 75
 fi
 code=0
-# A process that has failed takes the others with it within their heartbeat; the codes of all count.
+# When a process fails, the others end within the heartbeat timeout; the exit codes of all count.
 srun --kill-on-bad-exit=0 --wait=600 --output="\$log/process-%t.log" --open-mode=append \\
   $(quote "${TRAIN[@]}") || code=\$?
 if ((code <= 2)) || [[ -e \$log/stop ]]; then
@@ -110,7 +110,7 @@ backend_logs() { # NUMBER LINES FOLLOW
   run "${command[@]}" "$LOGS/process-$1.log"
 }
 
-backend_stop() { # the file keeps the script from asking for another start
+backend_stop() { # the file keeps the script from requeueing the job
   run touch "$LOGS/stop" && run scancel --me "--name=$GPST_NAME" --signal=TERM
 }
 

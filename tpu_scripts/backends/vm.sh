@@ -1,11 +1,11 @@
 # shellcheck shell=bash
-# Hosts that are reached by ssh: what queued.sh and mig.sh share. They define `backend_hosts`;
-# `to_shell HOST TEXT` and `to_copy FILE HOST PATH`, which put the words of a command into COMMAND;
-# and `host_environment HOST NUMBER`, which puts NAME=VALUE words into ENVIRONMENT.
+# Hosts accessed by ssh: shared by queued.sh and mig.sh. They define `backend_hosts`;
+# `to_shell HOST TEXT` and `to_copy FILE HOST PATH`, which set COMMAND to the words of a command;
+# and `host_environment HOST NUMBER`, which sets ENVIRONMENT to NAME=VALUE words.
 
 RUN_PYTHON=.venv/bin/python
 
-# A command on a host, in the directory of the code.
+# Runs a command on a host, in the directory of the code.
 backend_on() { # HOST NUMBER WORD...
   local host="$1"
   shift 2
@@ -13,7 +13,7 @@ backend_on() { # HOST NUMBER WORD...
   run "${COMMAND[@]}"
 }
 
-pack_code() { # FILE: the tracked files, or all but what is made here
+pack_code() { # FILE: the files that git does not ignore, or without git all but .venv and runs
   if git -C "$ROOT" rev-parse --git-dir >/dev/null 2>&1; then
     git -C "$ROOT" ls-files -z --cached --others --exclude-standard |
       tar -C "$ROOT" -czf "$1" --null --ignore-failed-read -T -
@@ -26,7 +26,7 @@ backend_sync() {
   PACKED=gpst_code.tar.gz
   if ! $GPST_DRY_RUN; then
     PACKED="$(mktemp -d)/gpst_code.tar.gz"
-    # shellcheck disable=SC2064 # the directory of now
+    # shellcheck disable=SC2064 # expanded now
     trap "rm -rf $(quote "${PACKED%/*}")" EXIT
     pack_code "$PACKED"
   fi
@@ -59,8 +59,8 @@ launch_host() { # HOST NUMBER
   run_with secret_lines "${COMMAND[@]}"
 }
 
-# none, running, finished, stopped (by stop.sh), "failed CODE" (1 diverged, 2 bad input), lost (a host
-# does not run it any more) or unknown (a host does not answer).
+# none, running, finished, stopped (by stop.sh), "failed CODE" (1 diverged, 2 bad input), lost (a
+# host no longer runs it) or unknown (a host does not answer).
 backend_run_state() {
   local states
   states="$(for_all_hosts host_state)" || {
@@ -96,7 +96,7 @@ backend_status() {
   states="$(for_all_hosts host_state)" || true
   if ! $GPST_DRY_RUN; then
     say "$states"
-    if ! grep -qvE ' none$' <<<"$states"; then return 0; fi # not launched, or not even set up
+    if ! grep -qvE ' none$' <<<"$states"; then return 0; fi # not launched, or not set up
   fi
   on_first_host "$RUN_PYTHON" -m experiments.status "--workdir=$GPST_WORKDIR"
 }

@@ -1,9 +1,10 @@
-"""Plays faults in the middle of a rehearsed run, each once the run has passed a step of chance.
+"""Injects faults into a rehearsed run, each at a random step.
 
     chaos.py WORLD METRICS_FILE RESOURCE STEPS SEED FAULT...
 
 Faults: `process` (the training process of one host is killed), `host` (all processes of one host
-are), `preempt` (the slices are taken away: SIGTERM to all, and SIGKILL before they can have saved).
+are killed), `preempt` (all slices are preempted: SIGTERM to all hosts, and SIGKILL before they can
+save).
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from world import World
 
 
 def reached(metrics: Path) -> int:
-    """The last step that the metrics name."""
+    """The last step in the metrics file."""
     step = 0
     with contextlib.suppress(OSError):
         for line in metrics.read_text().splitlines():
@@ -28,10 +29,10 @@ def reached(metrics: Path) -> int:
 
 
 def main() -> None:
-    """Runs until all faults are played."""
+    """Runs until all faults are injected."""
     path, metrics, resource, steps, seed, *faults = sys.argv[1:]
     world, rng = World(path), random.Random(int(seed))
-    # Spread over the run, so that each finds it going on from the one before.
+    # Spread over the run, so that it has recovered from a fault before the next one.
     share = int(steps) / (len(faults) + 1)
     for number, fault in enumerate(faults, 1):
         wanted = round(share * number + rng.uniform(-0.3, 0.3) * share)
@@ -43,14 +44,14 @@ def main() -> None:
 
 
 def play(world: World, resource: str, fault: str, rng: random.Random) -> bool:
-    """Plays one fault; False when there was nobody to hit, as between two starts."""
+    """Injects one fault; False where no process was running, as between two starts."""
     hosts = world.state()["resources"].get(resource, {}).get("hosts", [])
     if not all(world.processes(host, "experiments.pretrain") for host in hosts) or not hosts:
         return False
     if fault == "preempt":
         with world.change() as state:
             state["resources"][resource]["state"] = rng.choice(["SUSPENDED", "SUSPENDING"])
-            if resource.endswith("-0"):  # an instance group says it otherwise
+            if resource.endswith("-0"):  # instance groups have other states
                 state["resources"][resource]["state"] = "TERMINATED"
         for host in hosts:
             world.kill(host, number=signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Plays the part of docker that tpu_scripts calls: an image is a copy of the tracked files."""
+"""A fake of the docker commands used by tpu_scripts; an image is a copy of the tracked files."""
 
 import shutil
 import subprocess
@@ -9,7 +9,7 @@ from world import World, fail, flag
 
 
 def main() -> None:
-    """Runs one call."""
+    """Handles one call."""
     words = sys.argv[1:]
     world = World()
     world.call("docker", words)

@@ -1,4 +1,4 @@
-"""Plays the part of gcloud that tpu_scripts calls, on the world that $GPST_WORLD names."""
+"""A fake of the gcloud commands used by tpu_scripts, acting on the world in $GPST_WORLD."""
 
 import math
 import re
@@ -13,7 +13,7 @@ Resources = dict[str, dict[str, Any]]
 
 
 def main() -> None:
-    """Runs one call."""
+    """Handles one call."""
     words = sys.argv[1:]
     world = World()
     world.call("gcloud", words)
@@ -120,7 +120,7 @@ def _group(world: World, verb: str, name: str, words: list[str]) -> None:
 
 
 def _part(world: World, verb: str, name: str) -> None:
-    """Things that have no hosts."""
+    """Resources without hosts."""
     if verb == "create":
         _add(world, name, {"state": "READY"})
     elif verb == "delete":

@@ -1,8 +1,8 @@
-"""Plays the part of kubectl that tpu_scripts calls, and of the JobSet controller behind it.
+"""A fake of the kubectl commands used by tpu_scripts, and of the JobSet controller.
 
-A pod is a directory below hosts/, and a process. As the controller does, one failed pod ends all;
-they are made anew `maxRestarts` times at most, and not at all after an exit code that the pod
-failure policy names.
+A pod is a directory below hosts/, and a process. As with the real controller, one failed pod ends
+all; they are recreated at most `maxRestarts` times, and not after an exit code that is in the pod
+failure policy.
 """
 
 import json
@@ -19,7 +19,7 @@ GRACE_SECONDS = 20
 
 
 def main() -> None:
-    """Runs one call."""
+    """Handles one call."""
     words = sys.argv[1:]
     world = World()
     if words[0] == "controller":
@@ -81,7 +81,7 @@ def _create(world: World, value: dict[str, Any]) -> None:
 
 
 def _delete(world: World, name: str) -> None:
-    """As the grace period has it: SIGTERM, then SIGKILL."""
+    """Deletes a JobSet: SIGTERM, then SIGKILL after the grace period."""
     job = world.state()["resources"].get(f"jobsets/{name}", {})
     with world.change() as state:
         state["resources"].pop(f"jobsets/{name}", None)
@@ -102,13 +102,13 @@ def _run(world: World, pod: str, command: list[str], log: Any = None) -> subproc
     name = world.home(pod) / "image"
     if not name.is_dir():
         fail(f'Error from server (NotFound): pods "{pod}" not found')
-    # By a shell, so that the program is looked for on the pod's PATH, not on that of this call.
+    # Through a shell, so that the program is found on the pod's PATH, not on that of this call.
     words = ["bash", "-c", 'exec "$@"', "pod", *command]
     return subprocess.Popen(words, cwd=name, env=world.environment(pod), stdout=log, stderr=log)
 
 
 def _control(world: World, name: str) -> None:
-    """What the controller does for one JobSet until it ends or is deleted."""
+    """Acts as the controller of one JobSet until it ends or is deleted."""
     value = _jobset(world, name)["value"]
     [replicated] = value["spec"]["replicatedJobs"]
     job = replicated["template"]["spec"]

@@ -1,8 +1,8 @@
-"""Writes a dataset of random tokens and the configuration of a run that takes seconds.
+"""Writes a dataset of random tokens and the config of a run that takes seconds.
 
     python -m tpu_scripts.rehearsal.make_run DIR STEPS
 
-For rehearsals: what matters is that the result depends on every batch and every step.
+For rehearsals: the result must depend on every batch and every step.
 """
 
 import sys
@@ -104,7 +104,7 @@ def write_dataset(directory: Path, count: int = 24) -> None:
 
 
 def main() -> None:
-    """Runs the program; see the module."""
+    """Runs the program; see the module docstring."""
     directory, steps = Path(sys.argv[1]), int(sys.argv[2])
     write_dataset(directory / "tokens")
     every = max(steps // 12, 2)

@@ -1,8 +1,8 @@
-"""A cloud in a directory: resources, hosts that are directories, and faults that are played.
+"""A simulated cloud in a directory: resources, hosts, and injected faults.
 
-The fakes of this directory act on it in the place of gcloud, kubectl and docker. A host is a
-directory that is its home; what runs "on" it are processes of this machine that carry its name in
-their environment, by which they are found and killed. Standard library only.
+The fakes in this directory act on it in place of gcloud, kubectl and docker. A host is a directory,
+its home; its processes are local processes with the host's name in their environment, by which they
+are found and killed. Standard library only.
 """
 
 import contextlib
@@ -22,30 +22,30 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 MARK = "GPST_REHEARSED_HOST"
-# JAX, which takes a SLURM job for the cluster here, makes this port from the number of the job.
+# Hosts look like a SLURM job to JAX, which derives the coordinator's port from the job id.
 FIRST_PORT, NUM_PORTS = 61440, 4096
 
 
 class World:
-    """The directory `path`, or the one that $GPST_WORLD names."""
+    """The simulated cloud in the directory `path`, by default $GPST_WORLD."""
 
     def __init__(self, path: str | os.PathLike[str] | None = None):
         self.path = Path(path or os.environ["GPST_WORLD"]).resolve()
         self._file = self.path / "world.json"
 
     def create(self, settings: dict[str, Any]) -> None:
-        """Makes it.
+        """Creates it.
 
         Args:
-            settings: `python` (the interpreter of the hosts), `devices` of each host, `execute`
-                (False: a training command only notes that it was called), `faults` of calls.
+            settings: `python` (the interpreter of the hosts), `devices` per host, `execute` (False:
+                training commands are only recorded), `faults` of calls.
         """
         (self.path / "hosts").mkdir(parents=True)
         self._file.write_text(json.dumps({"settings": settings, "resources": {}}))
 
     @contextlib.contextmanager
     def change(self) -> Iterator[dict[str, Any]]:
-        """The state, to read or to change; nobody else does at the same time."""
+        """The state, to be read or changed under a lock."""
         with open(self.path / "lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             state = json.loads(self._file.read_text())
@@ -55,17 +55,17 @@ class World:
             temporary.replace(self._file)
 
     def state(self) -> dict[str, Any]:
-        """The state as it is now."""
+        """The current state."""
         with self.change() as state:
             return state
 
     def played(self, what: str) -> None:
-        """Notes a fault that was played."""
+        """Records an injected fault."""
         with (self.path / "faults.log").open("a") as file:
             file.write(what + "\n")
 
     def call(self, tool: str, words: list[str]) -> None:
-        """Notes a call of a fake; exits as the next fault that is meant for it says."""
+        """Records a call of a fake; fails if a fault is due for it."""
         text = " ".join([tool, *words])
         with (self.path / "calls.log").open("a") as file:
             file.write(json.dumps([tool, *words]) + "\n")
@@ -80,7 +80,7 @@ class World:
         fail(fault["message"], fault["code"])
 
     def add_hosts(self, resource: str, names: list[str]) -> None:
-        """New machines: empty homes, which will run as the processes of one job."""
+        """Adds hosts with empty homes; their processes will form one SLURM job."""
         port = _free_port()
         for number, name in enumerate(names):
             home = self.home(name)
@@ -102,7 +102,7 @@ class World:
         return self.path / "hosts" / host.replace("/", "-")
 
     def environment(self, host: str) -> dict[str, str]:
-        """What a process on a host sees."""
+        """The environment of processes on a host."""
         settings = self.state()["settings"]
         devices = settings["devices"]
         outside = os.environ["PATH"].split(os.pathsep)
@@ -114,10 +114,10 @@ class World:
             "GPST_REAL_PYTHON": settings["python"],
             "GPST_EXECUTE": str(settings["execute"]),
             "JAX_PLATFORMS": "cpu",
-            # The compiler may spend little: there is little to compute.
+            # Compile fast: there is little to compute.
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
             "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-            "NPROC": "16",  # threads of the collectives: with the cores' number they can starve
+            "NPROC": "16",  # threads for collectives: as many as cores can deadlock
             "JAX_COMPILATION_CACHE_DIR": str(self.path.parent / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             MARK: str(self.home(host)),
@@ -131,9 +131,9 @@ class World:
         ).returncode
 
     def processes(self, host: str, command: str = "") -> list[int]:
-        """Processes on a host whose command line holds `command`, their supervisor not among them.
+        """Processes on a host whose command line contains `command`, without the supervisor.
 
-        All processes, the supervisor too, where `command` is empty.
+        With an empty `command`, all processes, supervisor included.
         """
         found = []
         mark = f"{MARK}={self.home(host)}".encode()
@@ -148,7 +148,7 @@ class World:
         return found
 
     def kill(self, host: str, command: str = "", number: int = signal.SIGKILL) -> int:
-        """Sends a signal to the processes of a host; returns how many there were."""
+        """Sends a signal to processes of a host; returns their number."""
         victims = self.processes(host, command)
         for process in victims:
             with contextlib.suppress(ProcessLookupError):
@@ -157,7 +157,7 @@ class World:
 
 
 def fail(message: str, code: int = 1) -> None:
-    """Ends this call as the real program would."""
+    """Exits as the real program would."""
     print(message, file=sys.stderr)
     raise SystemExit(code)
 
@@ -177,7 +177,7 @@ def _free_port() -> int:
 
 
 def main() -> None:
-    """Makes a world: world.py DIR PYTHON BACKEND all|none."""
+    """Creates a world: world.py DIR PYTHON BACKEND all|none."""
     path, python, backend, played = sys.argv[1:]
     faults = json.loads((HERE / "faults.json").read_text())[backend] if played == "all" else []
     World(path).create({"python": python, "devices": 1, "execute": True, "faults": faults})

@@ -1,9 +1,9 @@
 """The networks of pretrained codecs behind one small interface: EnCodec, DAC and Mimi.
 
-A network turns signals of whole frames into codes, and latents into signals. All three sum one
-vector of each codebook to a frame's latent; where the codebooks have fewer dimensions than the
-latents (DAC, Mimi), the vectors given here are those after the projection, so that sums of them are
-what the decoder takes.
+A network encodes signals (a multiple of the hop long) to codes, and decodes latents to signals. The
+latent of a frame is the sum of one vector per codebook. Where codebooks have fewer dimensions than
+latents (DAC, Mimi), `vectors` applies the output projection, so that sums of its vectors are inputs
+of the decoder.
 """
 
 import dataclasses
@@ -17,27 +17,28 @@ from data_pipeline.tokenizers.pretrained import read_settings
 
 
 @dataclasses.dataclass(frozen=True)
-class CodecFacts:
-    """What must be known of a codec without loading it.
+class CodecInfo:
+    """Properties of a codec that are known without loading its weights.
 
     Attributes:
         sample_rate: in Hz.
         hop: samples per frame.
         codebook_size: codes per codebook.
-        most_codebooks: that the model has.
-        least_codebooks: that can be used alone.
-        default_codebooks: used when none are asked for.
+        max_codebooks: codebooks of the model.
+        min_codebooks: fewest codebooks that can be used alone.
+        default_codebooks: used unless a number is given.
         equal_lengths: see `base.BatchTokenizer`.
-        min_frames: shorter signals are encoded with zeros after them, because padding by
-            reflection needs so many frames.
-        context_frames: on either side, that the codes of a frame depend on; None is unbounded.
+        min_frames: shorter signals are zero-padded, because reflection padding needs that many
+            frames.
+        context_frames: frames on either side that the codes of a frame depend on; None is
+            unbounded.
     """
 
     sample_rate: int
     hop: int
     codebook_size: int
-    most_codebooks: int
-    least_codebooks: int
+    max_codebooks: int
+    min_codebooks: int
     default_codebooks: int
     equal_lengths: bool
     min_frames: int
@@ -45,56 +46,56 @@ class CodecFacts:
 
 
 class CodecNetwork(Protocol):
-    """A loaded codec; B signals, Q codebooks of N entries, T frames, D dimensions of latents."""
+    """A loaded codec: B signals, Q codebooks of N entries, T frames, D-dimensional latents."""
 
     @staticmethod
-    def describe(directory: Path) -> CodecFacts:
-        """Reads the facts of a model's directory; raises UserError where they do not fit."""
+    def describe(directory: Path) -> CodecInfo:
+        """Reads the properties of the model in a directory; UserError if it is unsupported."""
         ...
 
     @classmethod
     def load(cls, directory: Path, dtype: str) -> Self:
-        """Loads the weights; raises UserError."""
+        """Loads the weights; UserError if that fails."""
         ...
 
     def codes(self, signals: Any, num_codebooks: int) -> Any:
-        """Codes (B, Q, T) of float tensors (B, T * hop)."""
+        """Codes (B, Q, T) of signals, float tensors (B, T * hop)."""
         ...
 
     def vectors(self, num_codebooks: int) -> Any:
-        """The codebooks as float tensor (Q, N, D)."""
+        """Projected codebook vectors, a float tensor (Q, N, D)."""
         ...
 
     def render(self, latents: Any) -> Any:
-        """Signals (B, samples) of float tensors (B, D, T); a few samples more or less than hops."""
+        """Signals (B, samples) of latents (B, D, T); samples is T * hop up to a few."""
         ...
 
 
 class EncodecNetwork:
-    """EnCodec (arXiv 2210.13438), the causal mono models such as 24 kHz; no entropy coding."""
+    """EnCodec (arXiv 2210.13438): the causal mono models such as 24 kHz; no entropy coding."""
 
     def __init__(self, model: Any):
         """See `load`."""
         self._model = model
 
     @staticmethod
-    def describe(directory: Path) -> CodecFacts:
+    def describe(directory: Path) -> CodecInfo:
         """See `CodecNetwork`."""
         config = _config(directory, "encodec")
         if config.audio_channels != 1 or config.normalize or config.chunk_length_s is not None:
             raise UserError(
-                f"{directory}: an EnCodec with {config.audio_channels} channels, scaling or chunks "
-                "of its own (48 kHz): take the 24 kHz model"
+                f"{directory}: EnCodec with {config.audio_channels} channels, or with its own "
+                "scaling or chunking (48 kHz), is not supported: use the 24 kHz model"
             )
-        return CodecFacts(
+        return CodecInfo(
             sample_rate=config.sampling_rate,
             hop=config.hop_length,
             codebook_size=config.codebook_size,
-            most_codebooks=config.num_quantizers,
-            least_codebooks=1,
+            max_codebooks=config.num_quantizers,
+            min_codebooks=1,
             default_codebooks=min(8, config.num_quantizers),
             equal_lengths=not config.use_causal_conv or config.norm_type != "weight_norm",
-            # Reflected frames must be there alone as in a batch.
+            # A signal alone must have as many frames for reflection padding as in a batch.
             min_frames=max(config.kernel_size, config.last_kernel_size),
             context_frames=None,
         )
@@ -131,23 +132,23 @@ class DacNetwork:
         self._model = model
 
     @staticmethod
-    def describe(directory: Path) -> CodecFacts:
+    def describe(directory: Path) -> CodecInfo:
         """See `CodecNetwork`."""
         config = _config(directory, "dac")
         hop = math.prod(config.downsampling_ratios)
-        # Each convolution reaches (kernel - 1) * dilation of its inputs, half of them ahead; the
-        # larger part, rounded up, is an upper bound of either side.
+        # The receptive field of a convolution is (kernel - 1) * dilation, half of it ahead; the
+        # larger half, rounded up, bounds either side.
         reach, step = 3, 1
         for stride in config.downsampling_ratios:
             reach += 3 * (1 + 3 + 9) * step + (math.ceil(stride / 2) + stride) * step
             step *= stride
         reach += step
-        return CodecFacts(
+        return CodecInfo(
             sample_rate=config.sampling_rate,
             hop=hop,
             codebook_size=config.codebook_size,
-            most_codebooks=config.n_codebooks,
-            least_codebooks=1,
+            max_codebooks=config.n_codebooks,
+            min_codebooks=1,
             default_codebooks=config.n_codebooks,
             equal_lengths=True,
             min_frames=1,
@@ -185,18 +186,20 @@ class MimiNetwork:
         self._model = model
 
     @staticmethod
-    def describe(directory: Path) -> CodecFacts:
+    def describe(directory: Path) -> CodecInfo:
         """See `CodecNetwork`."""
         config = _config(directory, "mimi")
         hop = config.sampling_rate / config.frame_rate
         if config.audio_channels != 1 or hop != int(hop):
-            raise UserError(f"{directory}: a Mimi of one channel and whole hops is needed")
-        return CodecFacts(
+            raise UserError(
+                f"{directory}: only Mimi with one channel and an integer hop is supported"
+            )
+        return CodecInfo(
             sample_rate=config.sampling_rate,
             hop=int(hop),
             codebook_size=config.codebook_size,
-            most_codebooks=config.num_quantizers,
-            least_codebooks=config.num_semantic_quantizers,
+            max_codebooks=config.num_quantizers,
+            min_codebooks=config.num_semantic_quantizers,
             default_codebooks=min(8, config.num_quantizers),
             equal_lengths=not config.use_causal_conv,
             min_frames=1,
@@ -233,7 +236,7 @@ class MimiNetwork:
 
 
 def _config(directory: Path, model_type: str) -> Any:
-    """The transformers configuration of a model that must be of a type."""
+    """The transformers configuration of a model, whose type is checked."""
     found = read_settings(directory).get("model_type")
     if found != model_type:
         raise UserError(f"{directory} holds a model of type {found!r}, {model_type!r} is needed")

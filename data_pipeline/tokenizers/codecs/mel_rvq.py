@@ -1,10 +1,10 @@
 """Acoustic codec without a pretrained model: residual vector quantisation of log-mel frames.
 
-A frame's log-mel vector, less its mean over the corpus, is its latent. Codebook q quantises what
-the codebooks before it have left over, greedily, so that the first k codebooks are by themselves
-the codec of k codebooks. Decoding adds the chosen vectors; a linear map of each frame and its two
-neighbours, fitted per number of codebooks, takes off part of the quantisation error (a sixth of its
-power on synthesised speech, for no codes); then the phase is reconstructed.
+The latent of a frame is its log-mel vector minus the corpus mean. Codebook q greedily quantises the
+residual of the previous codebooks, so that the first k codebooks alone are a codec of k codebooks.
+The decoder sums the chosen vectors; a linear map of each frame and its two neighbours, fitted per
+number of codebooks, removes part of the quantisation error (a sixth of its power on synthesised
+speech, at no bit rate); then the phase is reconstructed.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from data_pipeline.tokenizers.semantic import features, kmeans
 
 @dataclasses.dataclass(frozen=True)
 class MelRVQConfig:
-    """Frames, codebooks, and how signals are reconstructed."""
+    """Frames, codebooks and signal reconstruction."""
 
     sample_rate: int = 16_000  # Hz
     frame_rate: float = 50.0  # frames per second; divides the sample rate
@@ -65,7 +65,7 @@ class MelRVQ:
 
     Attributes:
         codebooks: float32 (Q, N, D), vectors in the latent space, D = num_mels.
-        context_frames: on either side, that the codes of a frame depend on.
+        context_frames: frames on either side that the codes of a frame depend on.
     """
 
     kind: ClassVar[str] = "mel_rvq"
@@ -92,7 +92,7 @@ class MelRVQ:
         """Reads a fitted codec.
 
         Raises:
-            UserError: the directory is not one, or was changed since.
+            UserError: the directory is not one, or was modified.
         """
         stored = storage.load_tokenizer(directory)
         return cls(stored.parse_config(MelRVQConfig, directory), stored.weights, stored.sha256)
@@ -102,7 +102,7 @@ class MelRVQ:
 
         Args:
             wav: float32 (N,).
-            sample_rate: its rate in Hz; resampled when it is not the codec's.
+            sample_rate: of the signal, in Hz; resampled if it is not the codec's.
 
         Returns:
             uint16 (Q, T), T = ceil(N / hop) after resampling.
@@ -119,15 +119,15 @@ class MelRVQ:
         return codes
 
     def embed(self, codes: np.ndarray, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Sum of the vectors of codebooks start to stop: codes (Q', T) -> float32 (T, D).
+        """Sum of the vectors of codebooks [start, stop): codes (Q', T) -> float32 (T, D).
 
         Raises:
-            ValueError: too many codebooks, or codes outside of them.
+            ValueError: too many codebooks, or codes out of range.
         """
         return sum_of_vectors(self.codebooks, codes, start, stop)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Signal of codes.
+        """Decodes codes to a signal.
 
         Args:
             codes: integers (Q', T), the first Q' codebooks of each frame, 1 <= Q' <= Q.
@@ -136,12 +136,12 @@ class MelRVQ:
             float32 (T * hop,) at the codec's sample rate.
 
         Raises:
-            ValueError: too many codebooks, or codes outside of them.
+            ValueError: too many codebooks, or codes out of range.
         """
         return self._render(self.embed(codes), len(codes))
 
     def decode_vectors(self, latents: np.ndarray) -> np.ndarray:
-        """Signal of latents, without quantising them: (T, D) -> float32 (T * hop,)."""
+        """Decodes latents without quantising them: (T, D) -> float32 (T * hop,)."""
         return self._render(np.asarray(latents, np.float32), self.num_codebooks)
 
     def _render(self, latents: np.ndarray, depth: int) -> np.ndarray:
@@ -165,7 +165,7 @@ def fit(
     iterations: int = 12,
     first_codes: Sequence[np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Fits the mean, then codebook and smoother of one depth after the other.
+    """Fits the mean, then codebook and smoother of one level after the other.
 
     Args:
         config: of the codec.
@@ -173,11 +173,11 @@ def fit(
         seed: of k-means.
         on_iteration: called with 1 after each iteration, for progress.
         iterations: of k-means, per codebook.
-        first_codes: of each utterance the codes (T,) of the first codebook, where something else
-            decides on them; its vectors are then the mean frame of each code.
+        first_codes: given codes (T,) of the first codebook for each utterance; its vectors are then
+            the mean frame of each code. None fits it like the others.
 
     Returns:
-        The weights: `mean` (D,), `codebooks` (Q, N, D), `smoothers` (Q, 3 * D, D); float32.
+        The weights: `mean` (D,), `codebooks` (Q, N, D), `smoothers` (Q, 3 * D, D); all float32.
     """
     frames = np.concatenate(utterances)
     mean = frames.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -201,7 +201,7 @@ def fit(
 
 
 def _mean_of_code(frames: np.ndarray, codes: np.ndarray, size: int) -> np.ndarray:
-    """The mean of the frames (T, D) of each code: float32 (size, D), zero where there are none."""
+    """The mean of the frames (T, D) of each code: float32 (size, D), zero for unused codes."""
     totals = np.zeros((size, frames.shape[1]))
     np.add.at(totals, codes, frames)
     counts = np.bincount(codes, minlength=size)[:, None]
@@ -209,15 +209,15 @@ def _mean_of_code(frames: np.ndarray, codes: np.ndarray, size: int) -> np.ndarra
 
 
 def _with_neighbours(latents: np.ndarray) -> np.ndarray:
-    """Each frame with the one before and the one after, edges repeated: (T, D) -> (T, 3 * D)."""
+    """Concatenates each frame with its two neighbours, edges repeated: (T, D) -> (T, 3 * D)."""
     padded = np.pad(latents, ((1, 1), (0, 0)), mode="edge")
     return np.concatenate([padded[:-2], latents, padded[2:]], axis=1)
 
 
 def _fit_smoother(quantised: Sequence[np.ndarray], target: np.ndarray) -> np.ndarray:
-    """Ridge regression of latents from their quantised neighbourhood: float32 (3 * D, D)."""
+    """Ridge regression of latents on their quantised neighbourhood: float32 (3 * D, D)."""
     width = target.shape[1]
-    # A slight pull towards the frame itself keeps the solution defined for any amount of audio.
+    # Regularised towards the identity: well-defined for any amount of audio.
     penalty = 1e-3 * len(target)
     gram = penalty * np.eye(3 * width)
     product = np.zeros((3 * width, width))

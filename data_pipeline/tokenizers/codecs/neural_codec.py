@@ -1,8 +1,8 @@
-"""Acoustic codes from a pretrained codec, and signals from codes or from vectors.
+"""Pretrained neural codecs: encoding to codes, decoding from codes or latents.
 
-Signals are padded with zeros to whole frames before they are encoded, which the published models do
-in ways of their own (EnCodec by reflection): only the last frame of a signal can come out otherwise
-than there. Decoded signals have exactly T * hop samples.
+Signals are zero-padded to a multiple of the hop before they are encoded; the published models pad
+differently (EnCodec by reflection), so that the last frame of a signal may differ from theirs.
+Decoded signals have exactly T * hop samples.
 """
 
 import dataclasses
@@ -35,11 +35,11 @@ NETWORKS: Mapping[str, type[CodecNetwork]] = {
 
 @dataclasses.dataclass(frozen=True)
 class NeuralCodecConfig:
-    """Which model, how much of it, and what must be known of it without loading it.
+    """The pinned model and its properties, known without loading it.
 
     Attributes:
         kind: a key of `NETWORKS`.
-        name: of the model, for ids.
+        name: of the model, used in ids.
         model_sha256: see `pretrained.model_sha256`.
         dtype: of the computation.
         sample_rate: in Hz.
@@ -47,8 +47,8 @@ class NeuralCodecConfig:
         num_codebooks: Q.
         codebook_size: N.
         equal_lengths: see `base.BatchTokenizer`.
-        min_frames: see `codec_networks.CodecFacts`.
-        context_frames: see `codec_networks.CodecFacts`.
+        min_frames: see `codec_networks.CodecInfo`.
+        context_frames: see `codec_networks.CodecInfo`.
     """
 
     kind: str
@@ -67,7 +67,7 @@ class NeuralCodecConfig:
 class NeuralCodec:
     """The codec; implements `base.AcousticCodec` and `base.BatchTokenizer`.
 
-    The model is loaded when it is first needed.
+    The model is loaded on first use.
     """
 
     def __init__(self, config: NeuralCodecConfig, location: pretrained.Location, sha256: str):
@@ -88,7 +88,7 @@ class NeuralCodec:
         """Reads a codec's directory.
 
         Raises:
-            UserError: the directory is not one, or was changed since.
+            UserError: the directory is not one, or was modified.
         """
         stored = storage.load_tokenizer(directory)
         config = stored.parse_config(NeuralCodecConfig, directory)
@@ -99,35 +99,35 @@ class NeuralCodec:
         """Makes the codec of `KIND:MODEL?codebooks=8`.
 
         Raises:
-            UserError: an option or the model is unusable.
+            UserError: an option or the model is invalid.
         """
-        spec.take(("codebooks", "dtype"))
+        spec.checked_options(("codebooks", "dtype"))
         directory = spec.location.directory()
-        facts = NETWORKS[spec.kind].describe(directory)
-        num_codebooks = spec.whole("codebooks", facts.default_codebooks)
+        info = NETWORKS[spec.kind].describe(directory)
+        num_codebooks = spec.positive_int("codebooks", info.default_codebooks)
         assert num_codebooks is not None
-        if not facts.least_codebooks <= num_codebooks <= facts.most_codebooks:
+        if not info.min_codebooks <= num_codebooks <= info.max_codebooks:
             raise UserError(
                 f"{spec.kind}:{spec.location.model}: codebooks={num_codebooks} is not from "
-                f"{facts.least_codebooks} to {facts.most_codebooks}"
+                f"{info.min_codebooks} to {info.max_codebooks}"
             )
         config = NeuralCodecConfig(
             kind=spec.kind,
             name=spec.location.name,
             model_sha256=pretrained.model_sha256(directory),
             dtype=spec.choice("dtype", torch_runtime.DTYPES, "float32"),
-            sample_rate=facts.sample_rate,
-            hop=facts.hop,
+            sample_rate=info.sample_rate,
+            hop=info.hop,
             num_codebooks=num_codebooks,
-            codebook_size=facts.codebook_size,
-            equal_lengths=facts.equal_lengths,
-            min_frames=facts.min_frames,
-            context_frames=facts.context_frames,
+            codebook_size=info.codebook_size,
+            equal_lengths=info.equal_lengths,
+            min_frames=info.min_frames,
+            context_frames=info.context_frames,
         )
         return cls(config, spec.location, storage.identity(config.kind, config, {}))
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Writes the codec's directory, which says where the model lies.
+        """Writes the codec's directory, with the location of the model.
 
         Raises:
             UserError: it cannot be written.
@@ -137,7 +137,7 @@ class NeuralCodec:
 
     @functools.cached_property
     def codebooks(self) -> np.ndarray:
-        """Vectors of the codebooks, float32 (Q, N, D), whose sums the decoder takes."""
+        """Codebook vectors, float32 (Q, N, D), whose sums are inputs of the decoder."""
         with torch_runtime.exact():
             return self._network.vectors(self.num_codebooks).float().cpu().numpy()
 
@@ -146,7 +146,7 @@ class NeuralCodec:
         return self.encode_batch([wav], sample_rate)[0]
 
     def encode_batch(self, wavs: Sequence[np.ndarray], sample_rate: int) -> list[np.ndarray]:
-        """Codes of each signal, as `encode` gives them; see `base.BatchTokenizer`."""
+        """Codes of each signal, as `encode` returns them; see `base.BatchTokenizer`."""
         signals = [resample(wav, sample_rate, self.sample_rate) for wav in wavs]
         return batching.encode_in_batches(
             signals,
@@ -158,31 +158,31 @@ class NeuralCodec:
         )
 
     def embed(self, codes: np.ndarray, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Sum of the vectors of codebooks start to stop: codes (Q', T) -> float32 (T, D).
+        """Sum of the vectors of codebooks [start, stop): codes (Q', T) -> float32 (T, D).
 
         Raises:
-            ValueError: too many codebooks, or codes outside of them.
+            ValueError: too many codebooks, or codes out of range.
         """
         return sum_of_vectors(self.codebooks, codes, start, stop)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Signal, float32 (T * hop,), of integers (Q', T), the first Q' codebooks of each frame.
+        """Decodes integers (Q', T), the first Q' codebooks, to a signal, float32 (T * hop,).
 
         Raises:
-            ValueError: too many codebooks, or codes outside of them.
+            ValueError: too many codebooks, or codes out of range.
         """
         return self.decode_vectors(self.embed(codes))
 
     def decode_vectors(self, latents: np.ndarray) -> np.ndarray:
-        """Signal of latents, without quantising them: (T, D) -> float32 (T * hop,)."""
+        """Decodes latents without quantising them: (T, D) -> float32 (T * hop,)."""
         samples = len(latents) * self.config.hop
         if samples == 0:
             return np.zeros(0, np.float32)
         torch = torch_runtime.import_torch()
-        given = torch.from_numpy(np.ascontiguousarray(np.asarray(latents, np.float32).T))
+        tensor = torch.from_numpy(np.ascontiguousarray(np.asarray(latents, np.float32).T))
         with torch_runtime.exact():
-            wav = self._network.render(self._to_device(given[None]))[0].float().cpu().numpy()
-        # Odd strides may leave a few samples too few, and padding a few too many.
+            wav = self._network.render(self._to_device(tensor[None]))[0].float().cpu().numpy()
+        # Odd strides may yield a few samples too few, and padding a few too many.
         return np.pad(wav[:samples], (0, max(0, samples - len(wav))))
 
     def _codes(self, wavs: list[np.ndarray]) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""What all residual codecs share: a frame's vector is the sum of one vector of each codebook."""
+"""Residual vector quantisation: the latent of a frame is a sum of codebook vectors."""
 
 import numpy as np
 
@@ -6,19 +6,19 @@ import numpy as np
 def sum_of_vectors(
     codebooks: np.ndarray, codes: np.ndarray, start: int = 0, stop: int | None = None
 ) -> np.ndarray:
-    """Sum of the vectors of codebooks start to stop.
+    """Sum of the vectors of codebooks [start, stop).
 
     Args:
         codebooks: float32 (Q, N, D).
         codes: integers (Q', T), the first Q' codebooks of each frame, 1 <= Q' <= Q.
         start: first codebook.
-        stop: behind the last codebook; None is Q'.
+        stop: end of the range of codebooks; None is Q'.
 
     Returns:
         float32 (T, D).
 
     Raises:
-        ValueError: too many codebooks, or codes outside of them.
+        ValueError: too many codebooks, or codes out of range.
     """
     codes = np.asarray(codes)
     depth, size, width = codebooks.shape

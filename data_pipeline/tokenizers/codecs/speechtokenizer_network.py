@@ -1,7 +1,7 @@
 """SpeechTokenizer (arXiv 2308.16692): 16 kHz, 50 frames a second, the first codebook semantic.
 
-The network is that of the package `speechtokenizer`. Two things are done otherwise than there:
-weights come from a safetensors file (the published file is a pickle of tensors, converted once by
+The network is that of the package `speechtokenizer`, with two differences: weights come from a
+safetensors file (the published file is a pickle of tensors, converted once by
 `data_pipeline.convert_weights`), and only the package's model is imported, not its trainer, so that
 `pip install --no-deps speechtokenizer einops` is enough.
 """
@@ -18,7 +18,7 @@ import safetensors
 
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.tokenizers import torch_runtime
-from data_pipeline.tokenizers.codecs.codec_networks import CodecFacts
+from data_pipeline.tokenizers.codecs.codec_networks import CodecInfo
 from data_pipeline.tokenizers.pretrained import read_settings
 
 _PACKAGE = "speechtokenizer"
@@ -26,28 +26,28 @@ _KEYS = ("sample_rate", "strides", "n_q", "codebook_size", "dimension")
 
 
 class SpeechTokenizerNetwork:
-    """Implements `codec_networks.CodecNetwork`; its LSTM looks ahead, so lengths must be equal."""
+    """Implements `codec_networks.CodecNetwork`; bidirectional LSTM, so lengths must be equal."""
 
     def __init__(self, model: Any):
         """See `load`."""
         self._model = model
 
     @staticmethod
-    def describe(directory: Path) -> CodecFacts:
+    def describe(directory: Path) -> CodecInfo:
         """See `CodecNetwork`."""
         settings = read_settings(directory)
         missing = [key for key in _KEYS if key not in settings]
         if missing:
             raise UserError(
-                f"{directory / 'config.json'} is not SpeechTokenizer's: {', '.join(missing)} "
-                "missing"
+                f"{directory / 'config.json'} is not of a SpeechTokenizer: missing keys: "
+                f"{', '.join(missing)}"
             )
-        return CodecFacts(
+        return CodecInfo(
             sample_rate=int(settings["sample_rate"]),
             hop=math.prod(settings["strides"]),
             codebook_size=int(settings["codebook_size"]),
-            most_codebooks=int(settings["n_q"]),
-            least_codebooks=1,
+            max_codebooks=int(settings["n_q"]),
+            min_codebooks=1,
             default_codebooks=int(settings["n_q"]),
             equal_lengths=True,
             min_frames=1,
@@ -90,7 +90,7 @@ class SpeechTokenizerNetwork:
 
 
 def _model_class() -> Any:
-    """The package's model, without what its `__init__` imports for training."""
+    """The package's model class, imported without its `__init__`, which imports the trainer."""
     torch_runtime.import_torch()
     remedy = f"pip install --no-deps {_PACKAGE} einops"
     if _PACKAGE not in sys.modules:

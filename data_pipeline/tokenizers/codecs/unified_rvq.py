@@ -1,9 +1,9 @@
-"""One codec whose first codebook is semantic, without a pretrained model.
+"""A codec whose first codebook is semantic, without a pretrained model.
 
-The offline stand-in for SpeechTokenizer (arXiv 2308.16692): codebook 1 holds the units of
-`mfcc_kmeans`, which know little of the speaker, and its vectors are the mean log-mel frame of each
-unit; codebooks 2 to Q quantise what is left, which is the perceptual rest. The sum of all of a
-frame's vectors is what is decoded, quantised or not.
+The offline stand-in for SpeechTokenizer (arXiv 2308.16692): the codes of codebook 1 are the units
+of `mfcc_kmeans`, which carry little speaker information, and its vectors are the mean log-mel frame
+of each unit; codebooks 2 to Q quantise the residual, the perceptual information. The decoder takes
+the sum of a frame's vectors, quantised or not.
 """
 
 import dataclasses
@@ -25,9 +25,9 @@ class UnifiedRVQConfig:
     """The units of the first codebook, and the codec that they are part of.
 
     Attributes:
-        units: `vocab_size` is at most the codec's `codebook_size`; the rest of the first codebook
-            is never used.
-        codec: at the units' frame rate.
+        units: their `vocab_size` is at most the codec's `codebook_size`; the remaining entries of
+            the first codebook are unused.
+        codec: has the frame rate of the units.
     """
 
     units: MFCCKMeansConfig
@@ -36,17 +36,17 @@ class UnifiedRVQConfig:
     def __post_init__(self):
         for name, kind in (("units", MFCCKMeansConfig), ("codec", MelRVQConfig)):
             value = getattr(self, name)
-            if isinstance(value, dict):  # as it is stored
+            if isinstance(value, dict):  # as stored
                 object.__setattr__(self, name, kind(**value))
         if self.units.frame_rate != self.codec.frame_rate:
             raise ValueError(
-                f"units at {self.units.frame_rate:g} Hz and frames at {self.codec.frame_rate:g} Hz "
-                "are no single stack of codes"
+                f"units at {self.units.frame_rate:g} Hz, frames at {self.codec.frame_rate:g} Hz: a "
+                "unified codec needs equal rates"
             )
         if self.units.vocab_size > self.codec.codebook_size:
             raise ValueError(
-                f"{self.units.vocab_size} units are more than the {self.codec.codebook_size} codes "
-                "of a codebook"
+                f"{self.units.vocab_size} units exceed the {self.codec.codebook_size} codes of a "
+                "codebook"
             )
         if self.codec.num_codebooks < 2:
             raise ValueError("num_codebooks must be 2 or more: the first one is semantic")
@@ -56,7 +56,7 @@ class UnifiedRVQ(MelRVQ):
     """The codec; implements `base.AcousticCodec`.
 
     Attributes:
-        semantic_vocab: codes of the first codebook are below it.
+        semantic_vocab: codes of the first codebook are in [0, semantic_vocab).
     """
 
     kind: ClassVar[str] = "unified_rvq"
@@ -73,7 +73,7 @@ class UnifiedRVQ(MelRVQ):
         """Reads a fitted codec.
 
         Raises:
-            UserError: the directory is not one, or was changed since.
+            UserError: the directory is not one, or was modified.
         """
         stored = storage.load_tokenizer(directory)
         return cls(stored.parse_config(UnifiedRVQConfig, directory), stored.weights, stored.sha256)
@@ -100,7 +100,7 @@ def fit(
     on_iteration: Callable[[int], None] = lambda steps: None,
     iterations: int = 12,
 ) -> dict[str, np.ndarray]:
-    """Fits the units, then what they leave over.
+    """Fits the units, then the codebooks of the residual.
 
     Args:
         config: of the codec.
@@ -111,7 +111,7 @@ def fit(
         iterations: of k-means, per codebook.
 
     Returns:
-        The weights of both parts, under `units/` and `codec/`.
+        The weights of both parts, with the prefixes `units/` and `codec/`.
     """
     unit_weights = mfcc_kmeans.fit(config.units, units, seed, on_iteration, iterations)
     tokenizer = MFCCKMeans(config.units, unit_weights, "")

@@ -1,7 +1,7 @@
-"""From log-mel frames back to a signal, without training: mel inversion and phase reconstruction.
+"""Vocoder without training: mel inversion and phase reconstruction.
 
-The magnitudes follow from the mel frames by non-negative least squares, the phases by the fast
-Griffin-Lim algorithm (Perraudin, Balazs, Sondergaard 2013), all frames of a signal at once.
+Magnitudes are estimated from mel frames by non-negative least squares, phases by the fast
+Griffin-Lim algorithm (Perraudin, Balazs, Sondergaard 2013) over all frames of a signal.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from data_pipeline.tokenizers.semantic.features import hann
 
 @dataclass(frozen=True)
 class GriffinLim:
-    """Phase reconstruction for Hann-windowed magnitudes.
+    """Fast Griffin-Lim phase reconstruction for Hann-windowed magnitudes.
 
     Attributes:
         hop: samples per frame.
-        window: length of the window, a multiple of the hop, at least twice as long.
-        iterations: of the algorithm.
+        window: length of the window in samples, a multiple of the hop, at least twice as long.
+        iterations: number of iterations.
         momentum: 0 is plain Griffin-Lim.
     """
 
@@ -64,7 +64,7 @@ class GriffinLim:
 
 
 def _overlap_add(frames: np.ndarray, hop: int) -> np.ndarray:
-    """(T, window) -> ((T - 1) * hop + window,); the window is a multiple of the hop."""
+    """Overlap-add: (T, window) -> ((T - 1) * hop + window,); window is a multiple of hop."""
     count, window = frames.shape
     overlap = window // hop
     total = np.zeros((count + overlap - 1, hop), frames.dtype)
@@ -75,7 +75,7 @@ def _overlap_add(frames: np.ndarray, hop: int) -> np.ndarray:
 
 
 def invert_mel(mel: np.ndarray, filters: np.ndarray, iterations: int = 20) -> np.ndarray:
-    """Non-negative magnitudes whose mel magnitudes come nearest, by multiplicative updates.
+    """Non-negative least-squares inverse of the filterbank, by multiplicative updates.
 
     Args:
         mel: magnitudes (not logarithms), float32 (T, M).
@@ -85,7 +85,7 @@ def invert_mel(mel: np.ndarray, filters: np.ndarray, iterations: int = 20) -> np
     Returns:
         float32 (T, bins).
     """
-    # The start spreads every filter's level over its bins; updates keep it positive.
+    # Initialise by spreading the level of every filter over its bins; updates keep it positive.
     spread = filters / np.maximum(filters.sum(axis=0), 1e-8)
     magnitudes = mel @ spread + 1e-9
     target = mel @ filters

@@ -1,4 +1,4 @@
-"""Cluster centres from files that cannot run code: npy, npz and safetensors."""
+"""Centroid files in formats that cannot run code: npy, npz and safetensors."""
 
 import zipfile
 from collections.abc import Mapping
@@ -11,21 +11,21 @@ import safetensors.numpy
 
 from data_pipeline.runtime.errors import UserError
 
-NAME = "centroids"
-MOST = 1 << 16  # units are stored as uint16
+ARRAY_NAME = "centroids"
+MAX_CLUSTERS = 1 << 16  # units are stored as uint16
 
 
 def read_centroids(path: str | Path) -> np.ndarray:
-    """Reads the centres of k-means.
+    """Reads k-means centroids.
 
     Args:
-        path: a .npy file, or a .npz or .safetensors file with one array or one called `centroids`.
+        path: a .npy file, or a .npz or .safetensors file with one array or one named `centroids`.
 
     Returns:
         float32 (K, D), 2 <= K <= 65,536.
 
     Raises:
-        UserError: the file cannot be read, is of another format, or holds something else.
+        UserError: the file cannot be read, or holds anything but finite floats (K, D).
     """
     path = Path(path)
     try:
@@ -39,7 +39,7 @@ def read_centroids(path: str | Path) -> np.ndarray:
         else:
             raise UserError(
                 f"kmeans file {path}: not one of .npy, .npz, .safetensors. A joblib or pickle file "
-                "can run code when it is read: convert one that you trust, elsewhere, with "
+                "can run code when it is loaded: convert one that you trust, elsewhere, with "
                 "numpy.save('kmeans.npy', joblib.load(FILE).cluster_centers_)"
             )
     except (OSError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
@@ -47,11 +47,11 @@ def read_centroids(path: str | Path) -> np.ndarray:
         raise UserError(f"kmeans file {path} cannot be read: {reason}") from error
     if (
         found.ndim != 2
-        or not 2 <= len(found) <= MOST
+        or not 2 <= len(found) <= MAX_CLUSTERS
         or not np.issubdtype(found.dtype, np.floating)
     ):
         raise UserError(
-            f"kmeans file {path}: expected floats (K, D) with K from 2 to {MOST}, found "
+            f"kmeans file {path}: expected floats (K, D) with K from 2 to {MAX_CLUSTERS}, found "
             f"{found.dtype} {found.shape}"
         )
     if not np.isfinite(found).all():
@@ -60,13 +60,13 @@ def read_centroids(path: str | Path) -> np.ndarray:
 
 
 def write_centroids(path: str | Path, centroids: np.ndarray) -> None:
-    """Writes centres (K, D) as npz or safetensors, by suffix; equal centres give equal bytes.
+    """Writes centroids (K, D) as npz or safetensors, by suffix, deterministically.
 
     Raises:
-        UserError: the suffix is another one, or the file cannot be written.
+        UserError: the suffix is unknown, or the file cannot be written.
     """
     path = Path(path)
-    arrays: dict[str, Any] = {NAME: np.ascontiguousarray(centroids, np.float32)}
+    arrays: dict[str, Any] = {ARRAY_NAME: np.ascontiguousarray(centroids, np.float32)}
     temporary = path.with_name(f".{path.name}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,8 +82,8 @@ def write_centroids(path: str | Path, centroids: np.ndarray) -> None:
 
 
 def _only(path: Path, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    if NAME in arrays:
-        return arrays[NAME]
+    if ARRAY_NAME in arrays:
+        return arrays[ARRAY_NAME]
     if len(arrays) == 1:
         return next(iter(arrays.values()))
-    raise UserError(f"kmeans file {path}: no array {NAME!r} among {sorted(arrays)}")
+    raise UserError(f"kmeans file {path}: no array {ARRAY_NAME!r} among {sorted(arrays)}")

@@ -1,8 +1,8 @@
-"""Spectral features in NumPy and SciPy: framing, mel filterbank, log-mel, MFCC, deltas.
+"""Spectral features in NumPy and SciPy: framing, mel filterbank, log-mel, MFCCs, deltas.
 
-A signal of N samples is padded with zeros to T * hop samples, T = ceil(N / hop); frame t is centred
-on the middle of samples [t * hop, (t + 1) * hop). Features of a frame depend on its own window
-only, so they can be computed for any stretch of a signal.
+A signal of N samples is zero-padded to T * hop samples, T = ceil(N / hop); the window of frame t is
+centred on samples [t * hop, (t + 1) * hop). Features of a frame depend on its window only, so they
+can be computed for any part of a signal.
 """
 
 import functools
@@ -23,15 +23,15 @@ def hop_length(sample_rate: int, frame_rate: float) -> int:
     hop = round(sample_rate / frame_rate) if frame_rate > 0 else 0
     if hop < 1 or abs(hop * frame_rate - sample_rate) > 1e-6 * sample_rate:
         raise ValueError(
-            f"frame_rate {frame_rate:g} does not divide sample_rate {sample_rate} into whole hops"
+            f"frame_rate {frame_rate:g} does not divide sample_rate {sample_rate} into integer hops"
         )
     return hop
 
 
 def frame_signal(wav: np.ndarray, hop: int, window: int) -> np.ndarray:
-    """Cuts a signal (N,) into overlapping frames (T, window); a read-only view of a padded copy."""
+    """Overlapping frames (T, window) of a signal (N,): a read-only view of a padded copy."""
     frames = num_frames(len(wav), hop)
-    centring = (window - hop) // 2  # zeros in front; where negative, samples that no frame sees
+    centring = (window - hop) // 2  # zeros in front; if negative, samples that are skipped
     padded = np.zeros(max(0, centring) + max(frames * hop, len(wav)) + window, np.float32)
     start = max(0, centring)
     padded[start : start + len(wav)] = wav
@@ -53,7 +53,7 @@ def mel_filterbank(
 
     Args:
         sample_rate: in Hz.
-        n_fft: length of the transform.
+        n_fft: FFT size.
         num_mels: M, the number of filters.
         fmin: lower edge of the first filter in Hz.
         fmax: upper edge of the last filter in Hz.
@@ -66,7 +66,7 @@ def mel_filterbank(
     )
     edges = 700 * (10 ** (edges_mel / 2595) - 1)
     bin_width = sample_rate / n_fft
-    # Narrow filters at low frequencies must still reach a bin: no flank is steeper than one bin.
+    # Narrow low-frequency filters must still cover a bin: no slope is steeper than one bin.
     lower = np.minimum(edges[:-2], edges[1:-1] - bin_width)
     upper = np.maximum(edges[2:], edges[1:-1] + bin_width)
     bins = np.arange(n_fft // 2 + 1) * bin_width
@@ -93,7 +93,7 @@ def log_mel(
     filters: np.ndarray,
     floor: float,
 ) -> np.ndarray:
-    """Natural logarithm of mel magnitudes, floored: float32 (T, M)."""
+    """Natural logarithm of mel magnitudes, clipped below at `floor`: float32 (T, M)."""
     mel = magnitude_spectrogram(wav, hop, window) @ filters.T
     return np.log(np.maximum(mel, floor))
 
@@ -104,7 +104,7 @@ def mfcc(log_mels: np.ndarray, num_coefficients: int) -> np.ndarray:
 
 
 def deltas(features: np.ndarray, reach: int = 2) -> np.ndarray:
-    """Slope of a line through 2 * reach + 1 frames, edges repeated: (T, C) -> (T, C)."""
+    """Regression slope over 2 * reach + 1 frames, edges repeated: (T, C) -> (T, C)."""
     padded = np.pad(features, ((reach, reach), (0, 0)), mode="edge")
     total = len(features)
     slope = np.zeros_like(features)

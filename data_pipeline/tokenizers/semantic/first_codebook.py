@@ -1,8 +1,7 @@
-"""The first codebook of a codec as the semantic stream.
+"""The first codebook of a codec as the semantic tokenizer.
 
-SpeechTokenizer (arXiv 2308.16692) and its offline stand-in, `unified_rvq`, put content into the
-first codebook: one stack of codes then serves both streams, as SpeechGPT-Gen (arXiv 2401.13527)
-needs.
+The first codebook of SpeechTokenizer (arXiv 2308.16692), and of its offline stand-in `unified_rvq`,
+encodes content: the same codes then serve both streams, as SpeechGPT-Gen (arXiv 2401.13527) needs.
 """
 
 from collections.abc import Sequence
@@ -12,10 +11,10 @@ import numpy as np
 
 
 class FirstCodebook:
-    """Implements `base.SemanticTokenizer` and `base.BatchTokenizer` by a codec.
+    """Implements `base.SemanticTokenizer` and `base.BatchTokenizer` on top of a codec.
 
     Args:
-        codec: an `AcousticCodec`; where it has `encode_first`, that alone is computed.
+        codec: an `AcousticCodec`; if it has `encode_first`, only that codebook is computed.
     """
 
     def __init__(self, codec: Any):
@@ -33,7 +32,7 @@ class FirstCodebook:
         return self.encode_batch([wav], sample_rate)[0]
 
     def encode_batch(self, wavs: Sequence[np.ndarray], sample_rate: int) -> list[np.ndarray]:
-        """Units of each signal, as `encode` gives them."""
+        """Units of each signal, as `encode` returns them."""
         if hasattr(self.codec, "encode_first"):
             return [self.codec.encode_first(wav, sample_rate) for wav in wavs]
         if hasattr(self.codec, "encode_batch"):

@@ -1,10 +1,10 @@
-"""Semantic units without a pretrained model: k-means over MFCC with deltas.
+"""Semantic units without a pretrained model: k-means over MFCCs with deltas.
 
-These are the targets of HuBERT's first iteration (arXiv 2106.07447, section IV.B). Two things make
-them say what is spoken rather than who speaks, how loud: the signal is scaled to a fixed level, and
-features are normalised to zero mean and unit variance over the utterance. A short utterance has too
-few frames for statistics of its own, so the corpus' average statistics weigh in like
-`prior_seconds` of audio.
+These are the targets of HuBERT's first iteration (arXiv 2106.07447, section IV.B). To encode
+content rather than speaker and loudness, signals are scaled to a fixed level, and features are
+normalised to zero mean and unit variance per utterance. Statistics of short utterances are
+unreliable, so they are smoothed with the corpus statistics, which count like `prior_seconds` of
+audio.
 """
 
 import dataclasses
@@ -18,22 +18,22 @@ from data_pipeline.audio.io import SILENCE_PEAK, resample
 from data_pipeline.tokenizers import storage
 from data_pipeline.tokenizers.semantic import features, kmeans
 
-_LEVEL = 0.1  # root mean square that signals are scaled to
+_LEVEL = 0.1  # RMS level that signals are scaled to
 _SMALLEST_DEVIATION = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
 class MFCCKMeansConfig:
-    """What the units are computed from."""
+    """Feature extraction and number of clusters."""
 
     sample_rate: int = 16_000  # Hz
     frame_rate: float = 50.0  # units per second; divides the sample rate
-    vocab_size: int = 40  # clusters; with more, units tell voices apart and a model copies them
+    vocab_size: int = 40  # clusters; more of them also encode the speaker
     num_coefficients: int = 13
     num_mels: int = 40
     window: int = 400  # samples
-    floor: float = 1e-4  # of mel magnitudes, at the level that signals are scaled to
-    prior_seconds: float = 0.5  # weight of the corpus' statistics
+    floor: float = 1e-4  # of mel magnitudes, after scaling
+    prior_seconds: float = 0.5  # weight of the corpus statistics
 
     def __post_init__(self):
         features.hop_length(self.sample_rate, self.frame_rate)
@@ -51,7 +51,7 @@ class MFCCKMeansConfig:
 
 
 class MFCCKMeans:
-    """The units' encoder; implements `base.SemanticTokenizer`."""
+    """The tokenizer; implements `base.SemanticTokenizer`."""
 
     kind: ClassVar[str] = "mfcc_kmeans"
 
@@ -70,7 +70,7 @@ class MFCCKMeans:
         """Reads a fitted tokenizer.
 
         Raises:
-            UserError: the directory is not one, or was changed since.
+            UserError: the directory is not one, or was modified.
         """
         stored = storage.load_tokenizer(directory)
         return cls(stored.parse_config(MFCCKMeansConfig, directory), stored.weights, stored.sha256)
@@ -78,12 +78,12 @@ class MFCCKMeans:
     def encode(self, wav: np.ndarray, sample_rate: int) -> np.ndarray:
         """Units of a signal.
 
-        The units do not depend on the signal's level. A silent signal (peak below 1e-4) has no
-        statistics of its own and is given the unit of silence.
+        The units do not depend on the signal's level. A silent signal (peak below 1e-4) is
+        normalised with the corpus statistics alone, and so gets the unit of silence.
 
         Args:
             wav: float32 (N,).
-            sample_rate: its rate in Hz; resampled when it is not the tokenizer's.
+            sample_rate: of the signal, in Hz; resampled if it is not the tokenizer's.
 
         Returns:
             uint16 (T,), T = ceil(N / hop) after resampling.
@@ -104,8 +104,8 @@ def raw_features(config: MFCCKMeansConfig, wav: np.ndarray) -> np.ndarray:
     """MFCC, deltas and second deltas before normalisation: float32 (T, 3 * num_coefficients).
 
     Args:
-        config: of the units.
-        wav: float32 (N,) at the config's sample rate, scaled here unless it is silent.
+        config: of the tokenizer.
+        wav: float32 (N,) at the config's sample rate; scaled to a fixed level unless silent.
     """
     if np.abs(wav).max(initial=0.0) >= SILENCE_PEAK:
         wav = wav * (_LEVEL / np.sqrt(np.mean(np.square(wav, dtype=np.float64)))).astype(np.float32)
@@ -125,17 +125,17 @@ def fit(
     on_iteration: Callable[[int], None] = lambda steps: None,
     iterations: int = 20,
 ) -> dict[str, np.ndarray]:
-    """Fits the corpus' statistics and the clusters.
+    """Computes the corpus statistics and fits the clusters.
 
     Args:
-        config: of the units.
+        config: of the tokenizer.
         utterances: `raw_features` of each utterance.
         seed: of k-means.
         on_iteration: called with 1 after each iteration, for progress.
         iterations: of k-means.
 
     Returns:
-        The weights: `mean` and `deviation` (C,), `centroids` (vocab_size, C); float32.
+        The weights: `mean` and `deviation` (C,), `centroids` (vocab_size, C); all float32.
     """
     mean = np.mean([raw.mean(axis=0, dtype=np.float64) for raw in utterances], axis=0)
     variance = np.mean([raw.var(axis=0, dtype=np.float64) for raw in utterances], axis=0)
@@ -143,8 +143,8 @@ def fit(
     deviation = np.maximum(np.sqrt(variance), _SMALLEST_DEVIATION).astype(np.float32)
     normalised = []
     for raw in utterances:
-        own_mean, own_deviation = _statistics(config, raw, mean, deviation)
-        normalised.append((raw - own_mean) / own_deviation)
+        smoothed_mean, smoothed_deviation = _statistics(config, raw, mean, deviation)
+        normalised.append((raw - smoothed_mean) / smoothed_deviation)
     centroids = kmeans.fit_kmeans(
         np.concatenate(normalised), config.vocab_size, seed, iterations, on_iteration
     )
@@ -154,9 +154,9 @@ def fit(
 def _statistics(
     config: MFCCKMeansConfig, raw: np.ndarray, mean: np.ndarray, deviation: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """An utterance's mean and deviation (C,), drawn towards the corpus' own as if by a prior."""
+    """Mean and deviation (C,) of an utterance, shrunk towards those of the corpus."""
     prior = config.prior_seconds * config.frame_rate
-    own = len(raw) / (len(raw) + prior)
-    new_mean = own * raw.mean(axis=0) + (1 - own) * mean
-    variance = own * raw.var(axis=0) + (1 - own) * np.square(deviation)
-    return new_mean, np.maximum(np.sqrt(variance), _SMALLEST_DEVIATION)
+    weight = len(raw) / (len(raw) + prior)
+    smoothed = weight * raw.mean(axis=0) + (1 - weight) * mean
+    variance = weight * raw.var(axis=0) + (1 - weight) * np.square(deviation)
+    return smoothed, np.maximum(np.sqrt(variance), _SMALLEST_DEVIATION)

@@ -1,13 +1,13 @@
 """Hidden states of self-supervised speech models: HuBERT, wav2vec 2.0 (XLSR, XLS-R), w2v-BERT 2.0.
 
-Layer k is the output of the k-th transformer layer, counted from 1, before any final normalisation
-of the whole stack. Layers above the one asked for are not computed.
+Layer k is the output of the k-th transformer layer, counted from 1, before any final layer norm.
+Later layers are not computed.
 
-The published models give floor((N - field) / hop) + 1 frames of N samples, one or none less than
-``T = ceil(N / hop)``, as their convolutions see `field` samples (400) every `hop` (320). Here the
-signal is extended by zeros at its end to just T frames: the first frames see what they see in the
-published recipe, the last one may see zeros. (w2v-BERT repeats its last spectral frame instead,
-after normalisation, because zeros would move the statistics.)
+The published models output floor((N - field) / hop) + 1 frames for N samples, at most one fewer
+than ``T = ceil(N / hop)``: their convolutions have a receptive field of `field` samples (400) and a
+stride of `hop` (320). Here the signal is zero-padded at its end to exactly T frames: all frames but
+the last have the same inputs as in the published recipe. (For w2v-BERT the last spectral frame is
+repeated instead, after normalisation, because zeros would change the statistics.)
 """
 
 import dataclasses
@@ -27,22 +27,22 @@ KINDS = {"hubert": "HubertModel", "wav2vec2": "Wav2Vec2Model", "w2v-bert": "Wav2
 OPTIONS = ("layer", "normalize", "dtype")
 
 _MODEL_TYPES = {"hubert": "hubert", "wav2vec2": "wav2vec2", "w2v-bert": "wav2vec2-bert"}
-_FBANK_HOP, _FBANK_WINDOW = 160, 400  # samples; of SeamlessM4TFeatureExtractor
-_EPSILON = 1e-7  # of the variance, as in the models' own preprocessing
+_FBANK_HOP, _FBANK_WINDOW = 160, 400  # samples; as in SeamlessM4TFeatureExtractor
+_EPSILON = 1e-7  # added to the variance, as in the models' own preprocessing
 
 
 @dataclasses.dataclass(frozen=True)
 class SpeechEncoderConfig:
-    """Which hidden states, and what must be known of the model without loading it.
+    """Which hidden states to use, and properties of the model that are known without loading it.
 
     Attributes:
         kind: a key of `KINDS`.
         layer: counted from 1.
-        normalize: signals get zero mean and unit variance first (w2v-BERT: its spectra).
+        normalize: normalise signals to zero mean and unit variance (w2v-BERT: the spectra).
         dtype: of the computation.
         sample_rate: in Hz.
         hop: samples per frame.
-        field: samples that a frame sees in the convolutions.
+        field: receptive field of the convolutions, in samples.
         width: D, of the hidden states.
         equal_lengths: see `base.BatchTokenizer`.
     """
@@ -59,11 +59,11 @@ class SpeechEncoderConfig:
 
 
 def describe(spec: ModelSpec, directory: Path) -> SpeechEncoderConfig:
-    """Reads what a specification and a model's files say.
+    """The configuration that follows from a specification and the model's config files.
 
     Raises:
-        UserError: no layer is given or the model has no such layer, an option is impossible, or
-            the directory holds another kind of model.
+        UserError: no layer is given or the model has no such layer, an option is invalid, or the
+            directory holds another kind of model.
     """
     transformers = torch_runtime.import_transformers()
     settings = read_settings(directory)
@@ -74,7 +74,7 @@ def describe(spec: ModelSpec, directory: Path) -> SpeechEncoderConfig:
             f"{spec.kind} needs {expected!r}"
         )
     model = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
-    layer = spec.whole("layer")
+    layer = spec.positive_int("layer")
     if layer is None or layer > model.num_hidden_layers:
         raise UserError(
             f"{spec.kind}:{spec.location.model} needs ?layer= from 1 to {model.num_hidden_layers}"
@@ -89,14 +89,14 @@ def describe(spec: ModelSpec, directory: Path) -> SpeechEncoderConfig:
             reversed(model.conv_kernel), reversed(model.conv_stride), strict=True
         ):
             field = (field - 1) * stride + kernel
-        # Group normalisation in the first convolution is over all of a signal's time.
+        # Group normalisation in the first convolution takes statistics over time.
         equal_lengths = model.feat_extract_norm == "group"
         default = bool(preprocessing.get("do_normalize", True))
-    word = spec.choice("normalize", ("true", "false"), "true" if default else "false")
+    normalize = spec.choice("normalize", ("true", "false"), "true" if default else "false")
     return SpeechEncoderConfig(
         kind=spec.kind,
         layer=layer,
-        normalize=word == "true",
+        normalize=normalize == "true",
         dtype=spec.choice("dtype", torch_runtime.DTYPES, "float32"),
         sample_rate=int(preprocessing.get("sampling_rate", 16_000)),
         hop=hop,
@@ -107,7 +107,7 @@ def describe(spec: ModelSpec, directory: Path) -> SpeechEncoderConfig:
 
 
 class SpeechEncoder:
-    """A loaded model, cut off above its layer."""
+    """A loaded model, truncated after the chosen layer."""
 
     def __init__(self, config: SpeechEncoderConfig, directory: Path):
         """Loads the model of a local directory.
@@ -132,8 +132,8 @@ class SpeechEncoder:
         """Hidden states of one batch.
 
         Args:
-            wavs: float32 (N,) each, N > 0, at the config's rate; all of one number of frames where
-                the config says so.
+            wavs: float32 (N,) each, N > 0, at the config's rate; with equal numbers of frames if
+                `equal_lengths` is set.
 
         Returns:
             float32 tensors (T, D) on the model's device, T = ceil(N / hop).
@@ -141,16 +141,16 @@ class SpeechEncoder:
         torch = self._torch
         lengths = [num_frames(len(wav), self.config.hop) for wav in wavs]
         if self.config.equal_lengths and len(set(lengths)) > 1:
-            raise ValueError("this model's batches hold signals of equal length only")
+            raise ValueError("batches of this model need signals of equal length")
         if self.config.kind == "w2v-bert":
             inputs, mask = self._spectra(wavs, lengths)
         else:
             inputs, mask = self._signals(wavs, lengths)
         target = torch_runtime.device()
         tensor = torch.from_numpy(inputs).to(target, getattr(torch, self.config.dtype))
-        given = None if self.config.equal_lengths else torch.from_numpy(mask).to(target)
+        attention_mask = None if self.config.equal_lengths else torch.from_numpy(mask).to(target)
         with torch_runtime.exact():
-            self._model(tensor, attention_mask=given)
+            self._model(tensor, attention_mask=attention_mask)
             states, self._kept = self._kept.float(), None
         return [states[row, :length] for row, length in enumerate(lengths)]
 
@@ -167,7 +167,7 @@ class SpeechEncoder:
         for row, (wav, size) in enumerate(zip(wavs, sizes, strict=True)):
             if self.config.normalize:
                 wav = (wav - wav.mean()) / np.sqrt(wav.var() + _EPSILON)
-            # Where the convolutions see less than a hop, the last samples lie between frames.
+            # If the receptive field is shorter than a hop, no frame covers the last samples.
             inputs[row, : min(len(wav), size)] = wav[:size]
             mask[row, :size] = 1
         return inputs, mask
@@ -179,7 +179,7 @@ class SpeechEncoder:
         stride = self.config.hop // _FBANK_HOP
         rows = []
         for wav, length in zip(wavs, lengths, strict=True):
-            # Two frames at least: the deviation of one is not defined.
+            # At least two frames: the variance of one is undefined.
             shortest = _FBANK_WINDOW + _FBANK_HOP
             wav = np.pad(wav, (0, max(0, shortest - len(wav))))
             frames = self._fbank(

@@ -1,7 +1,7 @@
-"""Semantic units from a pretrained speech model: the nearest cluster of a layer's hidden states.
+"""Semantic units from a pretrained speech encoder: k-means clusters of a layer's hidden states.
 
-GPST's units are layer 35 of a wav2vec 2.0 model of 48 layers with 10,000 clusters (spec section
-1.1); HuBERT with 500 clusters at layer 9 is the usual smaller choice.
+GPST uses layer 35 of a 48-layer wav2vec 2.0 model with 10,000 clusters (arXiv 2406.00976); layer 9
+of HuBERT with 500 clusters is a common smaller choice.
 """
 
 import dataclasses
@@ -15,18 +15,18 @@ from data_pipeline.audio.io import resample
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.tokenizers import batching, pretrained, storage, torch_runtime
 from data_pipeline.tokenizers.semantic import speech_encoder
-from data_pipeline.tokenizers.semantic.centroids import NAME, read_centroids
+from data_pipeline.tokenizers.semantic.centroids import ARRAY_NAME, read_centroids
 from data_pipeline.tokenizers.semantic.speech_encoder import SpeechEncoder, SpeechEncoderConfig
 
-_BLOCK = 4096  # frames per table of distances, (block, clusters) float32
+_BLOCK = 4096  # frames per distance table, (block, clusters) float32
 
 
 @dataclasses.dataclass(frozen=True)
 class SpeechUnitsConfig(SpeechEncoderConfig):
-    """What the units are computed from.
+    """The speech encoder, and the model that it is pinned to.
 
     Attributes:
-        name: of the model, for ids.
+        name: of the model, used in ids.
         model_sha256: see `pretrained.model_sha256`.
     """
 
@@ -35,7 +35,7 @@ class SpeechUnitsConfig(SpeechEncoderConfig):
 
 
 class SpeechUnits:
-    """The units' encoder; implements `base.SemanticTokenizer` and `base.BatchTokenizer`.
+    """The tokenizer; implements `base.SemanticTokenizer` and `base.BatchTokenizer`.
 
     The model is loaded when the first signal is encoded.
     """
@@ -63,21 +63,21 @@ class SpeechUnits:
         """Reads a tokenizer's directory.
 
         Raises:
-            UserError: the directory is not one, or was changed since.
+            UserError: the directory is not one, or was modified.
         """
         stored = storage.load_tokenizer(directory)
         config = stored.parse_config(SpeechUnitsConfig, directory)
         location = pretrained.Location.load(directory)
-        return cls(config, location, stored.weights[NAME], stored.sha256)
+        return cls(config, location, stored.weights[ARRAY_NAME], stored.sha256)
 
     @classmethod
     def from_spec(cls, spec: pretrained.ModelSpec) -> "SpeechUnits":
         """Makes the tokenizer of `KIND:MODEL?layer=9&kmeans=FILE`.
 
         Raises:
-            UserError: an option, the model or the k-means file is unusable.
+            UserError: an option, the model or the k-means file is invalid.
         """
-        options = spec.take((*speech_encoder.OPTIONS, "kmeans"))
+        options = spec.checked_options((*speech_encoder.OPTIONS, "kmeans"))
         if "kmeans" not in options:
             raise UserError(
                 f"{spec.kind}:{spec.location.model} needs ?kmeans=FILE; fit one with "
@@ -88,8 +88,8 @@ class SpeechUnits:
         encoder = speech_encoder.describe(spec, directory)
         if encoder.width != centroids.shape[1]:
             raise UserError(
-                f"kmeans file {options['kmeans']} is of {centroids.shape[1]} dimensions, the "
-                f"hidden states of {spec.location.model} have {encoder.width}: it is of another "
+                f"kmeans file {options['kmeans']} has {centroids.shape[1]} dimensions, the hidden "
+                f"states of {spec.location.model} have {encoder.width}: it belongs to another "
                 "model"
             )
         config = SpeechUnitsConfig(
@@ -97,16 +97,16 @@ class SpeechUnits:
             name=spec.location.name,
             model_sha256=pretrained.model_sha256(directory),
         )
-        sha256 = storage.identity(config.kind, config, {NAME: centroids})
+        sha256 = storage.identity(config.kind, config, {ARRAY_NAME: centroids})
         return cls(config, spec.location, centroids, sha256)
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Writes the tokenizer's directory: the clusters, and where the model lies.
+        """Writes the tokenizer's directory: the centroids, and the location of the model.
 
         Raises:
             UserError: it cannot be written.
         """
-        weights = {NAME: self._centroids}
+        weights = {ARRAY_NAME: self._centroids}
         storage.save_tokenizer(directory, self.config.kind, self.config, weights)
         self._location.save(directory)
 
@@ -115,7 +115,7 @@ class SpeechUnits:
         return self.encode_batch([wav], sample_rate)[0]
 
     def encode_batch(self, wavs: Sequence[np.ndarray], sample_rate: int) -> list[np.ndarray]:
-        """Units of each signal, as `encode` gives them; see `base.BatchTokenizer`."""
+        """Units of each signal, as `encode` returns them; see `base.BatchTokenizer`."""
         signals = [resample(wav, sample_rate, self.sample_rate) for wav in wavs]
         return batching.encode_in_batches(
             signals,
@@ -130,7 +130,7 @@ class SpeechUnits:
         return [self._nearest(states) for states in self._encoder(wavs)]
 
     def _nearest(self, states) -> np.ndarray:
-        """Units of the hidden states (T, D) of one signal: never of several, whatever the batch."""
+        """Units of the hidden states (T, D) of one signal, so that rounding ignores the batch."""
         table, half_norms = self._table
         parts = [
             (half_norms - block @ table).argmin(dim=1).cpu().numpy()
@@ -145,7 +145,7 @@ class SpeechUnits:
 
     @functools.cached_property
     def _table(self):
-        """Centres (D, K) and half of their squared norms (K,), on the device."""
+        """Centroids (D, K) and half of their squared norms (K,), on the device."""
         torch = torch_runtime.import_torch()
-        centres = torch.from_numpy(self._centroids).to(torch_runtime.device())
-        return centres.T.contiguous(), 0.5 * (centres * centres).sum(dim=1)
+        centroids = torch.from_numpy(self._centroids).to(torch_runtime.device())
+        return centroids.T.contiguous(), 0.5 * (centroids * centroids).sum(dim=1)

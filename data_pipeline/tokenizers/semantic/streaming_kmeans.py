@@ -1,7 +1,7 @@
-"""k-means over more points than memory holds: mini-batches, one running mean per cluster.
+"""Mini-batch k-means for more points than fit in memory: one running mean per cluster.
 
 scikit-learn's MiniBatchKMeans is not used: it comes with the evaluation extra only, its state can
-be kept for a later run only as a pickle, and its distances are not to be had on a GPU.
+be saved only as a pickle, and its distances cannot be computed on a GPU.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,20 +10,20 @@ import numpy as np
 
 from data_pipeline.tokenizers.semantic import kmeans
 
-# A cluster that holds less than this share of what it should on average moves elsewhere.
+# A cluster with less than this fraction of the average number of points is re-initialised.
 _STARVED = 0.01
-_PASSES_BEFORE_MOVING = 4  # points per cluster, on average, before any moves
+_POINTS_BEFORE_MOVING = 4  # per cluster on average, before any is re-initialised
 
 
 class StreamingKMeans:
-    """Mini-batch k-means (Sculley 2010): each cluster is the mean of all points it was given.
+    """Mini-batch k-means (Sculley 2010): a centroid is the mean of all points assigned to it.
 
-    The result depends on the points in their order, the seed and the sizes, not on how the points
-    are cut into calls of `add`, nor on `restore` in between.
+    The result depends on the points and their order, the seed and the sizes, but not on how the
+    points are split over calls of `add`, nor on saving and restoring in between.
 
     Attributes:
-        error: mean squared distance of a point of the last batch to its cluster, before the batch
-            moved it; None before the first batch.
+        error: mean squared distance of the points of the last batch to their centroids, before the
+            update; None before the first batch.
     """
 
     def __init__(
@@ -33,13 +33,13 @@ class StreamingKMeans:
         batch_size: int = 10_000,
         nearest: Callable[[np.ndarray, np.ndarray], np.ndarray] = kmeans.nearest,
     ):
-        """Starts without points.
+        """Starts with no points.
 
         Args:
             num_clusters: K.
-            seed: of the start and of clusters that move.
+            seed: of the initialisation, and of re-initialised clusters.
             batch_size: points per update.
-            nearest: as `kmeans.nearest`.
+            nearest: assignment of points to centroids, as `kmeans.nearest`.
         """
         self.num_clusters = num_clusters
         self.error: float | None = None
@@ -54,11 +54,11 @@ class StreamingKMeans:
 
     @property
     def points(self) -> int:
-        """Points that were added."""
+        """Number of points added."""
         return int(self._counts.sum()) + sum(map(len, self._waiting))
 
     def add(self, points: np.ndarray) -> None:
-        """Takes points, float32 (n, D), and updates once enough for a batch are there."""
+        """Adds points, float32 (n, D), and updates the clusters once a batch is complete."""
         self._waiting.append(np.ascontiguousarray(points, np.float32))
         count = sum(map(len, self._waiting))
         needed = self._first if self._centroids is None else self._batch_size
@@ -73,7 +73,7 @@ class StreamingKMeans:
         self._waiting = [pool[end:].copy()]
 
     def finish(self) -> np.ndarray:
-        """Takes in the points that are left and returns the clusters, float32 (K, D).
+        """Processes the remaining points and returns the centroids, float32 (K, D).
 
         Raises:
             ValueError: fewer points than clusters.
@@ -82,7 +82,8 @@ class StreamingKMeans:
         if self._centroids is None:
             if len(pool) < self.num_clusters:
                 raise ValueError(
-                    f"{self.num_clusters} clusters need as many points, there are {len(pool)}"
+                    f"{self.num_clusters} clusters need at least as many points, there are "
+                    f"{len(pool)}"
                 )
             self._start(pool)
         if len(pool):
@@ -92,16 +93,16 @@ class StreamingKMeans:
         return self._centroids.astype(np.float32)
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that `restore` needs, as named arrays."""
-        found = {"counts": self._counts, "batches": np.array(self._batches)}
+        """State for `restore`, as named arrays."""
+        state = {"counts": self._counts, "batches": np.array(self._batches)}
         if self._waiting:
-            found["waiting"] = np.concatenate(self._waiting)
+            state["waiting"] = np.concatenate(self._waiting)
         if self._centroids is not None:
-            found["centroids"] = self._centroids
-        return found
+            state["centroids"] = self._centroids
+        return state
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Goes on from what `state` returned."""
+        """Continues from a state that `state` returned."""
         self._counts = state["counts"].copy()
         self._batches = int(state["batches"])
         self._waiting = [state["waiting"]] if "waiting" in state else []
@@ -109,8 +110,8 @@ class StreamingKMeans:
 
     def _start(self, pool: np.ndarray) -> None:
         rng = np.random.default_rng(self._seed)
-        found = kmeans.seed_centroids(pool, self.num_clusters, rng)
-        self._centroids = found.astype(np.float64)
+        centroids = kmeans.seed_centroids(pool, self.num_clusters, rng)
+        self._centroids = centroids.astype(np.float64)
 
     def _update(self, batch: np.ndarray) -> None:
         assert self._centroids is not None
@@ -119,21 +120,21 @@ class StreamingKMeans:
         self.error = float(np.square(batch - current[labels]).sum(axis=1).mean())
         counts = np.bincount(labels, minlength=self.num_clusters)
         order = np.argsort(labels, kind="stable")
-        filled = np.flatnonzero(counts)
-        starts = np.concatenate([[0], np.cumsum(counts[filled])[:-1]])
+        nonempty = np.flatnonzero(counts)
+        starts = np.concatenate([[0], np.cumsum(counts[nonempty])[:-1]])
         sums = np.add.reduceat(batch[order], starts, axis=0, dtype=np.float64)
         self._counts += counts
         self._batches += 1
-        # The mean of everything that the cluster was ever given.
-        moved = sums - counts[filled, None] * self._centroids[filled]
-        self._centroids[filled] += moved / self._counts[filled, None]
+        # Running mean of all points assigned to the cluster so far.
+        shift = sums - counts[nonempty, None] * self._centroids[nonempty]
+        self._centroids[nonempty] += shift / self._counts[nonempty, None]
         self._move_starved(batch)
 
     def _move_starved(self, batch: np.ndarray) -> None:
-        """Puts clusters that are hardly ever nearest on points of the batch."""
+        """Re-initialises clusters with hardly any points at random points of the batch."""
         assert self._centroids is not None
         average = self._counts.sum() / self.num_clusters
-        if average < _PASSES_BEFORE_MOVING:
+        if average < _POINTS_BEFORE_MOVING:
             return
         starved = np.flatnonzero(self._counts < _STARVED * average)[: len(batch)]
         if not len(starved):
@@ -141,5 +142,5 @@ class StreamingKMeans:
         rng = np.random.default_rng((self._seed, self._batches))
         chosen = rng.choice(len(batch), len(starved), replace=False)
         self._centroids[starved] = batch[np.sort(chosen)]
-        # As if given few points: it follows its new surroundings, and is not starved at once.
+        # A small count: the centroid adapts quickly, and is not re-initialised at once.
         self._counts[starved] = max(1, int(_STARVED * average) + 1)

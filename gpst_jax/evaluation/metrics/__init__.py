@@ -1,1 +1,4 @@
-"""One file per kind of metric, what the kinds share, and the models they run."""
+"""One file per measured quantity, registered in `METRICS` of `registry`; what they share in `base`.
+
+A new metric is a file here with a subclass of `base.Metric`, and its entry in `registry.METRICS`.
+"""

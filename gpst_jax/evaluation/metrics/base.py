@@ -1,7 +1,7 @@
 """The interface of a kind of metric: all that the suite, the tables and the flags use.
 
 A kind is a frozen dataclass whose fields are its settings, in a file of its own. It is registered
-in `gpst_jax.evaluation.recipes.METRICS`; nothing else refers to a kind by name.
+in `gpst_jax.evaluation.metrics.registry.METRICS`; nothing else refers to a kind by name.
 """
 
 import abc

@@ -1,22 +1,25 @@
-"""Scores of spoken dialogues: whether the answer is right, and where the chain broke.
+"""Spoken dialogues: whether the answer is right, and which link of the chain failed.
 
-A judge maps a question, the expected answer and the answer that was heard to a score in [0, 1].
-The offline one asks for the very words; a judge that understands language (the paper used one that
-scores from 1 to 5) is registered under a name of its own.
+A judge maps a question, the expected answer and the recognised answer to a score in [0, 1]. The
+offline one asks for the same words; a language model as judge (the paper's scores from 1 to 5) is
+added to `JUDGES` under a name of its own.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 from data_pipeline.runtime.errors import UserError
 from gpst_jax.evaluation.metrics import statistics, wer
+from gpst_jax.evaluation.metrics.base import Inputs, Row, Scores, setting
+from gpst_jax.evaluation.metrics.display import Table, proportion_cell
 from gpst_jax.samples.manifest import Sample
 
 Judge = Callable[[str, str, str | None], float]
 
 
 def same_words(question: str, expected: str, heard: str | None) -> float:
-    """1 where the words that were heard are those expected, in order."""
+    """1 where the recognised words are the expected ones, in order."""
     del question
     return float(heard is not None and heard.split() == expected.split())
 
@@ -38,24 +41,26 @@ def answers(
     *,
     resamples: int,
     seed: int,
-) -> dict[str, Any]:
-    """Share of right answers.
+) -> Row:
+    """Fraction of right answers.
 
     Args:
         samples: of a dialogue condition, with questions and expected answers.
-        heard: what a recogniser made of each spoken answer; None where there is no sound.
+        heard: transcript of each spoken answer; None for a failed file.
         judge: name of the judge.
-        resamples: bootstrap resamples, where the judge's scores are no shares.
+        resamples: bootstrap resamples, for judges with scores between 0 and 1.
         seed: of the bootstrap.
 
     Returns:
         A row with `value`, `ci95`, `n`, and the same for the answer that the model wrote
-        (`written`), with word error rates of the chain: of what it understood of the question
+        (`written`), with word error rates of the chain: of the question as the model understood it
         (`question_transcript`), and of its speech against what it wrote (`speech_from_text`).
     """
     score = get_judge(judge)
+    if not samples:
+        return {"judge": judge} | statistics.not_available("no transcripts")
 
-    def share(texts: Sequence[str | None]) -> dict[str, Any]:
+    def fraction(texts: Sequence[str | None]) -> Row:
         scores = [
             score(sample.question or "", sample.text or "", text)
             for sample, text in zip(samples, texts, strict=True)
@@ -65,9 +70,9 @@ def answers(
             if set(scores) <= {0.0, 1.0}
             else statistics.mean(scores, resamples=resamples, seed=seed)
         )
-        return {"value": estimate.value, "ci95": estimate.ci95, "n": len(scores)}
+        return statistics.row(estimate, len(scores))
 
-    def errors(pairs: Sequence[tuple[str, str | None]]) -> dict[str, Any]:
+    def errors(pairs: Sequence[tuple[str, str | None]]) -> Row:
         counts = [wer.count_errors(reference, text) for reference, text in pairs if reference]
         if not counts:
             return statistics.not_available("no words to compare with")
@@ -76,10 +81,74 @@ def answers(
     written = [sample.answer_text for sample in samples]
     return {
         "judge": judge,
-        **share(heard),
-        "written": share(written),
+        **fraction(heard),
+        "written": fraction(written),
         "question_transcript": errors([(s.question or "", s.question_transcript) for s in samples]),
         "speech_from_text": errors(
-            [(text or "", found) for text, found in zip(written, heard, strict=True)]
+            [(text or "", spoken) for text, spoken in zip(written, heard, strict=True)]
         ),
     }
+
+
+@dataclass(frozen=True)
+class Answers(wer.Transcripts):
+    """Fraction of spoken questions with a right answer."""
+
+    kind: ClassVar[str] = "dialogue"
+
+    judge: str = setting("same-words")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        get_judge(self.judge)
+
+    def score(self, inputs: Inputs) -> Scores:
+        """One row for each condition with questions."""
+        scores = Scores()
+        dialogues = [n for n, group in inputs.conditions.items() if any(s.question for s in group)]
+        heard = self.transcribe(inputs) if dialogues else None
+        for name in dialogues:
+            if heard is not None and not heard.pairs[name]:
+                row = answers(
+                    heard.samples[name], heard.hypotheses(name), self.judge, **inputs.bootstrap
+                )
+                scores.rows[name, self.side_key(name)] = row
+        return scores
+
+    @classmethod
+    def side_key(cls, condition: str) -> str:
+        """The same in every condition."""
+        del condition
+        return "answers_correct"
+
+    @classmethod
+    def side_table(cls, rows: Sequence[tuple[str, Row]]) -> Table:
+        """Answers as heard and as written, and the word error rates of the chain."""
+        lines = []
+        for name, row in rows:
+            cells = [proportion_cell(row)]
+            if row["value"] is not None:
+                cells.append(proportion_cell(row["written"]))
+                links = ("question_transcript", "speech_from_text")
+                cells += [cls.cell(row[link]) for link in links]
+            lines.append((name, cells))
+        return Table(
+            title="Right answers",
+            caption="Share of spoken questions that are answered rightly, by the judge "
+            f"{rows[0][1]['judge']}: in what a recogniser hears, and in what the model wrote "
+            "before it spoke. Beside it the word errors of the chain: of the question as the "
+            "model understood it, and of its speech against its own text.",
+            columns=("as heard", "as written", "question understood", "speech of text"),
+            rows=lines,
+        )
+
+    @classmethod
+    def side_lines(cls, rows: Sequence[tuple[str, Row]]) -> list[str]:
+        """One line for each condition."""
+        return [
+            f"{name}, right answers: {row['reason']}"
+            if row["value"] is None
+            else f"{name}, right answers: {row['value']:.0%} of {row['n']} as heard, "
+            f"{row['written']['value']:.0%} as written ({row['judge']})"
+            for name, row in rows
+        ]

@@ -1,19 +1,22 @@
 """Predicted mean opinion scores: DNSMOS P.835 (signal, background, overall) and P.808.
 
-A sound that is missing or cannot be decoded scores 1, the lowest opinion; it is never left out.
+A file that is missing or cannot be decoded scores 1, the lowest opinion; it is never left out.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 
 from gpst_jax.evaluation.metrics import statistics
+from gpst_jax.evaluation.metrics.base import Inputs, Metric, Row, Scores, setting
+from gpst_jax.evaluation.metrics.recipe import Measurement, Recipe
 
 LOWEST = 1.0
 WINDOW_SAMPLES = 144160  # the networks take 9.01 s at 16 kHz
-BESIDE = {"ovrl_mos": ("sig_mos", "bak_mos")}  # shown with the main output
+BESIDE = {"ovrl_mos": ("sig_mos", "bak_mos")}  # stored with the main output
 OUTPUTS = ("ovrl_mos", "sig_mos", "bak_mos", "p808_mos")
 
 
@@ -32,7 +35,7 @@ def load_speechmos() -> Callable[[np.ndarray], dict[str, float]]:
 
     def score(wav: np.ndarray) -> dict[str, float]:
         wav = np.clip(wav, -1, 1)
-        # Left alone the package doubles a short clip past the window and averages over several
+        # The package itself doubles a short clip past the window and averages over several
         # windows of the same repeated clip: five times the work for the same mean score.
         if len(wav) < WINDOW_SAMPLES:
             wav = np.resize(wav, WINDOW_SAMPLES)
@@ -42,20 +45,104 @@ def load_speechmos() -> Callable[[np.ndarray], dict[str, float]]:
     return score
 
 
+@dataclass(frozen=True)
+class OpinionRecipe(Recipe):
+    """A predictor of opinion scores, of which one output is reported."""
+
+    output: str
+
+    def of(self, scores: dict[str, float] | None) -> float:
+        """The reported output; None marks a failed file."""
+        return LOWEST if scores is None else scores[self.output]
+
+
+_MEAN = "mean over items; a failed file scores 1"
+_INPUT = "windows of 9.01 s every second; a shorter clip is repeated to one window; no level change"
+_DNSMOS = Measurement(
+    id="dnsmos/speechmos",
+    version=1,
+    sample_rate=16000,
+    modules=(
+        ("speechmos", "speechmos"),
+        ("librosa", "librosa"),
+        ("onnxruntime", "onnxruntime"),
+        ("requests", "requests"),
+        ("tqdm", "tqdm"),
+    ),
+    load=load_speechmos,
+)
+RECIPES: dict[str, Recipe] = {
+    recipe.id: recipe
+    for recipe in (
+        OpinionRecipe(
+            id="dnsmos-p835/speechmos",
+            kind="mos",
+            model="DNSMOS P.835 (sig_bak_ovr), overall quality; signal and background beside it",
+            normalisation=_INPUT,
+            aggregation=_MEAN,
+            measurement=_DNSMOS,
+            output="ovrl_mos",
+        ),
+        OpinionRecipe(
+            id="dnsmos-p808/speechmos",
+            kind="mos",
+            model="DNSMOS P.808 (model_v8)",
+            normalisation=_INPUT,
+            aggregation=_MEAN,
+            measurement=_DNSMOS,
+            output="p808_mos",
+        ),
+    )
+}
+
+
 def summarise(
     scores: Sequence[dict[str, float] | None], output: str, *, resamples: int, seed: int
-) -> dict[str, Any]:
+) -> Row:
     """Mean of one output over a condition with its interval; None marks a failed file."""
     if not scores:
         return statistics.not_available("no samples")
     values = [LOWEST if score is None else score[output] for score in scores]
     estimate = statistics.mean(values, resamples=resamples, seed=seed)
-    row = {
-        "value": estimate.value,
-        "ci95": estimate.ci95,
-        "n": len(values),
-        "failed": sum(score is None for score in scores),
-    }
+    row = statistics.row(estimate, len(values)) | {"failed": sum(score is None for score in scores)}
     for beside in BESIDE.get(output, ()):
         row[beside] = float(np.mean([LOWEST if s is None else s[beside] for s in scores]))
     return row
+
+
+@dataclass(frozen=True)
+class OpinionScores(Metric):
+    """Predicted opinion scores, one column for each recipe."""
+
+    kind: ClassVar[str] = "mos"
+    prefix: ClassVar[str] = "dnsmos-"
+    recipes: ClassVar[dict[str, Recipe]] = RECIPES
+    item_fields: ClassVar[tuple[str, ...]] = ("mos",)
+
+    mos: tuple[str, ...] = setting(tuple(RECIPES))
+    mos_items: int = setting(30, "Items for opinion scores per condition; 0: none.")
+
+    def selected(self) -> list[Recipe]:
+        """The predictors."""
+        return [self.recipe(recipe_id) for recipe_id in self.mos]
+
+    def score(self, inputs: Inputs) -> Scores:
+        """Mean scores of all conditions."""
+        scores = Scores()
+        if not self.mos_items:
+            return scores
+        chosen = inputs.first(self.mos_items)
+        files = [s.audio for samples in chosen.values() for s in samples]
+        for recipe_id in self.mos:
+            recipe: OpinionRecipe = self.recipe(recipe_id)
+            outcomes = inputs.measure(recipe.measurement, files)
+            for name, samples in chosen.items():
+                outputs = {s.id: outcomes[s.audio].value for s in samples}
+                scores.items |= {(name, id_): {"mos": output} for id_, output in outputs.items()}
+                scores.values[recipe_id, name] = {
+                    id_: recipe.of(output) for id_, output in outputs.items()
+                }
+                scores.rows[name, recipe_id] = summarise(
+                    list(outputs.values()), recipe.output, **inputs.bootstrap
+                )
+        return scores

@@ -1,4 +1,4 @@
-"""Optional packages: what is missing is said in one line, before any work starts."""
+"""Optional packages: checks in advance, with one line on what to install."""
 
 import importlib.metadata
 import importlib.util
@@ -10,7 +10,7 @@ def require(purpose: str, modules: dict[str, str], extra: str = "eval") -> None:
     """Checks that optional packages can be imported, without importing them.
 
     Args:
-        purpose: what needs them, as it shall stand in the message.
+        purpose: what needs them, for the message.
         modules: import name -> distribution name on the package index.
         extra: the extra of this project that installs them.
 
@@ -29,10 +29,10 @@ def require(purpose: str, modules: dict[str, str], extra: str = "eval") -> None:
 
 def versions(modules: dict[str, str]) -> dict[str, str]:
     """Installed versions by distribution name; a package without metadata reads "unknown"."""
-    found = {}
+    installed = {}
     for dist in modules.values():
         try:
-            found[dist] = importlib.metadata.version(dist)
+            installed[dist] = importlib.metadata.version(dist)
         except importlib.metadata.PackageNotFoundError:
-            found[dist] = "unknown"
-    return found
+            installed[dist] = "unknown"
+    return installed

@@ -1,9 +1,9 @@
 """Point estimates with 95 % confidence intervals, by the percentile bootstrap over items.
 
 Every quantity here is a ratio of sums over items: a corpus word error rate is sum(errors) /
-sum(reference words), a mean is sum(values) / n. A resample is a vector of item counts, so that all
-resamples of all items are two matrix products. Paired differences resample the items of both
-conditions together, which removes the item's own difficulty from the interval.
+sum(reference words), a mean is sum(values) / n. A resample is a vector of item counts, so all
+resamples are one matrix product. Paired differences resample the items of both conditions
+together, which removes the item's own difficulty from the interval.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _CELLS = 2_000_000  # entries of one block of the resampling matrix (16 MB)
 
 
 class Estimate(NamedTuple):
-    """A point estimate and the ends of its 95 % interval; the ends are None below two items."""
+    """A point estimate and the bounds of its 95 % interval; these are None below two items."""
 
     value: float
     low: float | None
@@ -36,7 +36,7 @@ def _resampled_sums(
 ) -> np.ndarray:
     """Sums of the columns (n, C) over bootstrap resamples of the rows or of the clusters: (R, C).
 
-    The counts of one resample are multinomial, which is drawing n of n with replacement.
+    The counts of one resample are multinomial: n of n items, sampled with replacement.
     """
     if clusters is not None:
         _, index = np.unique(np.asarray(clusters), return_inverse=True)
@@ -92,9 +92,9 @@ def ratio(
     Args:
         numerators: (n,) for example errors of each utterance.
         denominators: (n,) for example reference words of each utterance; their sum is positive.
-        clusters: a label for each item, for example its speaker. With labels whole clusters are
-            resampled: the interval then covers other speakers and not only other utterances of
-            these. With fewer than about ten clusters such an interval is itself unsure.
+        clusters: a label for each item, for example its speaker. Clusters are then resampled
+            instead of items: the interval covers other speakers, not only other utterances of
+            these. With fewer than about ten clusters such an interval is itself unreliable.
         resamples: number of bootstrap resamples.
         seed: of the resampling.
 
@@ -162,9 +162,9 @@ def paired_mean_difference(
 
 
 def share(successes: int, n: int) -> Estimate:
-    """A proportion with Wilson's score interval, which stays honest at 0 and at 1.
+    """A proportion with Wilson's score interval, which has width at 0 and at 1.
 
-    (The bootstrap of an all-equal sample has no width there.)
+    (The bootstrap of identical items has none.)
 
     Raises:
         ValueError: n is 0, or successes are not among 0..n.
@@ -177,6 +177,11 @@ def share(successes: int, n: int) -> Estimate:
     return Estimate(p, float(max(0.0, centre - half)), float(min(1.0, centre + half)))
 
 
+def row(estimate: Estimate, n: int) -> dict[str, Any]:
+    """The row of an estimate over n items."""
+    return {"value": estimate.value, "ci95": estimate.ci95, "n": n}
+
+
 def not_available(reason: str) -> dict[str, Any]:
-    """A row that says why it holds no number."""
+    """A row without a number, and the reason."""
     return {"value": None, "ci95": None, "n": 0, "reason": f"not available: {reason}"}

@@ -204,6 +204,7 @@ class Transcribed(NamedTuple):
 class Transcripts(Metric):
     """Base of the kinds that score recognised text."""
 
+    prefix: ClassVar[str] = "wer/"
     recipes: ClassVar[dict[str, Recipe]] = RECIPES
 
     wer: str = setting(
@@ -261,7 +262,6 @@ class WordErrors(Transcripts):
     """Word error rate against the transcript, or between two renditions of the same units."""
 
     kind: ClassVar[str] = "wer"
-    prefix: ClassVar[str] = "wer/"
     item_fields: ClassVar[tuple[str, ...]] = ("transcript", "errors")
     floor_names: ClassVar[Mapping[str, str]] = {
         "shuffled_references": "shuffled transcripts",

@@ -1,1 +1,1 @@
-"""Measured numbers to tables, plots and one HTML page."""
+"""Tables, plots and one HTML page of the results."""

@@ -1,15 +1,19 @@
-"""The report page: one HTML file with its sounds, pictures and numbers inside.
+"""The report page: one self-contained HTML file with audio, pictures and numbers.
 
-It loads nothing from anywhere, needs no script, and follows the reader's light or dark setting.
+It makes no network requests, needs no script, and follows the reader's light or dark setting.
 """
 
+import html
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_text
+from gpst_jax.evaluation.metrics import registry
+from gpst_jax.evaluation.metrics.display import Cell
 from gpst_jax.evaluation.metrics.optional_packages import require
 from gpst_jax.evaluation.metrics.statistics import LEVEL
 from gpst_jax.evaluation.report import players, plots, tables
@@ -22,115 +26,64 @@ MAX_BYTES = 15_000_000
 # The tables.
 
 
-def _cell(recipe_id: str, row: dict[str, Any] | None, signed: bool = False) -> str:
-    if row is None:
-        return "<td></td>"
-    if row.get("value") is None:
-        return f'<td class="none">{escape(row.get("reason", "not available"))}</td>'
-    value = escape(tables.number(recipe_id, row["value"], signed))
-    bounds = escape(tables.interval(recipe_id, row, signed))
-    failed = f", {row['failed']} failed" if row.get("failed") else ""
-    return f"<td><b>{value}</b><small>{bounds}</small><small>n = {row['n']}{failed}</small></td>"
+def _html(cell: Cell) -> str:
+    if cell.missing:
+        return f'<td class="none">{escape(cell.text)}</td>'
+    if not cell.notes:
+        return f"<td>{escape(cell.text)}</td>"
+    notes = "".join(f"<small>{escape(note)}</small>" for note in cell.notes)
+    return f"<td><b>{escape(cell.text)}</b>{notes}</td>"
 
 
-def _main_table(results: dict[str, Any]) -> str:
-    columns = tables.recipe_columns(results)
+def _row(head: str, cells: Iterable[Cell]) -> str:
+    return f'<tr><th scope="row">{head}</th>{"".join(map(_html, cells))}</tr>'
+
+
+def _table(columns: Iterable[str], body: str) -> str:
     head = "".join(f"<th>{escape(c).replace('/', '/<wbr>')}</th>" for c in columns)
-    body = ""
-    for title, lines in tables.sections(results):
-        if lines:
-            body += f'<tr class="part"><th colspan="{len(columns) + 1}">{title}</th></tr>'
-        for name, rows in lines:
-            cells = "".join(_cell(c, rows.get(c)) for c in columns)
-            body += f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
-    return _table(head, body)
-
-
-def _table(head: str, body: str) -> str:
     return (
         f'<div class="scroll"><table><thead><tr><th></th>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 
 
+def _cells(columns: Iterable[str], rows: tables.Row, signed: bool = False) -> list[Cell]:
+    return [registry.kind_of(c).cell(rows.get(c), signed) for c in columns]
+
+
+def _main_table(results: dict[str, Any]) -> str:
+    columns = tables.recipe_columns(results)
+    body = ""
+    for title, lines in tables.sections(results):
+        if lines:
+            body += f'<tr class="part"><th colspan="{len(columns) + 1}">{title}</th></tr>'
+        for name, rows in lines:
+            body += _row(escape(name), _cells(columns, rows))
+    return _table(columns, body)
+
+
 def _difference_table(results: dict[str, Any]) -> str:
     if not results["differences"]:
         return ""
     columns = tables.recipe_columns(results)
-    head = "".join(f"<th>{escape(c).replace('/', '/<wbr>')}</th>" for c in columns)
     body = ""
     for name, rows in results["differences"].items():
-        a, b = (tables.condition_name(part) for part in name.split(" - "))
-        cells = "".join(_cell(c, rows.get(c), signed=True) for c in columns)
-        body += f'<tr><th scope="row">{escape(a)}<br>minus {escape(b)}</th>{cells}</tr>'
-    return (
-        "<h2>Paired differences</h2><p>On the same items, so that an item's own difficulty cancels."
-        " Word error rates in points.</p>" + _table(head, body)
-    )
+        a, b = (escape(tables.condition_name(part)) for part in name.split(" - "))
+        body += _row(f"{a}<br>minus {b}", _cells(columns, rows, signed=True))
+    caption = "On the same items, so that an item's own difficulty cancels."
+    caption = " ".join([caption, *tables.difference_notes()])
+    return f"<h2>Paired differences</h2><p>{caption}</p>" + _table(columns, body)
 
 
-def _voice_table(results: dict[str, Any]) -> str:
-    rows = tables.voice_rows(results)
-    if not rows:
-        return ""
-    kinds = (
-        (None, "generated"),
-        ("prompt_reference_codec_audio", "prompt speaker through the codec"),
-        ("prompt_reference_audio", "prompt speaker, recording"),
-    )
-    head = "<th>nearer to the prompt</th><th>cosine to prompt</th><th>cosine to source</th>"
-    body = ""
-    for name, row in rows:
-        if row["value"] is None:
-            reason = f'<td class="none">{escape(row["reason"])}</td>'
-            body += f'<tr><th scope="row">{escape(name)}</th>{reason}</tr>'
-            continue
-        for key, label in kinds:
-            part = row if key is None else row.get(key)
-            if part is None:
-                continue
-            low, high = part["ci95"]
-            body += (
-                f'<tr><th scope="row">{escape(name)}: {label}</th><td><b>{part["value"]:.0%}</b>'
-                f"<small>[{low:.0%}, {high:.0%}] n {part['n']}</small></td>"
-                f"<td>{_plain(part['similarity_to_prompt'])}</td>"
-                f"<td>{_plain(part['similarity_to_source'])}</td></tr>"
-            )
-    first = rows[0][1]
-    return (
-        "<h2>Whose voice is it?</h2><p>Share of transferred samples whose voice "
-        f"({escape(first['recipe'])}) is nearer to the prompt's recording than to the "
-        "source's, over pairs of speakers whose mean embeddings have a cosine below "
-        f"{first['threshold']:g}.</p>" + _table(head, body)
-    )
-
-
-def _answer_table(results: dict[str, Any]) -> str:
-    rows = tables.answer_rows(results)
-    if not rows:
-        return ""
-    head = "<th>as heard</th><th>as written</th><th>question understood</th><th>speech of text</th>"
-    body = ""
-    for name, row in rows:
-        shares = "".join(
-            f"<td><b>{part['value']:.0%}</b><small>[{part['ci95'][0]:.0%}, {part['ci95'][1]:.0%}] "
-            f"n {part['n']}</small></td>"
-            for part in (row, row["written"])
-        )
-        chain = "".join(
-            _cell("wer/", row[link]) for link in ("question_transcript", "speech_from_text")
-        )
-        body += f'<tr><th scope="row">{escape(name)}</th>{shares}{chain}</tr>'
-    return (
-        "<h2>Right answers</h2><p>Share of spoken questions that are answered rightly, by the "
-        f"judge {escape(rows[0][1]['judge'])}: in what a recogniser hears, and in what the model "
-        "wrote before it spoke. Beside it the word errors of the chain: of the question as the "
-        "model understood it, and of its speech against its own text.</p>" + _table(head, body)
-    )
-
-
-def _plain(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"  # noqa: RUF001
+def _side_tables(results: dict[str, Any]) -> str:
+    """The tables of the kinds whose rows are no columns of the main table."""
+    out = ""
+    for kind, rows in tables.side_rows(results):
+        table = kind.side_table(rows)
+        body = "".join(_row(escape(name), cells) for name, cells in table.rows)
+        caption = html.escape(table.caption, quote=False)
+        out += f"<h2>{table.title}</h2><p>{caption}</p>" + _table(table.columns, body)
+    return out
 
 
 def _recipe_list(results: dict[str, Any]) -> str:
@@ -152,10 +105,10 @@ def _recipe_list(results: dict[str, Any]) -> str:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """Reads metrics.jsonl: one object with `step` for each line; a torn last line is passed over.
+    """Reads metrics.jsonl: one object with `step` per line; a truncated last line is skipped.
 
     Raises:
-        UserError: the file cannot be read, or another line is no such object.
+        UserError: the file cannot be read, or another line is not such an object.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -207,7 +160,7 @@ def _training(metrics_path: str | Path) -> str:
     )
 
 
-# Everything else that the results hold.
+# Other results, as tables of key and value.
 
 
 def _facts(title: str, facts: dict[str, Any], unit: str = "") -> str:
@@ -250,8 +203,8 @@ def render_report(
         metrics_path: metrics.jsonl of the training run, for the curves; None leaves them out.
         output: the HTML file.
         title: heading of the page.
-        items: scores of single items from `suite.evaluate`, to show what was recognised.
-        summary: a paragraph on what was run, below the heading.
+        items: scores of single items from `suite.evaluate`, to show transcripts.
+        summary: a paragraph below the heading on what was run.
 
     Raises:
         UserError: a package is missing, an input cannot be read, the page cannot be written or
@@ -268,8 +221,7 @@ def render_report(
         "ceilings; another speaker and shuffled transcripts are floors.</p>",
         _main_table(results),
         _difference_table(results),
-        _voice_table(results),
-        _answer_table(results),
+        _side_tables(results),
         players.listening_section(samples_dir, by_id) if samples_dir is not None else "",
         _training(metrics_path) if metrics_path is not None else "",
         _facts("Training run", results.get("train", {})),

@@ -1,4 +1,4 @@
-"""The players of the report page: sounds side by side with their spectrograms."""
+"""Audio players of the report page: conditions side by side with their spectrograms."""
 
 import base64
 import html
@@ -15,8 +15,8 @@ from gpst_jax.evaluation.report import plots, tables
 from gpst_jax.samples.manifest import UNSEEN, Sample, first_of_seeded_order, read_samples
 
 SAMPLE_RATE = 16000  # of the players and spectrograms, Hz
-ITEMS = 4  # utterances shown with their players, seen and unseen voices each
-_MAX_SECONDS = 8.0  # of one sound on the page
+ITEMS = 4  # utterances with players, for seen and for unseen speakers
+_MAX_SECONDS = 8.0  # of one clip on the page
 
 
 def data_uri(data: bytes, mime: str) -> str:
@@ -25,7 +25,7 @@ def data_uri(data: bytes, mime: str) -> str:
 
 
 def _audio_uri(wav: np.ndarray, sample_rate: int) -> str:
-    """MP3, which every browser plays at a sixth of the size; WAV where it cannot be written."""
+    """MP3, which every browser plays, at a sixth of the size of WAV; WAV without an encoder."""
     buffer = io.BytesIO()
     if "MP3" in soundfile.available_formats():
         soundfile.write(buffer, wav, sample_rate, format="MP3")
@@ -35,12 +35,12 @@ def _audio_uri(wav: np.ndarray, sample_rate: int) -> str:
 
 
 def escape(text: Any) -> str:
-    """Text that is safe inside HTML."""
+    """Text escaped for HTML."""
     return html.escape(str(text))
 
 
 def _player(label: str, path: Path | None, seconds: float, note: str = "") -> str:
-    """One sound with its spectrogram; why there is none when it cannot be read."""
+    """One clip with its spectrogram, or the reason why it cannot be read."""
     if path is None:
         return ""
     caption = (
@@ -68,44 +68,41 @@ def _seconds(path: Path) -> float:
         return 0.0
 
 
-def _transcript(items: dict[str, dict[str, Any]], condition: str, sample: Sample) -> str:
-    item = items.get(condition, {}).get(sample.id)
-    if not item or item.get("transcript") is None:
-        return ""
-    return f"recognised: {item['transcript'] or 'nothing'}"
+def _note(items: dict[str, dict[str, Any]], condition: str, sample: Sample) -> str:
+    return tables.item_note(items.get(condition, {}).get(sample.id, {}))
 
 
 def _utterance(
     id_: str, conditions: dict[str, dict[str, Sample]], items: dict[str, dict[str, Any]]
 ) -> str:
-    """Every condition that renders an utterance, side by side on one time axis."""
-    found = {name: samples[id_] for name, samples in conditions.items() if id_ in samples}
-    names = tables.in_order(list(found))
-    first = found[names[0]]
-    shown = [sample.audio for sample in found.values()]
-    shown += [s.prompt_audio for s in found.values() if _is_transfer(s) and s.prompt_audio]
+    """All conditions that render an utterance, side by side on one time axis."""
+    rendered = {name: samples[id_] for name, samples in conditions.items() if id_ in samples}
+    names = tables.in_order(list(rendered))
+    first = rendered[names[0]]
+    shown = [sample.audio for sample in rendered.values()]
+    shown += [s.prompt_audio for s in rendered.values() if _is_transfer(s) and s.prompt_audio]
     seconds = max(_seconds(path) for path in shown) or 1.0
     players = ""
     for name in names:
-        sample = found[name]
+        sample = rendered[name]
         label = tables.CONDITIONS.get(name.removesuffix(UNSEEN), tables.condition_name(name))
         if _is_transfer(sample):
             label += f", voice of {sample.prompt_speaker}"
             players += _player(
                 f"prompt of {sample.prompt_speaker}", sample.prompt_audio, seconds, "recording"
             )
-        players += _player(label, sample.audio, seconds, _transcript(items, name, sample))
+        players += _player(label, sample.audio, seconds, _note(items, name, sample))
     title = f"“{escape(first.text)}”" if first.text else escape(id_)
     voice = f"<span>{escape(first.speaker)}</span>" if first.speaker != "unknown" else ""
     return _block(f"{title} {voice}", players)
 
 
 def listening_section(samples_dir: str | Path, items: dict[str, dict[str, Any]]) -> str:
-    """HTML with the players of a few utterances in every condition.
+    """HTML with players of a few utterances in every condition.
 
     Args:
         samples_dir: directory of the conditions.
-        items: condition -> sample id -> scores, to show what was recognised.
+        items: condition -> sample id -> scores, to show transcripts.
 
     Raises:
         UserError: the samples cannot be read.
@@ -133,7 +130,7 @@ def listening_section(samples_dir: str | Path, items: dict[str, dict[str, Any]])
 
 
 def _shown_ids(conditions: Iterable[dict[str, Sample]]) -> list[str]:
-    """Utterances in a seeded order, those first that most conditions render."""
+    """Ids of utterances in a seeded order, those that most conditions render first."""
     conditions = list(conditions)
     every = {id_: sample for samples in conditions for id_, sample in samples.items()}
     ordered = [s.id for s in first_of_seeded_order(list(every.values()), len(every), seed=1)]
@@ -151,7 +148,7 @@ def _renditions(name: str, samples: Sequence[Sample], items: dict[str, dict[str,
         seconds = max(_seconds(sample.audio) for sample in pair) or 1.0
         players = ""
         for i, sample in enumerate(pair, 1):
-            note = _transcript(items, name, sample)
+            note = _note(items, name, sample)
             label = f"units {sample.pair}, rendition {i}"
             players += _player(label, sample.audio, seconds, note)
         rows += f'<div class="players">{players}</div>'

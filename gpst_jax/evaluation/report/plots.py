@@ -1,4 +1,4 @@
-"""Pictures of the report page as PNG bytes: mel spectrograms and loss curves."""
+"""Mel spectrograms and loss curves for the report page, as PNG bytes."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 MEL_BANDS = 80
 _HOP_SECONDS = 0.01
 _DYNAMIC_RANGE_DB = 70.0
-# Readable on white and on near-black; from the palette of Okabe and Ito.
+# Readable on white and near-black; from the Okabe-Ito palette.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c", "#b58900")
 
 
@@ -34,9 +34,9 @@ def log_mel(wav: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def spectrogram_png(wav: np.ndarray, sample_rate: int, seconds: float) -> bytes:
-    """A picture without axes whose width stands for `seconds`; the rest of it is left empty.
+    """A picture without axes, padded to a width of `seconds`; low frequencies are at the bottom.
 
-    Pictures of equal `seconds` thus share one time axis; low frequencies are at the bottom.
+    Pictures with equal `seconds` share one time axis.
     """
     mel = log_mel(wav, sample_rate)
     frames = max(1, round(seconds / _HOP_SECONDS))
@@ -54,12 +54,12 @@ def curves_png(
     *,
     dark: bool,
 ) -> bytes:
-    """Panels of curves side by side.
+    """Panels of loss curves, side by side.
 
     Args:
         panels: (title, label -> (steps, values)); a label that starts with "eval" is drawn
-            dashed, in the colour of the same label without it.
-        dark: whether for a dark page.
+            dashed, in the colour of the same label without "eval".
+        dark: whether for a dark background.
     """
     pyplot = _pyplot()
     ink = "#c9c9c4" if dark else "#3a3a38"

@@ -1,18 +1,16 @@
 """Results as rows of text, shared by the terminal and the report page."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from gpst_jax.evaluation.comparisons import voice_key
+from gpst_jax.evaluation.metrics import registry
+from gpst_jax.evaluation.metrics.base import Metric, Row
 from gpst_jax.samples.manifest import UNSEEN
 
-Row = dict[str, Any]
-
-# What the conditions are, in the order in which they are shown.
+# How conditions are printed, in the order in which they are shown.
 CONDITIONS = {
     "recording": "recording",
     "codec": "recording through the codec",
@@ -26,22 +24,16 @@ CONDITIONS = {
     "dialogue": "spoken dialogue",
 }
 
-FLOORS = {
-    "shuffled_references": "shuffled transcripts",
-    "another_speaker": "another speaker",
-    "shuffled_pairs_unconditional": "unconditional, shuffled pairs",
-}
-
 
 def condition_name(condition: str) -> str:
-    """A condition in words, for example `codec_unseen` -> "recording through the codec, unseen"."""
+    """A condition in words: `tts_unseen` -> "text to speech, unseen voices"."""
     base = condition.removesuffix(UNSEEN)
     words = CONDITIONS.get(base, base.replace("_", " "))
     return words + (", unseen voices" if condition.endswith(UNSEEN) else "")
 
 
 def in_order(conditions: list[str]) -> list[str]:
-    """Conditions as shown: ceilings first; each with its unseen voices after all seen ones."""
+    """Conditions in display order: ceilings first, all conditions of unseen speakers last."""
     order = list(CONDITIONS)
 
     def rank(name: str) -> tuple[bool, int, str]:
@@ -52,26 +44,21 @@ def in_order(conditions: list[str]) -> list[str]:
 
 
 def number(recipe_id: str, value: float | None, signed: bool = False) -> str:
-    """A value in the unit of its recipe: error rates in per cent, their differences in points."""
+    """A value in the unit of its recipe, for example error rates in per cent."""
     if value is None:
         return "–"  # noqa: RUF001  an en dash is meant
-    sign = "+" if signed else ""
-    if recipe_id.startswith("wer/"):
-        return f"{100 * value:+.1f} pts" if signed else f"{100 * value:.1f} %"
-    return f"{value:{sign}.2f}"
+    return registry.kind_of(recipe_id).number(value, signed)
 
 
 def interval(recipe_id: str, row: Row, signed: bool = False) -> str:
     """The 95 % interval of a row in the same unit, or an empty text."""
-    if not row.get("ci95"):
-        return ""
-    low, high = (number(recipe_id, end, signed).split(" ")[0] for end in row["ci95"])
-    return f"[{low}, {high}]"
+    return registry.kind_of(recipe_id).interval(row, signed)
 
 
 def _floor_name(floor: str) -> str:
     base = floor.removesuffix(UNSEEN)
-    words = FLOORS.get(base, base.replace("_", " "))
+    names = {name: words for kind in registry.METRICS for name, words in kind.floor_names.items()}
+    words = names.get(base, base.replace("_", " "))
     return words + (", unseen voices" if base != floor else "")
 
 
@@ -93,26 +80,32 @@ def recipe_columns(results: Row) -> list[str]:
     return list(results["recipes"])
 
 
-def voice_rows(results: Row) -> list[tuple[str, Row]]:
-    """The conditions that ask whose voice it is, with their row."""
-    return [
-        (condition_name(name), results["modes"][name][voice_key(name)])
-        for name in in_order(list(results["modes"]))
-        if voice_key(name) in results["modes"][name]
-    ]
+def side_rows(results: Row) -> Iterator[tuple[type[Metric], list[tuple[str, Row]]]]:
+    """Rows that belong to no column: each kind that has some, with (condition, row)."""
+    modes = results["modes"]
+    for kind in registry.METRICS:
+        rows = [
+            (condition_name(name), modes[name][key])
+            for name in in_order(list(modes))
+            if (key := kind.side_key(name)) in modes[name]
+        ]
+        if rows:
+            yield kind, rows
 
 
-def answer_rows(results: Row) -> list[tuple[str, Row]]:
-    """The dialogues, with their row of right answers."""
-    return [
-        (condition_name(name), results["modes"][name]["answers_correct"])
-        for name in in_order(list(results["modes"]))
-        if "answers_correct" in results["modes"][name]
-    ]
+def difference_notes() -> list[str]:
+    """What the kinds state about the units of their differences."""
+    return [kind.difference_note for kind in registry.METRICS if kind.difference_note]
+
+
+def item_note(item: Row) -> str:
+    """What is printed below the player of a scored item."""
+    notes = [kind.item_note(item) for kind in registry.METRICS]
+    return "; ".join(note for note in notes if note)
 
 
 def print_results(results: Row) -> None:
-    """Prints a table for each recipe, with ceilings, modes, floors and paired differences."""
+    """Prints a table per recipe, with ceilings, modes, floors and paired differences."""
     console = Console()
     parts = [(title, lines, False) for title, lines in sections(results)]
     for recipe_id in recipe_columns(results):
@@ -129,18 +122,6 @@ def print_results(results: Row) -> None:
                 table.add_row(name, value, interval(recipe_id, row, signed), str(row["n"]))
             table.add_section()
         console.print(table)
-    for name, row in voice_rows(results):
-        if row["value"] is None:
-            console.print(f"{name}, nearer to the prompt's voice: {row['reason']}")
-            continue
-        codec = row.get("prompt_reference_codec_audio")
-        beside = f"; the codec's reconstruction of it {codec['value']:.0%}" if codec else ""
-        console.print(
-            f"{name}, nearer to the prompt's voice than to the source's: {row['value']:.0%} "
-            f"of {row['n']} items{beside} ({row['recipe']})"
-        )
-    for name, row in answer_rows(results):
-        console.print(
-            f"{name}, right answers: {row['value']:.0%} of {row['n']} as heard, "
-            f"{row['written']['value']:.0%} as written ({row['judge']})"
-        )
+    for kind, rows in side_rows(results):
+        for line in kind.side_lines(rows):
+            console.print(line)

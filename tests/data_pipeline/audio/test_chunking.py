@@ -1,4 +1,4 @@
-"""Where recordings are cut and trimmed."""
+"""Chunking and trimming of recordings."""
 
 import dataclasses
 

@@ -16,7 +16,7 @@ def tone(seconds: float, rate: int = RATE, hertz: float = 440.0) -> np.ndarray:
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "WAV"])
 @pytest.mark.parametrize("rate", [8_000, 44_100])
-def test_any_format_rate_and_channel_count_becomes_mono_at_the_asked_rate(tmp_path, suffix, rate):
+def test_any_format_rate_and_channel_count_becomes_mono_at_the_target_rate(tmp_path, suffix, rate):
     path = tmp_path / f"a.{suffix}"
     left = tone(0.5, rate)
     soundfile.write(path, np.stack([left, np.zeros_like(left)], axis=1), rate)
@@ -40,7 +40,7 @@ def test_what_is_written_is_read_back_and_loud_samples_are_clipped(tmp_path):
     assert load_audio(tmp_path / "new" / "a.flac", RATE) == pytest.approx(expected, abs=1e-4)
 
 
-def test_writing_where_one_cannot_is_a_user_error(tmp_path):
+def test_an_unwritable_path_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         write_audio(tmp_path / "file" / "a.wav", tone(0.2), RATE)

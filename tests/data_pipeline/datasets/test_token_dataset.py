@@ -1,4 +1,4 @@
-"""The dataset contract: it survives a round trip, and every disagreement is named."""
+"""Token datasets: specs and indices survive a round trip, and every mismatch is reported."""
 
 import dataclasses
 import json
@@ -70,7 +70,7 @@ def test_unsealed_spec_is_not_written(tmp_path) -> None:
         ("silence.codes", 3, "silence: codes: expected a list"),
         ("splits.train.hours", "x", "splits: train: hours: expected a number"),
         ("version", 99, "version is 99"),
-        ("chunk_seconds", 20.0, "does not agree with its fingerprint"),
+        ("chunk_seconds", 20.0, "does not match its fingerprint"),
     ],
 )
 def test_a_wrong_value_is_named(tmp_path, path: str, value, message: str) -> None:
@@ -139,6 +139,6 @@ def test_length_index_survives_a_round_trip_and_is_checked(tmp_path) -> None:
         ("speaker", np.full(3, 2, np.int32)),
     ],
 )
-def test_impossible_index_is_refused(name: str, value: np.ndarray) -> None:
+def test_an_invalid_index_is_refused(name: str, value: np.ndarray) -> None:
     with pytest.raises(ValueError, match=name):
         dataclasses.replace(_index(), **{name: value})

@@ -1,4 +1,4 @@
-"""Records on disk: read back as written, by TFDS too, without TensorFlow; damage is named."""
+"""Records on disk: read back as written, also by TFDS without TensorFlow; corruption is named."""
 
 import subprocess
 import sys

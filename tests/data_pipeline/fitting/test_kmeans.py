@@ -35,7 +35,7 @@ def test_streamed_clusters_find_well_separated_blobs():
     assert 6 < clusters.error < 10  # the variance of eight dimensions
 
 
-def test_neither_the_cut_of_the_stream_nor_a_restart_changes_the_clusters():
+def test_neither_chunking_of_the_stream_nor_a_restart_changes_the_clusters():
     points, _ = blobs(3000, seed=1)
 
     def fit(sizes, restart_at=None):
@@ -57,7 +57,7 @@ def test_neither_the_cut_of_the_stream_nor_a_restart_changes_the_clusters():
     np.testing.assert_array_equal(fit([60], restart_at=30), expected)
 
 
-def test_clusters_without_points_move_to_where_points_are():
+def test_empty_clusters_are_reinitialised_at_points():
     rng = np.random.default_rng(0)
     clusters = StreamingKMeans(8, seed=0, batch_size=100)
     clusters.add(rng.standard_normal((100, 2)).astype(np.float32))  # all start here
@@ -121,9 +121,7 @@ class Killed(Exception):
     pass
 
 
-def test_a_fit_that_was_killed_goes_on_and_ends_in_the_same_clusters(
-    hubert, corpus, tmp_path, monkeypatch
-):
+def test_a_killed_fit_resumes_and_ends_in_the_same_clusters(hubert, corpus, tmp_path, monkeypatch):
     utterances = FolderSource(corpus).list()[0]
     monkeypatch.setattr(module, "_GROUP", 2)
     monkeypatch.setattr(module, "_SECONDS_BETWEEN_SAVES", 0.0)
@@ -139,16 +137,16 @@ def test_a_fit_that_was_killed_goes_on_and_ends_in_the_same_clusters(
     assert whole["frames"] == 2 * sum(-(-(8_000 + 700 * n) // 320) for n in range(12))
     assert fit_kmeans(config("again.safetensors"), utterances)["sha256"] == whole["sha256"]
 
-    look = module._Run._look_at
+    process = module._Run._process
     calls = []
 
-    def die(self, chosen):
-        calls.append(chosen)
-        if len(calls) == 9:  # in the second pass
+    def die(self, group):
+        calls.append(group)
+        if len(calls) == 9:  # in the second epoch
             raise Killed
-        look(self, chosen)
+        process(self, group)
 
-    monkeypatch.setattr(module._Run, "_look_at", die)
+    monkeypatch.setattr(module._Run, "_process", die)
     with pytest.raises(Killed):
         fit_kmeans(config("killed.safetensors"), utterances)
     assert not (tmp_path / "killed.safetensors").exists()

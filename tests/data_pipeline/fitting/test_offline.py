@@ -1,4 +1,4 @@
-"""Fitting is deterministic, looks at training recordings only, and refuses too little audio."""
+"""Fitting is deterministic, uses training recordings only, and refuses too little audio."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ def utterances(root, split="train") -> list[Utterance]:
     return [Utterance(u.id, u.path, u.speaker, split=split) for u in FolderSource(root).list()[0]]
 
 
-def test_the_same_recordings_in_any_order_give_the_same_tokenizers(recordings, tmp_path):
+def test_the_order_of_recordings_does_not_change_the_tokenizers(recordings, tmp_path):
     found = utterances(recordings)
     first = fit_tokenizers(found, tmp_path / "a", SEMANTIC, CODEC, num_workers=0)
     second = fit_tokenizers(found[::-1], tmp_path / "b", SEMANTIC, CODEC, num_workers=2)
@@ -48,7 +48,7 @@ def test_the_same_recordings_in_any_order_give_the_same_tokenizers(recordings, t
     assert load_codec(tmp_path / "a/codec").sha256 == first["codec_sha256"]
 
 
-def test_only_training_recordings_are_looked_at(recordings, tmp_path):
+def test_only_training_recordings_are_used(recordings, tmp_path):
     found = utterances(recordings)
     train, rest = found[:6], found[6:]
     alone = fit_tokenizers(train, tmp_path / "a", SEMANTIC, CODEC, num_workers=0)

@@ -59,7 +59,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path) -> None:
     assert os.listdir(tmp_path) == ["x.json"]
 
 
-def test_a_place_that_cannot_be_written_is_a_user_error(tmp_path) -> None:
+def test_an_unwritable_path_is_a_user_error(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         write_json(tmp_path / "file" / "x.json", 1)

@@ -1,4 +1,4 @@
-"""Sequences: what becomes of a record, rows of them, and the loader's exactness over them."""
+"""Sequences: from records, their packing, and exact resume of the loader over them."""
 
 import dataclasses
 import itertools
@@ -112,7 +112,7 @@ def test_a_dialogue_becomes_a_sequence_of_each_format(maker, make_token_record) 
         else:
             assert found.question_text == "how many"
         assert found.answer_units == (said if task.endswith("to_speech") else None)
-    with pytest.raises(ValueError, match="no task of a dialogue"):
+    with pytest.raises(ValueError, match="is not a dialogue task"):
         maker.from_dialogue("d", question, answer, "asr")
 
 
@@ -138,7 +138,7 @@ def test_a_row_predicts_the_next_id_where_the_mask_asks_for_it() -> None:
         "tokens": [3, 16, 17, 18, 4, 19, padding, padding],
         "positions": [0, 1, 2, 3, 0, 1, 0, 0],
         "segment_ids": [1, 1, 1, 1, 2, 2, 0, 0],
-        "targets": [16, -1, 18, -1, 19, -1, -1, -1],  # never across a border
+        "targets": [16, -1, 18, -1, 19, -1, -1, -1],  # never across a boundary
     }
     assert {name: array.tolist() for name, array in row.items()} == expected
     assert all(array.dtype == np.int32 for array in row.values())
@@ -173,7 +173,7 @@ def test_librispeech_like_lengths_fill_the_rows(sequence_length) -> None:
     assert share >= 0.95
 
 
-def test_passes_differ_and_a_plan_is_a_function_of_seed_and_lengths() -> None:
+def test_epochs_differ_and_a_plan_is_a_function_of_seed_and_lengths() -> None:
     lengths = _librispeech(500)
     plan, same = (SequencePlan(dataclasses.replace(PACKING, sequence_length=2048), _index(lengths))
                   for _ in range(2))  # fmt: skip
@@ -205,7 +205,7 @@ def _assert_equal(found: list[dict], expected: list[dict]) -> None:
             np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
-def test_one_pass_holds_every_sequence(sequences) -> None:
+def test_one_epoch_holds_every_sequence(sequences) -> None:
     loader = Loader(sequences, "train", PACKING, 4, repeat=False)
     found: Counter[bytes] = Counter()
     predicted: Counter[bytes] = Counter()
@@ -226,7 +226,7 @@ def test_one_pass_holds_every_sequence(sequences) -> None:
 @pytest.mark.parametrize("which", ["sequences", "mixed"])
 def test_hosts_together_read_the_batches_of_one_and_resume_exactly(which, request) -> None:
     path = request.getfixturevalue(which)
-    whole = _take(Loader(path, "train", PACKING, 4), 30)  # beyond the first pass
+    whole = _take(Loader(path, "train", PACKING, 4), 30)  # beyond the first epoch
     hosts = [Loader(path, "train", PACKING, 4, host=host, num_hosts=2) for host in range(2)]
     parts = [_take(host, 11) for host in hosts]
     joined = [
@@ -251,8 +251,8 @@ def test_worker_processes_give_the_same_rows(sequences) -> None:
 
 def test_a_mixture_has_its_shares_and_one_spec(mixed, sequences) -> None:
     loader = Loader(mixed, "train", PACKING, 4)
-    drawn = Counter(loader.plan.source(row)[0] for row in range(4096))
-    assert drawn[1] == 3 * drawn[0]
+    rows = Counter(loader.plan.source(row)[0] for row in range(4096))
+    assert rows[1] == 3 * rows[0]
     spec, first = load_spec(mixed), SequenceSpec.load(sequences)
     assert isinstance(spec, SequenceSpec)
     assert spec.vocabulary == first.vocabulary
@@ -265,10 +265,10 @@ def test_kinds_of_datasets_are_told_apart(root, sequences, mixed, tmp_path) -> N
     assert isinstance(read_spec(root / "one"), DatasetSpec)
     assert isinstance(read_spec(sequences), SequenceSpec)
     assert isinstance(load_spec(sequences), SequenceSpec)
-    with pytest.raises(UserError, match=r"dataset of sequences, one of tokens is needed"):
+    with pytest.raises(UserError, match=r"dataset of sequences, but one of tokens is needed"):
         Loader(sequences, "train", dataclasses.replace(PACKING, arrangement="interleaved"), 4)
     with pytest.raises(
-        UserError, match=r"dataset of tokens, one of sequences is needed.*build_seq"
+        UserError, match=r"dataset of tokens, but one of sequences is needed.*build_seq"
     ):
         Loader(root / "one", "train", PACKING, 4)
     with pytest.raises(UserError, match="unknown kind 'pictures'"):

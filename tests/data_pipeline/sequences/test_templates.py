@@ -1,4 +1,4 @@
-"""Templates: build and parse are inverse, anything at all can be parsed, and who is trained on."""
+"""Templates: parse inverts build and accepts any ids; the loss mask covers the right turns."""
 
 import dataclasses
 import functools
@@ -44,7 +44,7 @@ def template(tmp_path_factory) -> Template:
     return _template(str(tmp_path_factory.mktemp("text")))
 
 
-# Any text but the sign that sentencepiece writes for a space; what is only white space is no text.
+# Any text without sentencepiece's symbol for a space, and not only white space.
 texts = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\u2581\0"), max_size=20
 )
@@ -69,7 +69,7 @@ def test_what_is_built_is_parsed(template: Template, example: Example) -> None:
     assert built.ids.shape == built.roles.shape
     assert template.parse(built.ids) == example
     assert template.parse(built.ids).task == example.task
-    # The assistant's part alone is enough for its answer, as of a model that goes on from a prompt.
+    # The answer can be parsed from a continuation alone, without its prompt.
     prompt = template.prompt(example)
     if example.task != "pretrain":
         np.testing.assert_array_equal(built.ids[: len(prompt)], prompt)

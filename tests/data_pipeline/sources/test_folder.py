@@ -1,4 +1,4 @@
-"""Folder sources lose nothing in silence; splits depend on names and seed only."""
+"""Folder sources drop nothing silently; splits depend on names and seed only."""
 
 import os
 import random
@@ -140,7 +140,7 @@ def splits(utterances, **kwargs) -> dict[str, str]:
     return {u.id: u.split for u in assign_splits(utterances, **kwargs)}
 
 
-def test_heldout_speakers_are_whole_and_every_other_speaker_gives_to_validation():
+def test_speakers_are_held_out_entirely_and_every_other_speaker_is_in_validation():
     found = assign_splits(corpus(20, 10), valid_fraction=0.05, seed=1)
     by_speaker: dict[str, list[str]] = {}
     for utterance in found:

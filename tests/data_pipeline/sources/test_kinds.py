@@ -1,4 +1,4 @@
-"""Every kind of source lists all there is, loses nothing in silence, and its audio can be read."""
+"""Every kind of source lists all its recordings or their failures, and its audio can be read."""
 
 import gzip
 import io
@@ -307,15 +307,15 @@ def test_sources_by_name(tmp_path):
     expected = TFDSSource("librispeech", split="a+b", sample_rate=16000)
     assert open_source("tfds:librispeech?split=a%2Bb&sample_rate=16000") == expected
     for name, message in {
-        "manifest:": "no place",
+        "manifest:": "no location",
         "manifest:m.csv?speed=3": "unknown option 'speed'",
-        "tfds:x?sample_rate=fast": "whole number",
+        "tfds:x?sample_rate=fast": "must be an integer",
     }.items():
         with pytest.raises(UserError, match=message):
             open_source(name)
 
 
-def test_doubled_ids_are_refused_in_every_source(recordings):
+def test_duplicate_ids_are_refused_in_every_source(recordings):
     manifest = lines(
         recordings / "m.jsonl",
         '{"path": "audio/ann/a.wav", "id": "x"}',

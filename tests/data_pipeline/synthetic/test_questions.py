@@ -10,7 +10,7 @@ from data_pipeline.synthesize_corpus import (
     plan_corpus,
     plan_dialogues,
 )
-from data_pipeline.synthetic.questions import DIGITS, KINDS, draw_question, is_open
+from data_pipeline.synthetic.questions import DIGITS, KINDS, is_open, sample_question
 
 
 def _digits(text: str) -> list[int]:
@@ -32,14 +32,14 @@ def _expected(kind: str, text: str) -> list[int]:
 def test_answers_follow_from_the_words(kind):
     rng = np.random.default_rng(0)
     for _ in range(200):
-        question = draw_question(rng, kind)
+        question = sample_question(rng, kind)
         assert _digits(question.answer) == _expected(kind, question.text)
         assert len(question.answer.split()) == 3
 
 
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="count_up"):
-        draw_question(np.random.default_rng(0), "riddle")
+        sample_question(np.random.default_rng(0), "riddle")
 
 
 def test_plan_of_dialogues_holds_questions_out():
@@ -71,5 +71,5 @@ def test_questions_leave_the_rest_of_the_corpus_as_it_was():
 
 def test_only_closed_kinds_may_repeat():
     rng = np.random.default_rng(1)
-    closed = {kind for kind in KINDS if not is_open(draw_question(rng, kind))}
+    closed = {kind for kind in KINDS if not is_open(sample_question(rng, kind))}
     assert closed == {"count_up", "count_down"}

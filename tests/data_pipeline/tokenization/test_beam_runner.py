@@ -1,4 +1,4 @@
-"""Beam runners write the bytes that the process pool writes, and go on where another stopped."""
+"""Beam runners write the same bytes as the process pool, and resume what another began."""
 
 import dataclasses
 import os
@@ -70,7 +70,7 @@ def test_the_direct_runner_writes_the_same_bytes(beam, config, tmp_path) -> None
     direct = dataclasses.replace(config, output=output, runner="direct")
     assert tokenize_corpus(direct)["statistics"]["failed"] == 1
     assert _files(output) == _files(config.output)
-    # A finished set is finished whichever runner is asked.
+    # A finished dataset has nothing to do for any runner.
     assert tokenize_corpus(dataclasses.replace(config, output=output))["real_time_factor"] is None
 
 
@@ -140,7 +140,7 @@ def test_worker_processes_of_the_direct_runner(beam, config, tmp_path) -> None:
 
 @pytest.mark.slow
 def test_a_job_server_with_options_of_its_own(beam, config, tmp_path) -> None:
-    """The way to Flink and Spark: a job over the wire, its workers started by the pipeline."""
+    """As with Flink and Spark: a job server, and workers that the pipeline starts."""
     from apache_beam.runners.portability.local_job_service import LocalJobServicer
 
     service = LocalJobServicer(staging_dir=str(tmp_path / "staging"))
@@ -180,7 +180,7 @@ def test_what_a_worker_raises_keeps_finished_shards(beam, config, tmp_path, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(beam_runner, "tokenize_shard", fails)
-        with pytest.raises(OSError, match="no space left"):  # in this process, as it is
+        with pytest.raises(OSError, match="no space left"):  # in this process, unchanged
             tokenize_corpus(direct)
     tokenize_corpus(direct)
     assert _files(output) == _files(config.output)

@@ -79,7 +79,7 @@ def _record_ids(dataset: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_a_run_killed_at_random_moments_ends_in_the_same_bytes(audio, tokenizers, tmp_path) -> None:
-    """Kill -9, then at once the next run into the same directory, until one comes to its end."""
+    """Kill -9, then at once the next run into the same directory, until one finishes."""
 
     def start(output: Path) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "data_pipeline.tokenize_corpus"]
@@ -139,7 +139,7 @@ def _truncated(rng: np.random.Generator, data: bytes) -> bytes:
 
 
 def _flipped(rng: np.random.Generator, data: bytes) -> bytes:
-    """Up to 64 bits the other way, all of them in the header every second time."""
+    """Flips up to 64 bits, every second time all in the header."""
     damaged = bytearray(data)
     reach = len(data) if rng.random() < 0.5 else min(len(data), 128)
     for place in rng.integers(0, reach, rng.integers(1, 65)):
@@ -148,7 +148,7 @@ def _flipped(rng: np.random.Generator, data: bytes) -> bytes:
 
 
 def _absurd_header(rng: np.random.Generator, data: bytes) -> bytes:
-    """Extreme numbers where a header states sizes, rates and channels."""
+    """Extreme numbers in the header's sizes, rates and channels."""
     damaged = bytearray(data)
     extremes = (b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\0\0", b"\1\0\0\0", b"\0\0\0\x80")
     for place in rng.integers(0, 64, rng.integers(1, 4)):
@@ -185,7 +185,7 @@ _DAMAGES: tuple[_Damage, ...] = (
     _hole,
     _noise,
     _spliced,
-    lambda rng, data: data,  # whole, but perhaps with a wrong extension
+    lambda rng, data: data,  # intact, but perhaps with a wrong extension
 )
 _FORMATS = (
     ("wav", "PCM_16"),
@@ -221,7 +221,7 @@ def test_every_damaged_recording_is_accounted_for(tokenizers, tmp_path) -> None:
     _write_damaged(corpus, DAMAGED_FILES, seed=0)
     (corpus / "dangling.wav").symlink_to(tmp_path / "nowhere.wav")
     os.mkfifo(corpus / "pipe.wav")
-    (corpus / "folder.wav").mkdir()  # a directory is no recording
+    (corpus / "folder.wav").mkdir()  # a directory is not a recording
     output = tmp_path / "dataset"
     command = [sys.executable, "-m", "data_pipeline.tokenize_corpus"]
     command += [f"--audio_dir={corpus}", f"--output={output}", "--num_workers=2"]

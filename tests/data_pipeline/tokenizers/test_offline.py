@@ -161,7 +161,7 @@ def test_vectors_decode_like_the_codes_that_stand_for_them(codec):
     "codes",
     [np.zeros((4, 5), int), np.zeros((0, 5), int), np.full((3, 5), 32), np.full((1, 2), -1)],
 )
-def test_impossible_codes_are_refused(codec, codes):
+def test_invalid_codes_are_refused(codec, codes):
     with pytest.raises(ValueError, match="codes must be"):
         codec.decode(codes)
 
@@ -211,7 +211,7 @@ def test_frame_rates_are_parameters(rate):
     )
 
 
-def test_impossible_configurations_are_refused():
+def test_invalid_configurations_are_refused():
     with pytest.raises(ValueError, match="frame_rate"):
         mel_rvq.MelRVQConfig(frame_rate=75.0)
     with pytest.raises(ValueError, match="codebook_size"):

@@ -154,7 +154,7 @@ def test_a_group_norm_model_would_change_units_in_padded_batches(tokenizers):
 
 
 @pytest.mark.parametrize("name", ["encodec", "mimi"])
-def test_causal_codecs_encode_a_beginning_as_in_the_whole(tokenizers, name):
+def test_causal_codecs_encode_a_prefix_as_in_the_full_signal(tokenizers, name):
     tokenizer = tokenizers[name]
     hop = round(tokenizer.sample_rate / tokenizer.frame_rate)
     wav = speech(2.0, 5, tokenizer.sample_rate)
@@ -164,7 +164,7 @@ def test_causal_codecs_encode_a_beginning_as_in_the_whole(tokenizers, name):
         np.testing.assert_array_equal(start, whole[:, :frames])
 
 
-def test_chunks_with_the_declared_context_give_the_codes_of_the_whole(tokenizers):
+def test_chunks_with_the_declared_context_give_the_codes_of_the_full_signal(tokenizers):
     tokenizer = tokenizers["dac"]
     wav = speech(3.0, 6, tokenizer.sample_rate)
     whole = tokenizer.encode(wav, tokenizer.sample_rate)
@@ -279,7 +279,7 @@ def test_vectors_of_fewer_codebooks_are_a_codec_of_fewer(models, tokenizers, nam
 
 
 @pytest.mark.parametrize("name", ["hubert-group", "encodec"])
-def test_a_stored_tokenizer_is_the_same_and_finds_its_model_where_it_is_told(
+def test_a_stored_tokenizer_is_the_same_and_finds_its_model_at_the_stored_location(
     models, tokenizers, tmp_path, name
 ):
     moved = tmp_path / "model"
@@ -325,7 +325,7 @@ def test_what_is_wrong_with_a_specification_is_said_in_one_line(models, tmp_path
     for spec, message in {
         f"hubert:{hubert}?kmeans={kmeans}": "layer= from 1 to 3",
         f"hubert:{hubert}?layer=4&kmeans={kmeans}": "layer= from 1 to 3",
-        f"hubert:{hubert}?layer=0&kmeans={kmeans}": "above 0",
+        f"hubert:{hubert}?layer=0&kmeans={kmeans}": "positive integer",
         f"hubert:{hubert}?layer=2": "kmeans=FILE",
         f"hubert:{hubert}?layer=2&kmeans={tmp_path / 'narrow.npy'}": "dimensions",
         f"hubert:{hubert}?layer=2&kmeans={tmp_path / 'km.bin'}": "joblib",
@@ -353,7 +353,7 @@ def test_what_is_wrong_with_a_specification_is_said_in_one_line(models, tmp_path
             load_codec(spec)
 
 
-def test_a_corpus_is_tokenised_with_them_and_the_streams_stay_in_step(models, tmp_path):
+def test_a_corpus_is_tokenised_with_them_and_the_streams_stay_aligned(models, tmp_path):
     from data_pipeline.datasets.token_records import RecordReader
     from data_pipeline.tokenization.config import CorpusConfig
     from data_pipeline.tokenize_corpus import tokenize_corpus

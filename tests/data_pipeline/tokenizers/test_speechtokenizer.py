@@ -1,4 +1,4 @@
-"""SpeechTokenizer on a tiny random model: one stack of codes for both streams."""
+"""SpeechTokenizer on a tiny random model: its codes serve both streams."""
 
 import importlib.util
 import json

@@ -83,7 +83,7 @@ def test_first_vector_and_residual_add_up(codec):
     np.testing.assert_allclose(codec.decode_vectors(whole), codec.decode(codes), atol=1e-5)
 
 
-def test_each_codebook_takes_off_error(codec):
+def test_each_codebook_reduces_the_error(codec):
     wav = _tones(2.0, 3)
     codes, target = codec.encode(wav, RATE), raw_features(CONFIG.codec, wav) - codec._mean
     errors = [np.square(target - codec.embed(codes, 0, depth)).mean() for depth in range(1, 5)]
@@ -98,7 +98,7 @@ def test_each_codebook_takes_off_error(codec):
         ({"codec": MelRVQConfig(num_codebooks=1, codebook_size=16)}, "num_codebooks"),
     ],
 )
-def test_impossible_configurations_are_refused(changes, message):
+def test_invalid_configurations_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(CONFIG, **changes)
 

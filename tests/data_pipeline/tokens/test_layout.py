@@ -129,7 +129,7 @@ def test_deduplication_and_its_inverse(units, collapsed, counts):
 
 
 def test_deduplication_follows_the_crop():
-    """A run that a crop cuts keeps its remaining length, and both streams stay parallel."""
+    """A run that is cut by a crop keeps its remaining length, and both streams stay aligned."""
     units = np.repeat([4, 4, 9, 2, 2, 7], 3)
     codes = _part(0, LAYOUT.frames_for_units(len(units)))[1]
     start, length = 5, 8
@@ -146,7 +146,7 @@ def test_deduplication_follows_the_crop():
 
 
 def test_parts_are_collapsed_one_by_one():
-    """Silence between two parts never merges with a part, so that counts stay known."""
+    """Silence between two parts never merges with a part, so that lengths stay predictable."""
     none = np.zeros((3, 0), int)
     out = tokens.segment_tokens(
         LAYOUT,
@@ -157,7 +157,7 @@ def test_parts_are_collapsed_one_by_one():
     assert out["tokens"][1:3, 0].tolist() == [5, 5]
 
 
-def test_deduplicated_units_have_no_time():
+def test_deduplicated_units_have_no_time_positions():
     with pytest.raises(ValueError, match="running"):
         tokens.segment_tokens(LAYOUT, [_part(2, 3)], positions="time", deduplicated=True)
     with pytest.raises(ValueError, match="'time' or 'running'"):
@@ -188,7 +188,7 @@ def test_ticks_measure_seconds(unit_rate, frame_rate, tick_rate):
 
 @pytest.mark.parametrize(("unit_rate", "frame_rate"), [(50, 75), (12.5, 50), (50, 12.5)])
 def test_times_stay_aligned_over_joins(unit_rate, frame_rate):
-    """Every part starts both streams at one time, where the longer stream before it ends."""
+    """Both streams of a part start at the same time, where the longer previous stream ends."""
     layout = TokenLayout(11, 3, 5, unit_rate, frame_rate)
     # Lengths that both rates round: without a common start the streams would drift apart.
     lengths = [(n, layout.frames_for_units(n)) for n in (3, 1, 5, 7, 2)]

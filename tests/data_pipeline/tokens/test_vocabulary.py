@@ -1,4 +1,4 @@
-"""The vocabulary: an extension of the text's by exactly the markers and units, and its inverse."""
+"""The vocabulary: the text ids extended by exactly the special tokens and units."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from data_pipeline.tokens.vocabulary import SPECIALS, Vocabulary
 VOCABULARY = Vocabulary(text_size=32000, num_units=1024)
 
 
-def test_grows_by_exactly_the_units_and_the_markers() -> None:
+def test_grows_by_exactly_the_units_and_the_special_tokens() -> None:
     assert VOCABULARY.size == 32000 + len(SPECIALS) + 1024
     ids = np.arange(VOCABULARY.size)
     np.testing.assert_array_equal(np.flatnonzero(VOCABULARY.is_text(ids)), np.arange(32000))
@@ -21,7 +21,7 @@ def test_grows_by_exactly_the_units_and_the_markers() -> None:
     assert sorted([*range(32000), *markers, *units]) == ids.tolist()
 
 
-def test_markers_and_units_have_inverses() -> None:
+def test_special_tokens_and_units_have_inverses() -> None:
     assert [VOCABULARY.name(VOCABULARY.id(name)) for name in SPECIALS] == list(SPECIALS)
     for other in (-1, 0, 31999, VOCABULARY.unit_start, VOCABULARY.size):
         assert VOCABULARY.name(other) is None

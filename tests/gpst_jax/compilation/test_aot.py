@@ -1,4 +1,4 @@
-"""The train step compiled for pods that are not here."""
+"""The train step compiled ahead of time for TPU topologies."""
 
 import dataclasses
 import importlib.util
@@ -55,19 +55,19 @@ def compiled():
 def test_compiler_agrees_with_the_formula(compiled):
     report, _ = compiled
     flops = report.flops_per_step
-    # Without remat and custom kernels the compiler counts everything. The formula halves causal
-    # attention; blocks of queries compute a little more of it.
+    # Without remat and custom kernels the compiler's count is complete. The formula halves causal
+    # attention; blocks of queries compute a little more.
     assert flops["kernels"] == 0
     assert flops["compiler"] == pytest.approx(flops["formula"], rel=0.05)
 
 
 @needs_compiler
 @pytest.mark.timeout(900)
-def test_parameters_are_gathered_by_layer_and_gradients_come_back_in_parts(compiled):
+def test_parameters_are_gathered_by_layer(compiled):
     report, _ = compiled
     found = {(item.kind, item.axis, item.network): item for item in report.collectives}
     gather = found["all-gather", "fsdp", "ici"]
-    # Forward and backward each fetch 15/16 of every matrix in bfloat16.
+    # Forward and backward each gather 15/16 of every matrix in bfloat16.
     assert gather.bytes == pytest.approx(2 * 2 * 15 / 16 * report.parameters, rel=0.2)
     assert gather.count > 2 * 3 * 7  # layer by layer: seven matrices, three layers, two passes
     assert {item.network for item in report.collectives} == {"ici"}
@@ -91,7 +91,7 @@ def test_memory_and_roofline_are_consistent(compiled):
 
 @needs_compiler
 @pytest.mark.parametrize("causal", [True, False])
-def test_attention_kernels_count_what_the_mask_shows(causal):
+def test_attention_kernels_count_visible_positions(causal):
     mesh = sharding.make_mesh(MeshConfig(1, 1, 1), aot.topology_devices("v5e:2x2")[:1])
     rows, length, heads, width = 3, 256, 4, 64
     wide = jax.ShapeDtypeStruct((rows, length, heads, width), jnp.bfloat16)
@@ -119,13 +119,13 @@ def test_unknown_topology_is_one_line():
         aot.topology_devices("v5e:3x7")
 
 
-def test_message_of_a_program_that_is_too_large():
+def test_out_of_memory_message():
     message = (
         "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 19.91G of 15.75G hbm. "
         "Exceeded hbm capacity by 4.16G."
     )
     base = {"topology": "v5e:4x4", "num_slices": 1, "chips": 16, "mesh": {}, "parameters": 1}
-    report = aot._too_large(base, message, 1e12)
+    report = aot._out_of_memory(base, message, 1e12)
     assert not report.fits
     assert report.overrun_bytes == pytest.approx(4.16 * 2**30, rel=1e-3)
     assert aot.to_json(report)["roofline_step_s"] is None

@@ -1,4 +1,4 @@
-"""Counts read from compiled programs, against arithmetic."""
+"""Counts from compiled programs agree with arithmetic."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def _compiled(function, *shapes, **options):
     return hlo.parse(jax.jit(function, **options).lower(*arguments).compile().as_text())
 
 
-def test_products_in_a_loop_count_as_often_as_it_runs():
+def test_products_in_a_loop_are_multiplied_by_its_trip_count():
     def function(x, kernels):
         return jax.lax.scan(lambda x, kernel: (jnp.tanh(x @ kernel), None), x, kernels)[0]
 
@@ -55,12 +55,12 @@ ENTRY %main (x: f32[8,8]) -> f32[8,8] {{
 
 
 @pytest.mark.parametrize(
-    ("start", "step", "turns"), [(0, 1, 16), (1, 1, 15), (1, 2, 8), (16, 1, 0)]
+    ("start", "step", "trips"), [(0, 1, 16), (1, 1, 15), (1, 2, 8), (16, 1, 0)]
 )
-def test_a_loop_runs_from_its_first_value_in_its_steps(start, step, turns):
-    # For several slices the TPU compiler peels the first turn off a loop, which then starts at 1.
+def test_trip_count_follows_start_and_step(start, step, trips):
+    # For several slices the TPU compiler peels the first iteration, so the loop starts at 1.
     module = hlo.parse(_LOOP.format(start=start, step=step, direction="LT"))
-    assert hlo_cost.matmul_flops(module) == turns * 2 * 8**3
+    assert hlo_cost.matmul_flops(module) == trips * 2 * 8**3
 
 
 def test_a_loop_that_does_not_count_upwards_is_an_error():
@@ -88,7 +88,7 @@ ENTRY %main (a: f32[8,32,16], b: f32[8,16,24]) -> f32[8,32,24] {{
 
 
 def test_batched_product_as_the_tpu_compiler_writes_it():
-    # The batch of a product is a spatial axis whose every output sees one tap inside the input.
+    # The batch axis of a matmul becomes a spatial one, each output with one tap inside the input.
     text = _CONVOLUTION.format(window="size=8 stride=7 pad=0_0 lhs_dilate=8")
     assert hlo_cost.matmul_flops(hlo.parse(text)) == 2 * 8 * 32 * 16 * 24
 
@@ -118,7 +118,7 @@ def test_kernels_count_by_their_query_and_mask(rows, count, places, share):
     assert hlo_cost.kernel_flops(module) == 2 * 2 * count * 4 * 256**2 * share * 64
 
 
-def test_collectives_and_what_a_device_sends():
+def test_collectives_and_bytes_sent_per_device():
     mesh = sharding.make_mesh(MeshConfig(2, 4, 1))
 
     def place(*axes):
@@ -170,6 +170,6 @@ def test_traffic_of_a_slice_is_what_it_touches():
 @pytest.mark.parametrize(
     "text", ["", "HloModule empty", "ENTRY %main () -> f32[] {\n  %x = f32[\n}"]
 )
-def test_text_that_is_no_program_is_an_error(text):
+def test_invalid_text_is_an_error(text):
     with pytest.raises(hlo.HloError):
         hlo.parse(text)

@@ -1,4 +1,4 @@
-"""Real digit strings from a synthesiser, and toy sounds that toy models read exactly."""
+"""Synthesised digit strings, and toy audio that toy models decode exactly."""
 
 import json
 import subprocess
@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from gpst_jax.evaluation import recipes
-from gpst_jax.evaluation.metrics import wer
-from gpst_jax.evaluation.recipes import Measurement, Recipe
+from gpst_jax.evaluation.metrics import mos, registry, speaker, wer
+from gpst_jax.evaluation.metrics.recipe import Measurement, Recipe
 
 SAMPLE_RATE = 16000
 SYMBOL = 1600  # samples of one toy word
 
-# The synthesiser is one per process and another test may have it, so it gets its own.
+# A process holds one synthesiser, and another test may use it, so this one gets its own process.
 _SPEAK = """
 import json, sys, soundfile, soxr
 from data_pipeline.synthetic.espeak import Espeak
@@ -38,7 +37,7 @@ def spoken_digits(tmp_path_factory):
         text = " ".join(rng.choice(wer.DIGITS, 5))
         voice = ("en-us+klatt4", "en-us+f2")[i % 2]
         spoken.append((str(folder / f"{i}.wav"), text, voice))
-    root = Path(recipes.__file__).parents[2]
+    root = Path(registry.__file__).parents[3]
     subprocess.run(
         [sys.executable, "-c", _SPEAK], input=json.dumps(spoken), text=True, cwd=root, check=True
     )
@@ -46,7 +45,7 @@ def spoken_digits(tmp_path_factory):
 
 
 def toy_sound(path, words, voice):
-    """Writes a toy sound: one level for the voice (an angle in 0..1), then one for each word."""
+    """Writes toy audio: one level for the voice (an angle in 0..1), then one per word."""
     levels = [voice / 2 + 0.25, *((wer.DIGITS.index(word) + 1) / 20 for word in words.split())]
     wav = np.repeat(np.asarray(levels, np.float32), SYMBOL)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,26 +74,24 @@ def _toy_scorer():
 
 @pytest.fixture
 def toy_recipes(monkeypatch):
-    """Recipes that read toy sounds, by kind."""
+    """Registers recipes that decode toy audio."""
 
-    def recipe(id_, kind, load, **fields):
+    def register(module, recipe_class, id_, kind, load, **fields):
         measurement = Measurement(f"toy/{kind}", 1, SAMPLE_RATE, (), load)
         texts = {"model": "toy", "normalisation": "none", "aggregation": "mean"}
-        made = Recipe(id=id_, kind=kind, measurement=measurement, **texts, **fields)
-        monkeypatch.setitem(recipes.RECIPES, id_, made)
-        return made
+        made = recipe_class(id=id_, kind=kind, measurement=measurement, **texts, **fields)
+        monkeypatch.setitem(module.RECIPES, id_, made)
 
-    return {
-        "wer": recipe(
-            "wer/toy",
-            "wer",
-            _toy_transcriber,
-            text_kinds=("digits",),
-            normalise=wer.normalise_digits,
-        ),
-        "similarity": recipe("sim-o/toy", "similarity", _toy_encoder),
-        "mos": recipe("mos/toy", "mos", _toy_scorer, output="ovrl_mos"),
-    }
+    transcripts = {"text_kinds": ("digits",), "normalise": wer.normalise_digits}
+    register(wer, wer.TranscriptRecipe, "wer/toy", "wer", _toy_transcriber, **transcripts)
+    register(speaker, Recipe, "sim-o/toy", "similarity", _toy_encoder)
+    register(mos, mos.OpinionRecipe, "mos/toy", "mos", _toy_scorer, output="ovrl_mos")
+
+
+@pytest.fixture
+def toy_settings(toy_recipes):
+    """Settings that choose the toy recipes."""
+    return {"wer": "wer/toy", "similarity": "sim-o/toy", "mos": ("mos/toy",)}
 
 
 def write_manifest(folder, rows):
@@ -110,9 +107,9 @@ VOICES = {"anna": 0.0, "bert": 0.9}
 def toy_samples(tmp_path):
     """Four conditions of 12 toy utterances with errors that can be counted by hand.
 
-    recording: all right. codec: every sixth utterance has one of its four words wrong.
-    speaker_transfer: as codec, in the prompt's voice but for every fourth one; one file is
-    missing. unconditional: six pairs, of which one differs in one of four words.
+    recording: no errors. codec: every sixth utterance has one of its four words wrong.
+    speaker_transfer: as codec, in the prompt's voice except every fourth one; one file is
+    missing. unconditional: six pairs, one of which differs in one of four words.
     """
     root = tmp_path / "samples"
     texts = [" ".join(wer.DIGITS[(i + k) % 10] for k in range(4)) for i in range(12)]

@@ -6,7 +6,8 @@ import soundfile
 
 from data_pipeline.runtime.errors import UserError
 from gpst_jax.evaluation.measure import measure_files
-from gpst_jax.evaluation.recipes import RECIPES, Measurement, get_recipe
+from gpst_jax.evaluation.metrics.recipe import Measurement
+from gpst_jax.evaluation.metrics.registry import all_recipes, get_recipe
 
 CALLS = []
 
@@ -60,13 +61,13 @@ def test_changed_files_and_versions_are_measured_anew(files, tmp_path):
     assert len(CALLS) == 7
 
 
-def test_interrupted_work_is_kept_but_for_the_torn_line(files, tmp_path):
+def test_interrupted_work_is_kept_except_for_a_truncated_line(files, tmp_path):
     _measure(files[:2], tmp_path)
     (cache,) = (tmp_path / "cache").iterdir()
     text = cache.read_text(encoding="utf-8").rstrip("\n")
-    cache.write_text(text[:-10], encoding="utf-8")  # as a kill leaves it
+    cache.write_text(text[:-10], encoding="utf-8")  # as after a kill
     assert _measure(files, tmp_path)[files[1]].value == pytest.approx(0.4)
-    assert len(CALLS) == 2 + 2  # the torn one and the new one
+    assert len(CALLS) == 2 + 2  # the truncated one and the new one
     _measure(files, tmp_path)
     assert len(CALLS) == 4
 
@@ -96,7 +97,7 @@ def test_unwritable_cache_is_one_clear_line(files, tmp_path):
 
 
 def test_recipes_state_their_conventions():
-    for recipe in RECIPES.values():
+    for recipe in all_recipes().values():
         described = recipe.describe()
         assert all(described[k] for k in ("model", "normalisation", "aggregation", "sample_rate"))
         json.dumps(described)

@@ -4,14 +4,15 @@ import math
 import pytest
 
 from data_pipeline.runtime.errors import UserError
+from gpst_jax.evaluation.metrics import registry
 from gpst_jax.evaluation.suite import EvaluationConfig, evaluate
 
 WER, SIM, MOS = "wer/toy", "sim-o/toy", "mos/toy"
 
 
 @pytest.fixture
-def config(toy_recipes):
-    return EvaluationConfig(wer=WER, similarity=SIM, mos=(MOS,), processes=1, resamples=300)
+def config(toy_settings):
+    return EvaluationConfig(registry.configure(**toy_settings), processes=1, resamples=300)
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_floors_are_far_from_the_ceilings(results):
     assert results["ceilings"]["recording"][SIM]["value"] == pytest.approx(1, abs=1e-3)
 
 
-def test_transferred_voices_are_told_apart(results):
+def test_transferred_voices_are_counted(results):
     row = results["modes"]["speaker_transfer"]["closer_to_prompt"]
     assert row["n"] == 12
     assert row["value"] == pytest.approx(8 / 12)  # three kept the source's voice, one is missing
@@ -79,10 +80,9 @@ def test_speech_without_transcripts_says_so(config, toy_samples):
     assert results["modes"]["speaker_transfer"][SIM]["n"] == 12
 
 
-def test_fewer_items_are_the_same_in_every_condition(config, toy_samples):
-    few = EvaluationConfig(
-        wer=WER, similarity=SIM, mos=(MOS,), similarity_items=5, mos_items=4, processes=1
-    )
+def test_fewer_items_are_the_same_in_every_condition(toy_settings, toy_samples):
+    settings = toy_settings | {"similarity_items": 5, "mos_items": 4}
+    few = EvaluationConfig(registry.configure(**settings), processes=1)
     results, items = evaluate(toy_samples, few, show_progress=False)
     assert results["ceilings"]["codec"][SIM]["n"] == 5
     assert results["ceilings"]["codec"][MOS]["n"] == 4
@@ -92,11 +92,17 @@ def test_fewer_items_are_the_same_in_every_condition(config, toy_samples):
     assert scored == [i["id"] for i in items["recording"] if i["similarity"] is not None]
 
 
-def test_recipes_of_the_wrong_kind_are_refused(toy_recipes):
-    with pytest.raises(UserError, match="measures no wer"):
-        EvaluationConfig(wer=SIM)
-    with pytest.raises(UserError, match="similarity_items"):
-        EvaluationConfig(similarity_items=-1)
+def test_invalid_settings_are_refused(toy_recipes):
+    with pytest.raises(UserError, match=r"no recipe 'sim-o/toy' of kind wer; .*wer/toy"):
+        registry.configure(wer=SIM)
+    with pytest.raises(UserError, match="similarity_items must not be negative"):
+        registry.configure(similarity_items=-1)
+    with pytest.raises(UserError, match="oracle"):
+        registry.configure(judge="oracle")
+    with pytest.raises(TypeError, match="unheard_of"):
+        registry.configure(unheard_of=1)
+    with pytest.raises(UserError, match="processes"):
+        EvaluationConfig(processes=-1)
 
 
 def test_a_transcript_outside_the_grammar_names_its_sample(config, toy_samples):
@@ -105,3 +111,29 @@ def test_a_transcript_outside_the_grammar_names_its_sample(config, toy_samples):
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"condition codec, sample u0.*hundred"):
         evaluate(toy_samples, config, show_progress=False)
+
+
+def test_metrics_of_zero_items_leave_no_rows(toy_settings, toy_samples):
+    settings = toy_settings | {"similarity_items": 0, "mos_items": 0}
+    config = EvaluationConfig(registry.configure(**settings), processes=1, resamples=50)
+    results, items = evaluate(toy_samples, config, show_progress=False)
+    assert set(results["modes"]["speaker_transfer"]) == {WER}
+    assert set(results["differences"]["codec - recording"]) == {WER}
+    assert set(results["recipes"]) == {WER, SIM, MOS}
+    assert set(results["timings_s"]) == {"toy/wer"}
+    assert items["codec"][0]["similarity"] is None
+
+
+def test_settings_are_one_flat_object(config):
+    assert config.settings() == {
+        "wer": WER,
+        "similarity": SIM,
+        "mos": (MOS,),
+        "judge": "same-words",
+        "similarity_items": 100,
+        "mos_items": 30,
+        "voice_threshold": 0.75,
+        "resamples": 300,
+        "seed": 0,
+        "processes": 1,
+    }

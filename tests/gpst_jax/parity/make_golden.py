@@ -1,9 +1,9 @@
-"""Writes the golden files of the tests: random weights, and what the NumPy reference makes of them.
+"""Writes the golden files of the tests: random weights and outputs of the NumPy reference.
 
     python tests/gpst_jax/parity/make_golden.py [--output=DIR]
 
-`golden_gpst.npz` has one head per codebook, `golden_gpst_shared.npz` a shared head, collapsed
-units, more stored codebooks than used ones, and three items. Floats are stored as float32.
+`golden_gpst.npz` has one head per codebook, `golden_gpst_shared.npz` a shared head, de-duplicated
+units, more stored than used codebooks, and three items. Floats are stored as float32.
 """
 
 import argparse
@@ -63,7 +63,7 @@ FILES = {
 
 
 def draw_weights(config: dict[str, float], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Random weights under their official names; gains and biases are random too."""
+    """Random weights by their official names, norm scales and biases included."""
 
     def normal(*shape: int, fan_in: int) -> np.ndarray:
         return (rng.normal(size=shape) * fan_in**-0.5).astype(np.float32)

@@ -1,8 +1,8 @@
 """The published GPST in plain NumPy and float64: raw units and codes to ids, logits and losses.
 
-Written from the description of the official model alone. It shares no code with the package, so
-that agreement of the two says something; keep it free of imports from it. Items are computed one
-by one, without padding, and padded only where a stored array asks for it.
+Written from the description of the official model, without code from the package, so that agreement
+of the two is meaningful; never import the package here. Items are computed one by one, without
+padding, and padded only where a stored array requires it.
 """
 
 import math
@@ -23,22 +23,22 @@ class Item(NamedTuple):
     Attributes:
         src: (T1 + T2 + 2, D) global input.
         labels: (T1 + 1,) semantic targets.
-        stacks: (T2 + 1, D) local ids of the frames and of the end.
+        frames: (T2 + 1, D) local ids of the frames and the end frame.
     """
 
     src: Array
     labels: Array
-    stacks: Array
+    frames: Array
 
 
 def lay_out(config: Mapping[str, float], units: Array, codes: Array) -> Item:
-    """Ids of one utterance: raw units (S,), raw codes (stored_depth, T)."""
+    """Ids of one utterance from raw units (S,) and raw codes (stored_depth, T)."""
     depth, entries = int(config["depth"]), int(config["codec_dim"])
     shift = SPECIALS + int(config["source_vocab"])
     ids = [int(unit) + SPECIALS for unit in units]
     if config["reduce"]:
         ids = [x for i, x in enumerate(ids) if i == 0 or ids[i - 1] != x]
-    stacks = [
+    frames = [
         [int(codes[q, t]) + q * entries + SPECIALS for q in range(depth)]
         for t in range(codes.shape[1])
     ]
@@ -46,22 +46,24 @@ def lay_out(config: Mapping[str, float], units: Array, codes: Array) -> Item:
     src = [[EOS, *pads]]
     src += [[x, *pads] for x in ids]
     src += [[EOS + shift] * depth]
-    src += [[x + shift for x in stack] for stack in stacks]
-    return Item(np.array(src), np.array([*ids, EOS]), np.array([*stacks, [EOS] * depth]))
+    src += [[x + shift for x in frame] for frame in frames]
+    return Item(np.array(src), np.array([*ids, EOS]), np.array([*frames, [EOS] * depth]))
 
 
 def layer_norm(x: Array, gain: Array, bias: Array) -> Array:
-    """Over the last axis, biased variance, epsilon 1e-5 inside the root."""
+    """Layer norm over the last axis: biased variance, epsilon 1e-5."""
     centred = x - x.mean(-1, keepdims=True)
     return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * gain + bias
 
 
 def gelu(x: Array) -> Array:
-    """The exact form, by the error function."""
+    """Exact GELU, with the error function."""
     return 0.5 * x * (1.0 + np.vectorize(math.erf)(x / math.sqrt(2.0)))
 
 
-def stack(weights: Mapping[str, Array], prefix: str, layers: int, heads: int, x: Array) -> Array:
+def transformer(
+    weights: Mapping[str, Array], prefix: str, layers: int, heads: int, x: Array
+) -> Array:
     """Causal pre-norm transformer over one sequence (n, d), final norm included."""
 
     def linear(name: str, x: Array) -> Array:
@@ -90,7 +92,7 @@ def stack(weights: Mapping[str, Array], prefix: str, layers: int, heads: int, x:
 
 
 def global_inputs(weights: Mapping[str, Array], src: Array) -> Array:
-    """(n, d): scaled sums of the embeddings of each stack, plus the position."""
+    """(n, d): scaled sums of the embeddings at each position, plus position embeddings."""
     table = weights[f"{GLOBAL}.embed_tokens.weight"]
     positions = weights[f"{GLOBAL}.embed_positions.weight"]
     scale = math.sqrt(table.shape[1])
@@ -103,7 +105,7 @@ def global_inputs(weights: Mapping[str, Array], src: Array) -> Array:
 
 
 def local_inputs(weights: Mapping[str, Array], hidden: Array, ids: Array) -> Array:
-    """(D, d_l): input of the local stack for the frame `ids` (D,) that `hidden` predicts."""
+    """(D, d_l): local transformer input for the frame `ids` (D,) that `hidden` predicts."""
     table = weights[f"{LOCAL}.embed_tokens.weight"]
     positions = weights[f"{LOCAL}.embed_positions.weight"]
     projector = "decoder.global_local_projector"
@@ -143,11 +145,11 @@ def run(
     weights: Mapping[str, Array],
     utterances: Sequence[tuple[Array, Array]],
 ) -> dict[str, Array]:
-    """Everything a golden file stores beside configuration and weights.
+    """Inputs and outputs of a golden file.
 
     Args:
-        config: scalars under the names of the golden files.
-        weights: arrays under their official names.
+        config: scalars by their names in golden files.
+        weights: arrays by their official names.
         utterances: raw (units (S,), codes (stored_depth, T)) of each item.
 
     Returns:
@@ -164,7 +166,7 @@ def run(
     semantic_at, acoustic_at = [], []
     for row, item in enumerate(items):
         x = global_inputs(weights, item.src)
-        hidden = stack(
+        hidden = transformer(
             weights, GLOBAL, int(config["global_layers"]), int(config["global_heads"]), x
         )
         embeds.append(x)
@@ -172,18 +174,20 @@ def run(
         for t in range(len(item.labels)):
             semantic.append(weights[f"{GLOBAL}.output_projection.weight"] @ hidden[t])
             semantic_at.append((row, t))
-        for j, ids in enumerate(item.stacks):
+        for j, ids in enumerate(item.frames):
             at = len(item.labels) + j
             y = local_inputs(weights, hidden[at], ids)
-            out = stack(weights, LOCAL, int(config["local_layers"]), int(config["local_heads"]), y)
+            out = transformer(
+                weights, LOCAL, int(config["local_layers"]), int(config["local_heads"]), y
+            )
             frame_embeds.append(y)
             frame_hiddens.append(out)
             acoustic.append(acoustic_logits(weights, bool(config["share_lm_head"]), out))
             acoustic_at.append((row, at, j))
 
     semantic_targets = np.concatenate([item.labels for item in items])
-    stacks = np.concatenate([item.stacks for item in items])
-    acoustic_targets = np.maximum(stacks - entries * np.arange(depth), EOS)
+    frames = np.concatenate([item.frames for item in items])
+    acoustic_targets = np.maximum(frames - entries * np.arange(depth), EOS)
     smoothing = float(config["label_smoothing"])
     semantic_loss, semantic_nll = smoothed_loss(np.array(semantic), semantic_targets, smoothing)
     acoustic_loss, acoustic_nll = smoothed_loss(
@@ -194,10 +198,10 @@ def run(
     return out | {
         "inputs/order": np.array(order),
         "inputs/src_tokens": pad([item.src for item in items]),
-        "inputs/prev_output_tokens": pad([item.stacks for item in items]),
+        "inputs/prev_output_tokens": pad([item.frames for item in items]),
         "inputs/src_labels": pad([item.labels for item in items]),
         "inputs/src_lengths": np.array([len(item.labels) for item in items]),
-        "inputs/target_lengths": np.array([len(item.stacks) for item in items]),
+        "inputs/target_lengths": np.array([len(item.frames) for item in items]),
         "outputs/global_embeds": pad(embeds),
         "outputs/global_hidden": pad(hiddens),
         "outputs/local_embeds": np.stack(frame_embeds),

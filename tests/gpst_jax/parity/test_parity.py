@@ -1,4 +1,4 @@
-"""Our models give what the published ones give, and a difference never passes."""
+"""Our models agree with golden tensors, and differences are detected."""
 
 import json
 import pathlib
@@ -19,7 +19,9 @@ DATA = pathlib.Path(__file__).parents[2] / "data"
 FILES = ["golden_gpst.npz", "golden_gpst_shared.npz"]
 
 
-OFFICIAL = DATA.parents[2] / "shared" / "golden"  # tensors of the official code, not ours to store
+OFFICIAL = (
+    DATA.parents[2] / "shared" / "golden"
+)  # tensors of the official code, not redistributable
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def test_all_stored_tensors_agree(name):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_files_hold_what_the_reference_gives(name, tmp_path):
+def test_the_files_are_those_of_the_reference(name, tmp_path):
     script = pathlib.Path(__file__).with_name("make_golden.py")
     subprocess.run([sys.executable, script, f"--output={tmp_path}"], check=True)
     with np.load(DATA / name) as old, np.load(tmp_path / name) as new:
@@ -72,7 +74,7 @@ def test_flow_matching_equals_the_reference(chain, depth, tmp_path):
     assert max(differences.values()) < 1e-5
 
 
-def test_a_changed_tap_of_the_flow_is_noticed(tmp_path):
+def test_a_changed_convolution_of_the_flow_is_detected(tmp_path):
     entries = numpy_flow.flow("implicit", 1)
     entries["weights/net.bottleneck_layers.0.conv.ds_conv.conv.weight"][3, 0, 17] += 0.01
     np.savez(tmp_path / "flow.npz", **entries)
@@ -102,13 +104,13 @@ def test_soundstorm_equals_the_reference(tmp_path):
 def test_official_tensors(name):
     path = OFFICIAL / f"{name}.npz"
     if not path.exists():
-        pytest.skip("the official tensors are not here")
+        pytest.skip("the official tensors are not available")
     assert max(check_parity.compare(str(path))[1].values()) < 1e-5
 
 
-def test_a_changed_weight_is_noticed(golden, changed):
+def test_a_changed_weight_is_detected(golden, changed):
     name = f"weights/{gpst._LOCAL}.layers.1.fc2.bias"
-    # Not the same for all channels: the norm after it would take a common shift away.
+    # Differs between channels: the following norm would remove a common shift.
     shift = 1e-3 * np.arange(len(golden[name]))
     differences = gpst.check(Golden(changed(**{name: golden[name] + shift})))
     assert differences["outputs/global_hidden"] < 1e-5
@@ -178,7 +180,7 @@ def test_a_file_of_another_kind_is_a_user_error(tmp_path):
 
 
 def test_program_ends_with_its_exit_code():
-    """The one run as a user starts it: exit code 2 and one line for a file that is not there."""
+    """Run as a program: exit code 2 and one line for a missing file."""
     command = [sys.executable, "-m", "experiments.check_parity", "--golden=missing.npz"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=DATA.parents[1])
     assert result.returncode == 2

@@ -1,4 +1,8 @@
+"""Manifests: what is written is read back, and bad lines are named."""
+
+import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +16,57 @@ def _manifest(tmp_path, *lines):
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
+
+
+PROMPTED = Sample(
+    id="a",
+    audio=Path("a.wav"),
+    speaker="s",
+    text="one",
+    text_kind="digits",
+    source_audio=Path("../recording/a.wav"),
+    prompt_speaker="p",
+    prompt_audio=Path("a-prompt.wav"),
+    prompt_reference_audio=Path("a-reference.wav"),
+    prompt_reference_codec_audio=Path("a-reference-codec.wav"),
+)
+PAIRED = Sample(id="u", audio=Path("u.wav"), speaker="", pair="0000")
+DIALOGUE = Sample(
+    id="d", audio=Path("d.wav"), speaker="p", question_audio=Path("d-question.wav"), answer_text=""
+)
+
+
+def test_bytes_of_a_manifest_stay_as_they_were(tmp_path):
+    manifest.write_manifest(tmp_path / "some", [PROMPTED, PAIRED, DIALOGUE])
+    assert (tmp_path / "some" / "manifest.jsonl").read_text().splitlines() == [
+        '{"id": "a", "text": "one", "speaker": "s", "source_audio": "../recording/a.wav", '
+        '"prompt_speaker": "p", "prompt_audio": "a-prompt.wav", '
+        '"prompt_reference_audio": "a-reference.wav", '
+        '"prompt_reference_codec_audio": "a-reference-codec.wav", "pair": null, '
+        '"text_kind": "digits", "audio": "a.wav"}',
+        '{"id": "u", "text": null, "speaker": null, "source_audio": null, '
+        '"prompt_speaker": null, "prompt_audio": null, "prompt_reference_audio": null, '
+        '"prompt_reference_codec_audio": null, "pair": "0000", "text_kind": "free", '
+        '"audio": "u.wav"}',
+        '{"id": "d", "text": null, "speaker": "p", "source_audio": null, "prompt_speaker": null, '
+        '"prompt_audio": null, "prompt_reference_audio": null, '
+        '"prompt_reference_codec_audio": null, "pair": null, "text_kind": "free", '
+        '"audio": "d.wav", "question": null, "question_audio": "d-question.wav", '
+        '"question_transcript": null, "answer_text": ""}',
+    ]
+
+
+def test_what_is_written_is_read_with_absolute_paths(tmp_path):
+    manifest.write_manifest(tmp_path / "some", [PROMPTED, PAIRED, DIALOGUE])
+    prompted, paired, dialogue = manifest.read_samples(tmp_path)["some"]
+    for written, read in ((PROMPTED, prompted), (PAIRED, paired), (DIALOGUE, dialogue)):
+        for field in dataclasses.fields(Sample):
+            value = getattr(written, field.name)
+            if isinstance(value, Path):
+                value = tmp_path / "some" / value
+            if (written, field.name) == (PAIRED, "speaker"):
+                value = "unknown"
+            assert getattr(read, field.name) == value
 
 
 def test_paths_are_relative_to_the_manifest(tmp_path):

@@ -1,4 +1,4 @@
-"""A run that begins with another model's parameters: exactly those, once, or a clear refusal."""
+"""Warm starts: exactly the given parameters, read once, or a clear refusal."""
 
 import types
 
@@ -25,7 +25,7 @@ CONFIG = LoraConfig(rank=2, targets=(r"layers/mlp/\w+/kernel$",))
 
 
 class FakeSource:
-    """Arrays in memory as a source."""
+    """A source of arrays in memory."""
 
     def __init__(self, params):
         leaves = jax.tree.leaves_with_path(params)
@@ -56,7 +56,7 @@ def _train(workdir, objective, initial, steps):
     )
 
 
-def test_a_run_begins_with_the_given_values_once(given, tmp_path):
+def test_a_run_starts_from_the_given_values_once(given, tmp_path):
     calls = []
     begin = arrays.from_source(FakeSource(given))
 
@@ -69,12 +69,12 @@ def test_a_run_begins_with_the_given_values_once(given, tmp_path):
     assert first.final["train/loss"] != fresh.final["train/loss"]
     after = manager.load_params(tmp_path / "run").params
     step = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), after, given)
-    assert 0 < max(jax.tree.leaves(step)) < 0.02  # one update away from the given values
+    assert 0 < max(jax.tree.leaves(step)) < 0.02  # one update from the given values
     _train(tmp_path / "run", ToyObjective(), initial, 2)
-    assert len(calls) == 1  # a resumed run goes on from its own
+    assert len(calls) == 1  # a resumed run reads its own checkpoint
 
 
-def test_the_average_and_the_adapters_begin_with_them(given):
+def test_ema_and_adapters_start_from_them(given):
     objective = LoraObjective(ToyObjective(), CONFIG)
     config = with_train(toy_config(), ema_decay=0.9)
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])

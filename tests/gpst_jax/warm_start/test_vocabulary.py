@@ -1,4 +1,4 @@
-"""Other tokenizers: rows that mean the same stay in their new places, whatever the layout."""
+"""Other tokenizers: rows of kept ids are moved to their new indices, whatever the layout."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ SMALLER = TokenLayout(num_units=3, num_codebooks=1, codebook_size=2)
 
 
 def _table(rows: int) -> np.ndarray:
-    """Rows that say which they are."""
+    """Rows that contain their index."""
     return np.arange(rows, dtype=np.float32)[:, None] + np.array([[0.0, 0.5]], np.float32)
 
 
@@ -63,7 +63,7 @@ def test_replaced_vocabularies_keep_special_ids_only():
     assert np.abs(found).max() < 3 * np.abs(table).max()  # of the size of the old rows
 
 
-def test_the_stacks_stay():
+def test_layers_are_unchanged():
     kernel = np.ones((2, 3, 3), np.float32)
     change = VocabularyChange(OLD, LARGER, keep=False)
     assert change("global_net/layers/attn/q/kernel", kernel, kernel.shape) is kernel

@@ -1,3 +1,3 @@
-"""The fixture of stored models."""
+"""Fixture of stored models."""
 
 from stored_model import stored  # noqa: F401

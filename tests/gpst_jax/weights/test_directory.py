@@ -1,4 +1,4 @@
-"""Export and import: nothing changes on the way, nothing is believed that is not whole."""
+"""Export and import: lossless round trips, and corrupt input is refused."""
 
 import dataclasses
 import filecmp
@@ -54,7 +54,7 @@ def _assert_identical(first, second):
 def test_round_trip_is_byte_identical(stored, tmp_path, format, block, shared, codebooks):
     model = stored(block, shared, codebooks)
     first, back, again = tmp_path / "first", tmp_path / "back", tmp_path / "again"
-    # Shards of a few tensors each, and results, which must survive the way through a checkpoint.
+    # Shards of a few tensors each, and results, which must survive the round trip.
     options = {"shard_bytes": 20_000}
     export(loading.open_source(model.workdir), first, format, results=RESULTS, **options)
     assert len(list(first.glob("*.safetensors"))) > 1
@@ -69,7 +69,7 @@ def test_round_trip_is_byte_identical(stored, tmp_path, format, block, shared, c
     _assert_identical(first, again)
 
 
-def test_nothing_names_a_place(stored, tmp_path):
+def test_no_path_is_exported(stored, tmp_path):
     model = stored()
     export(loading.open_source(model.workdir), tmp_path / "out", "hf", results=RESULTS)
     for path in (tmp_path / "out").rglob("*"):
@@ -79,7 +79,7 @@ def test_nothing_names_a_place(stored, tmp_path):
             assert b"not exported" not in content, path
 
 
-def test_tensors_are_single_layers_in_torch_layout(stored, tmp_path):
+def test_layers_are_separate_tensors_in_torch_layout(stored, tmp_path):
     model = stored("paper")
     export(loading.open_source(model.workdir), tmp_path / "out", "safetensors")
     tensors = safetensors.numpy.load_file(tmp_path / "out" / "model.safetensors")
@@ -96,7 +96,7 @@ def test_tensors_are_single_layers_in_torch_layout(stored, tmp_path):
     )
 
 
-def test_model_card_and_config_say_what_the_model_is(stored, tmp_path):
+def test_model_card_and_config_describe_the_model(stored, tmp_path):
     model = stored()
     source = loading.open_source(model.workdir)
     export(source, tmp_path / "out", "hf", results=RESULTS, licence="CC-BY-4.0")
@@ -114,7 +114,7 @@ def test_model_card_and_config_say_what_the_model_is(stored, tmp_path):
     assert config["layout"]["num_codebooks"] == 8
 
 
-def test_bfloat16_is_half_as_large_and_comes_back(stored, tmp_path):
+def test_bfloat16_round_trip(stored, tmp_path):
     model = stored()
     source = loading.open_source(model.workdir)
     export(source, tmp_path / "out", "safetensors", dtype="bfloat16")
@@ -126,7 +126,7 @@ def test_bfloat16_is_half_as_large_and_comes_back(stored, tmp_path):
     )
     with pytest.raises(ConfigError, match="int4"):
         export(source, tmp_path / "other", "safetensors", dtype="int4")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]  # no half of a directory stays
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]  # no partial directory is left
 
 
 class TestChoiceOfWeights:
@@ -157,14 +157,14 @@ class TestChoiceOfWeights:
         with pytest.raises(CheckpointError, match=r"step 3.*\[2, 4\]"):
             loading.open_source(workdir / "run", [3])
 
-    def test_average_where_one_was_kept(self, workdir):
+    def test_ema_where_one_was_kept(self, workdir):
         path = workdir / "averaged"
         _same(loading.load(loading.open_source(path)).params, self.params[2])
         assert loading.open_source(path).description.weights == "ema"
         plain = loading.open_source(path, average=False)
         _same(loading.load(plain).params, self.params[0])
 
-    def test_exported_average_needs_no_average_to_load(self, workdir):
+    def test_exported_ema_loads_as_parameters(self, workdir):
         export(loading.open_source(workdir / "averaged"), workdir / "out", "params")
         _same(manager.load_params(workdir / "out").params, self.params[2])
 
@@ -214,22 +214,22 @@ class TestRefusals:
     @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.ckpt"])
     def test_pickles(self, out, name):
         (out / "model.safetensors").rename(out / name)
-        with pytest.raises(UserError, match=f"{name}.*pickles can run code"):
+        with pytest.raises(UserError, match=f"{name}.*pickles can execute code"):
             loading.open_source(out)
-        with pytest.raises(UserError, match=f"{name}.*pickles can run code"):
+        with pytest.raises(UserError, match=f"{name}.*pickles can execute code"):
             loading.open_source(out / name)
 
     @pytest.mark.parametrize("cut", [4, 100, -100])
-    def test_torn_file(self, out, cut):
+    def test_truncated_file(self, out, cut):
         path = out / "model.safetensors"
         path.write_bytes(path.read_bytes()[:cut])
-        with pytest.raises(UserError, match=r"model\.safetensors is not a whole"):
+        with pytest.raises(UserError, match=r"model\.safetensors is not an intact"):
             loading.open_source(out)
 
-    def test_header_that_lies(self, out):
+    def test_impossible_header_size(self, out):
         path = out / "model.safetensors"
         path.write_bytes(struct.pack("<Q", 1 << 60) + path.read_bytes()[8:])
-        with pytest.raises(UserError, match="not a whole safetensors file"):
+        with pytest.raises(UserError, match="not an intact safetensors file"):
             loading.open_source(out)
 
     def test_missing_parts(self, out, tmp_path):
@@ -254,15 +254,15 @@ class TestRefusals:
         make_dataset(other, 8)
         path = other / "tokenizers" / "codec" / "weights.safetensors"
         path.write_bytes(path.read_bytes()[:-1] + b"\1")
-        with pytest.raises(UserError, match="changed or damaged"):
+        with pytest.raises(UserError, match="modified or corrupted"):
             export(loading.open_source(out), tmp_path / "o", "hf", tokenizers=other)
 
     def test_output_that_exists(self, stored, out):
         with pytest.raises(UserError, match="exists"):
             export(loading.open_source(stored().workdir), out, "safetensors")
 
-    def test_steps_of_no_run(self, out):
-        with pytest.raises(UserError, match="no steps to choose"):
+    def test_steps_of_an_exported_model(self, out):
+        with pytest.raises(UserError, match="without steps to choose"):
             loading.open_source(out, [3])
 
     def test_adapters(self, stored, tmp_path):
@@ -272,7 +272,7 @@ class TestRefusals:
         with pytest.raises(CheckpointError, match="holds adapters"):
             loading.open_source(tmp_path / "run")
 
-    def test_damaged_checkpoint(self, tmp_path):
+    def test_corrupted_checkpoint(self, tmp_path):
         spec = make_dataset(tmp_path / "dataset", 2)
         config = make_config(tmp_path / "dataset")
         save_run(tmp_path / "run", config, spec, {1: {"params": random_params(config, spec)}})
@@ -285,7 +285,7 @@ class TestRefusals:
             export(loading.open_source(tmp_path / "run"), tmp_path / "out", "safetensors")
         assert not (tmp_path / "out").exists()
 
-    def test_another_checksum(self, stored, tmp_path):
+    def test_wrong_checksum(self, stored, tmp_path):
         source = OrbaxSource(stored().workdir)
         source._sums["projector/bias"] ^= 1
         with pytest.raises(DamagedCheckpointError, match="projector/bias"):

@@ -1,4 +1,4 @@
-"""Llama's weights give transformers' logits here, and ours give them there."""
+"""Llama weights: logits agree with transformers in both directions, and warm starts from them."""
 
 import dataclasses
 import functools
@@ -64,7 +64,7 @@ MODELS = {"llama2": LLAMA2, "llama3": LLAMA3}
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """Directories of two models with random weights, the second in several files; the models."""
+    """Directories of two models with random weights, the second sharded; and the models."""
     out = {}
     for seed, (name, fields) in enumerate(MODELS.items()):
         torch.manual_seed(seed)
@@ -82,7 +82,7 @@ def saved(tmp_path_factory):
 
 @pytest.fixture
 def copy(saved, tmp_path):
-    """Function (changes of config.json) -> a directory with Llama 2's weights, to be damaged."""
+    """Function (changes of config.json) -> a directory with a copy of the Llama 2 model."""
 
     def make(**changes):
         source = saved["llama2"][0]
@@ -112,7 +112,7 @@ def _logits(config, params, ids):
 
 
 def _random_params(init, seed=0):
-    """Drawn by NumPy: compiling JAX's generator for every shape takes long."""
+    """Sampled by NumPy: compiling JAX's generator for every shape is slow."""
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(init, jax.random.key(0))
     return jax.tree.map(
@@ -165,7 +165,7 @@ def test_the_architecture_is_read(saved):
         )
 
 
-def test_keys_of_old_files_are_read(copy):
+def test_keys_of_older_files_are_read(copy):
     scaling = LLAMA3["rope_parameters"] | {"type": "llama3"}
     theta = scaling.pop("rope_theta")
     scaling.pop("rope_type")
@@ -214,7 +214,7 @@ def test_our_weights_load_in_transformers(config, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, back, params)
 
 
-def test_other_blocks_have_no_names_there():
+def test_other_blocks_have_no_llama_names():
     with pytest.raises(ConfigError, match=r"net/layers/0/attn/q_norm/scale .* 'llama'"):
         name_of("net/layers/0/attn/q_norm/scale")
     config = SemanticLMConfig(TransformerConfig(32, 2, 4, 48))
@@ -222,7 +222,7 @@ def test_other_blocks_have_no_names_there():
         to_hf_config(config, V, 128)
 
 
-# What is refused
+# Refusals
 
 Q = "model.layers.1.self_attn.q_proj.weight"
 
@@ -266,7 +266,7 @@ def test_a_value_that_is_not_finite_is_refused_by_name(copy):
         loading.load(llama.LlamaSource(directory))
 
 
-def test_frequencies_of_early_files_are_passed_over(copy):
+def test_rope_frequencies_of_early_files_are_ignored(copy):
     directory = copy()
     name = "model.layers.0.self_attn.rotary_emb.inv_freq"
     _edit(directory, lambda tensors: tensors.__setitem__(name, np.zeros(4, np.float32)))
@@ -296,9 +296,9 @@ def test_other_architectures_are_refused(copy, changes, message):
         llama.LlamaSource(copy(**changes))
 
 
-# Beginning with them
+# Warm start
 
-VOCABULARY = Vocabulary(text_size=V - 1, num_units=20)  # the table has a row more than needed
+VOCABULARY = Vocabulary(text_size=V - 1, num_units=20)  # the table has one row more than ids
 
 
 def _objective(saved, vocabulary=VOCABULARY, **changes):
@@ -312,7 +312,7 @@ def _spec(vocabulary=VOCABULARY, sha256="a"):
     return types.SimpleNamespace(vocabulary=vocabulary, text_tokenizer=tokenizer)
 
 
-def _begin(path, objective, spec, mesh=None):
+def _warm_start(path, objective, spec, mesh=None):
     config = objective.config
     mesh = mesh or sharding.make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
     initial = from_weights.initial_params(path, config, objective, spec)
@@ -320,10 +320,10 @@ def _begin(path, objective, spec, mesh=None):
         return initial(abstract_state(objective, config, mesh).params)
 
 
-def test_a_run_begins_with_llama_and_keeps_its_text_logits(saved):
+def test_a_warm_start_from_llama_keeps_its_text_logits(saved):
     directory, model = saved["llama2"]
     objective = _objective(saved)
-    params = _begin(directory, objective, _spec(), sharding.make_mesh(MeshConfig(1, 4, 2)))
+    params = _warm_start(directory, objective, _spec(), sharding.make_mesh(MeshConfig(1, 4, 2)))
     ids = np.minimum(IDS, V - 2)
     params = jax.device_get(params)
     logits = _logits(objective.model_config, params, ids)
@@ -337,15 +337,15 @@ def test_a_run_begins_with_llama_and_keeps_its_text_logits(saved):
     assert logits[..., V - 1 :].max() < logits[..., : V - 1].max()  # no new id is likely
 
 
-def test_a_model_built_otherwise_is_refused_by_field(saved):
+def test_another_architecture_is_refused_by_field(saved):
     directory = saved["llama2"][0]
     for name, value in (("rope_base", 77.0), ("norm_epsilon", 1e-6), ("block", "modern")):
         with pytest.raises(ConfigError, match=rf"model\.{name}"):
-            _begin(directory, _objective(saved, **{name: value}), _spec())
+            _warm_start(directory, _objective(saved, **{name: value}), _spec())
 
 
 class _Run:
-    """A source that stands for a run of another vocabulary."""
+    """A source that stands for a run with another vocabulary."""
 
     def __init__(self, params, sha256="a"):
         self.arrays = {
@@ -364,12 +364,12 @@ class _Run:
         yield 0, self.arrays[path]
 
 
-def test_a_run_on_other_units_keeps_text_and_markers(saved, monkeypatch):
+def test_a_warm_start_with_other_units_keeps_text_and_markers(saved, monkeypatch):
     objective = _objective(saved, Vocabulary(V - 1, 33))
     before = _objective(saved)
     params = _random_params(before.init)
     monkeypatch.setattr(from_weights.loading, "open_source", lambda path: _Run(params))
-    found = _begin("run", objective, _spec(objective.vocabulary))
+    found = _warm_start("run", objective, _spec(objective.vocabulary))
     kept = VOCABULARY.unit_start
     for one, two in (
         (found["embed"]["embedding"], params["embed"]["embedding"]),
@@ -379,7 +379,7 @@ def test_a_run_on_other_units_keeps_text_and_markers(saved, monkeypatch):
         np.testing.assert_array_equal(one[:kept], two[:kept])
         assert not np.array_equal(one[kept : kept + 20], two[kept : kept + 20])
     jax.tree.map(np.testing.assert_array_equal, found["net"], params["net"])
-    same = _begin("run", before, _spec())
+    same = _warm_start("run", before, _spec())
     jax.tree.map(np.testing.assert_array_equal, same, params)
 
 
@@ -387,16 +387,16 @@ def test_another_text_tokenizer_or_width_is_refused(saved, monkeypatch):
     params = _random_params(_objective(saved).init)
     monkeypatch.setattr(from_weights.loading, "open_source", lambda path: _Run(params, "b"))
     with pytest.raises(ConfigError, match=r"train\.init_from: .* other \(b\), .* text \(a\)"):
-        _begin("run", _objective(saved), _spec())
+        _warm_start("run", _objective(saved), _spec())
     monkeypatch.setattr(from_weights.loading, "open_source", lambda path: _Run(params))
     wide = _objective(saved, net=TransformerConfig(32, 3, 4, 64))
     with pytest.raises(
         ConfigError, match=r"model\.net: net/layers/mlp/down/kernel is \(3, 56, 32\)"
     ):
-        _begin("run", wide, _spec())
+        _warm_start("run", wide, _spec())
 
 
-def test_the_global_transformer_of_gpst_begins_with_llama(saved, monkeypatch):
+def test_warm_start_of_the_global_transformer_from_llama(saved, monkeypatch):
     directory = saved["llama2"][0]
     layout = TokenLayout(num_units=8, num_codebooks=2, codebook_size=8, unit_rate=50, frame_rate=50)
     net = llama.read_config(directory)[0].net
@@ -405,7 +405,7 @@ def test_the_global_transformer_of_gpst_begins_with_llama(saved, monkeypatch):
     objective = GPSTObjective(RunConfig("toy", GPSTConfig(net, small), data), layout)
     drawn = _random_params(objective.init)
     monkeypatch.setattr(from_weights, "_draw", lambda *_: drawn)
-    params = _begin(directory, objective, None)
+    params = _warm_start(directory, objective, None)
     source = loading.load(llama.LlamaSource(directory)).params["net"]
     layers, taken = params["global_net"]["layers"], source["layers"]
     for part in ("attn_norm", "mlp_norm", "mlp"):
@@ -419,4 +419,4 @@ def test_the_global_transformer_of_gpst_begins_with_llama(saved, monkeypatch):
     other = dataclasses.replace(net, d_ff=64)
     objective = GPSTObjective(RunConfig("toy", GPSTConfig(other, small), data), layout)
     with pytest.raises(ConfigError, match=r"model\.global_net: .*mlp"):
-        _begin(directory, objective, None)
+        _warm_start(directory, objective, None)

@@ -1,4 +1,4 @@
-"""Host memory of an export: that of a few pieces of a file, never that of the model."""
+"""Host memory of an export is bounded by pieces of a shard, not by the model."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from stored_model import make_config, make_dataset, save_run
 
-# Peak of resident memory beyond what the imports take, in bytes, as the kernel counts it.
+# Prints the peak resident memory in addition to that of the imports, in bytes.
 PROGRAM = """
 import json, sys
 from gpst_jax.weights import loading
@@ -24,7 +24,7 @@ def peak():
 
 run, output, shard = sys.argv[1], sys.argv[2], int(sys.argv[3])
 source = loading.open_source(run)
-# What is needed once, whatever the size: libraries, compression, the first array.
+# Fixed costs, whatever the model size: libraries, compression, the first array.
 next(source.stream("global_net/final_norm/scale", 1))
 before = peak()
 result = export(source, output, "safetensors", shard_bytes=shard)
@@ -33,7 +33,7 @@ print(json.dumps({"bytes": result["bytes"], "peak": peak() - before}))
 
 
 def _measure(tmp_path, megabytes, shard, devices):
-    """Exports a synthetic model of about so many megabytes; bytes written and peak memory."""
+    """Exports a synthetic model of about `megabytes`; returns bytes written and peak memory."""
     layers, width = 12, 512
     inner = megabytes * 10**6 // (4 * layers * 3 * width) // 64 * 64
     spec = make_dataset(tmp_path / "dataset", 2)

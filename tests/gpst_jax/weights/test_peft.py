@@ -1,4 +1,4 @@
-"""Adapters apart from their base: added again they give the merged model, damaged ones nothing."""
+"""Adapters stored separately: merging them gives the merged model, invalid ones are refused."""
 
 import json
 
@@ -38,7 +38,7 @@ def adapted(stored, tmp_path):
     return source, lora.merge({"base": params, "lora": adapters}, CONFIG), tmp_path / "adapters"
 
 
-def test_added_adapters_give_the_merged_model(adapted):
+def test_stored_adapters_give_the_merged_model(adapted):
     source, merged, directory = adapted
     found = loading.load(peft.AdaptedSource(source, directory))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found.params, merged)
@@ -56,7 +56,7 @@ def test_layout_is_that_of_peft(adapted):
     assert tensors[f"{prefix}.lora_B.weight"].shape == (24, 3)  # (out, rank)
 
 
-def test_short_names_of_modules_mean_all_that_end_so(adapted):
+def test_short_module_names_match_suffixes(adapted):
     source, merged, directory = adapted
     path = directory / "adapter_config.json"
     settings = json.loads(path.read_text())
@@ -71,8 +71,8 @@ def test_short_names_of_modules_mean_all_that_end_so(adapted):
         ({"target_modules": ["nowhere"]}, "the base has no module nowhere"),
         ({"r": 4}, r"lora_A\.weight is \(3, 16\), expected \(4, 16\)"),
         ({"target_modules": ["mlp.up"]}, "not of this model"),
-        ({"peft_type": "IA3"}, "not plain LoRA"),
-        ({"use_dora": True}, "not plain LoRA"),
+        ({"peft_type": "IA3"}, "only plain LoRA"),
+        ({"use_dora": True}, "only plain LoRA"),
     ],
 )
 def test_other_adapters_are_refused(adapted, changes, message):
@@ -86,5 +86,5 @@ def test_other_adapters_are_refused(adapted, changes, message):
 def test_a_pickle_is_refused(adapted):
     source, _, directory = adapted
     (directory / "adapter_model.safetensors").rename(directory / "adapter_model.bin")
-    with pytest.raises(UserError, match="pickles can run code"):
+    with pytest.raises(UserError, match="pickles can execute code"):
         peft.AdaptedSource(source, directory)

@@ -1,4 +1,4 @@
-"""The language model and the flow of the second system: exported, loaded by torch, equal."""
+"""Exported language models and flow matching give the same outputs in torch."""
 
 import dataclasses
 import functools
@@ -33,7 +33,7 @@ GREEDY = SamplingConfig(top_k=1)
 
 
 def _random(init, *arguments, seed=0):
-    """Parameters of the right shapes, none of them 0 or 1; frozen ones as they are made."""
+    """Random parameters, none of them 0 or 1."""
     shapes = jax.eval_shape(functools.partial(init, *arguments), jax.random.key(0))
     rng = np.random.default_rng(seed)
 
@@ -95,7 +95,7 @@ def test_language_model_logits(language_model):
     assert np.abs(found - expected).max() < 1e-4
 
 
-def test_language_model_comes_back(language_model, tmp_path):
+def test_language_model_round_trip(language_model, tmp_path):
     _, params, _, _, out = language_model
     source = loading.open_source(out)
     again = loading.load(source).params
@@ -212,7 +212,7 @@ def test_latents_by_the_same_noise(flow):
     assert ode_solvers.num_evaluations("heun", 3) == 6
 
 
-def test_flow_comes_back(flow, tmp_path):
+def test_flow_round_trip(flow, tmp_path):
     _, params, _, _, out = flow
     source = loading.open_source(out)
     again = loading.load(source).params

@@ -1,4 +1,4 @@
-"""Uploads go through the hub's own client, once and only where they are allowed."""
+"""Uploads use the hub's client, in one commit, and only when online."""
 
 import types
 
@@ -41,7 +41,7 @@ def test_one_private_repository_one_commit(tmp_path, public):
 
 
 @pytest.mark.parametrize("value", ["1", "true", "ON"])
-def test_offline_sends_nothing(monkeypatch, tmp_path, value):
+def test_offline_uploads_nothing(monkeypatch, tmp_path, value):
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
     api = FakeApi()
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
@@ -50,7 +50,7 @@ def test_offline_sends_nothing(monkeypatch, tmp_path, value):
 
 
 @pytest.mark.parametrize("name", ["name", "a/b/c", "owner/", "https://hub/x"])
-def test_names_of_no_repository(name):
+def test_invalid_repository_names(name):
     with pytest.raises(UserError, match="OWNER/NAME"):
         upload.check(name)
 

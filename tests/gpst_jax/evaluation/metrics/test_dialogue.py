@@ -1,4 +1,4 @@
-"""Scores of dialogues: right answers as heard and as written, and the links of the chain."""
+"""Dialogues: right answers as heard and as written, and word errors of the chain."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def _sample(number: int, **fields) -> Sample:
     return Sample(id=str(number), audio=Path("a.wav"), speaker="a", **values | fields)
 
 
-def test_shares_of_right_answers_as_heard_and_as_written():
+def test_right_answers_as_heard_and_as_written():
     samples = [
         _sample(0),
         _sample(1, answer_text="three four six"),
@@ -39,7 +39,7 @@ def test_shares_of_right_answers_as_heard_and_as_written():
     assert row["ci95"][0] < 0.25 < row["ci95"][1]
 
 
-def test_a_judge_with_grades_gets_a_bootstrap_interval(monkeypatch):
+def test_a_judge_with_fractional_scores_gets_a_bootstrap_interval(monkeypatch):
     monkeypatch.setitem(
         dialogue.JUDGES, "half", lambda question, expected, heard: 0.5 if heard else 0.0
     )
@@ -50,6 +50,14 @@ def test_a_judge_with_grades_gets_a_bootstrap_interval(monkeypatch):
     assert row["ci95"][0] < 0.25 < row["ci95"][1]
 
 
+def test_no_transcripts_are_a_row_with_a_reason():
+    row = dialogue.answers([], [], "same-words", **SETTINGS)
+    assert row["value"] is None
+    table = dialogue.Answers.side_table([("dialogue", row)])
+    assert [cell.text for cell in table.rows[0][1]] == ["not available: no transcripts"]
+    assert "no transcripts" in dialogue.Answers.side_lines([("dialogue", row)])[0]
+
+
 def test_an_unknown_judge_is_refused():
     with pytest.raises(UserError, match="same-words"):
         dialogue.get_judge("oracle")
@@ -58,5 +66,5 @@ def test_an_unknown_judge_is_refused():
 @pytest.mark.parametrize(
     ("heard", "score"), [("one two", 1.0), ("two one", 0.0), ("", 0.0), (None, 0.0)]
 )
-def test_the_offline_judge_asks_for_the_very_words(heard, score):
+def test_the_offline_judge_asks_for_the_same_words(heard, score):
     assert dialogue.same_words("?", "one two", heard) == score

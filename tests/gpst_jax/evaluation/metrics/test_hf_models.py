@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.runtime.errors import UserError
-from gpst_jax.evaluation import recipes
-from gpst_jax.evaluation.metrics import hf_models, speaker
+from gpst_jax.evaluation.metrics import hf_models, registry, speaker
 
 LETTERS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
 _TINY = {
@@ -29,7 +28,7 @@ def wav():
 
 
 @pytest.mark.slow
-def test_ctc_recogniser_reads_a_local_directory(tmp_path, monkeypatch, wav):
+def test_ctc_recogniser_loads_a_local_directory(tmp_path, monkeypatch, wav):
     transformers = pytest.importorskip("transformers")
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
@@ -43,7 +42,7 @@ def test_ctc_recogniser_reads_a_local_directory(tmp_path, monkeypatch, wav):
     ).save_pretrained(tmp_path)
     monkeypatch.setenv(hf_models.HUBERT_CTC_VARIABLE, str(tmp_path))
     text = hf_models.load_hubert_ctc()(wav)
-    # Greedy CTC by hand from the same network: repeats collapse, then blanks fall away.
+    # Greedy CTC by hand from the same network: repeats collapse, then blanks are dropped.
     model = transformers.HubertForCTC.from_pretrained(tmp_path).eval()
     level = torch.from_numpy((wav - wav.mean()) / np.sqrt(wav.var() + 1e-7))
     with torch.inference_mode():
@@ -52,10 +51,10 @@ def test_ctc_recogniser_reads_a_local_directory(tmp_path, monkeypatch, wav):
     words = "".join(LETTERS[i] for i in kept if i > 3).replace("|", " ")
     assert text == " ".join(words.split())
     assert text
-    assert str(tmp_path) in recipes.get_recipe("wer/hubert-large-ls960-ctc").measurement.key()
+    assert str(tmp_path) in registry.get_recipe("wer/hubert-large-ls960-ctc").measurement.key()
 
 
-def test_xvectors_read_a_local_directory(tmp_path, monkeypatch, wav):
+def test_xvectors_load_a_local_directory(tmp_path, monkeypatch, wav):
     transformers = pytest.importorskip("transformers")
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
@@ -73,7 +72,7 @@ def test_xvectors_read_a_local_directory(tmp_path, monkeypatch, wav):
     assert speaker.cosine(vector, embed(wav[::-2].copy())) < 0.99999
 
 
-def test_a_model_that_is_not_there_is_one_clear_line(tmp_path, monkeypatch):
+def test_a_missing_model_is_one_clear_line(tmp_path, monkeypatch):
     pytest.importorskip("transformers")
     monkeypatch.setenv(hf_models.WAVLM_SV_VARIABLE, str(tmp_path / "none"))
     with pytest.raises(UserError, match="GPST_WAVLM_SV"):

@@ -3,7 +3,7 @@ import pytest
 
 from data_pipeline.audio.io import load_audio
 from data_pipeline.runtime.errors import UserError
-from gpst_jax.evaluation.metrics import wer
+from gpst_jax.evaluation.metrics import pocketsphinx_digits, wer
 
 BOOTSTRAP = {"resamples": 200, "seed": 0}
 
@@ -37,7 +37,7 @@ def test_corpus_rate_is_not_the_mean_of_rates():
     assert (row["n"], row["words"], row["substitutions"], row["speakers"]) == (2, 4, 1, 2)
 
 
-def test_no_errors_still_leave_doubt():
+def test_no_errors_still_have_an_interval():
     counts = [wer.count_errors("one two", "one two")] * 10
     low, high = wer.summarise(counts, None, **BOOTSTRAP)["ci95"]
     assert low == 0
@@ -72,7 +72,7 @@ def test_librispeech_normalisation_keeps_apostrophes():
 @pytest.fixture(scope="module")
 def heard(spoken_digits):
     pytest.importorskip("pocketsphinx")
-    transcribe = wer.load_pocketsphinx_digits()
+    transcribe = pocketsphinx_digits.load()
     wavs = [load_audio(path, 16000) for path, _, _ in spoken_digits]
     return transcribe, wavs, [transcribe(wav) for wav in wavs]
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.runtime.errors import UserError
+from gpst_jax.evaluation.metrics import registry
 from gpst_jax.evaluation.report import page as report
 from gpst_jax.evaluation.report import plots
 from gpst_jax.evaluation.suite import EvaluationConfig, evaluate
@@ -34,12 +35,10 @@ class _Page(html.parser.HTMLParser):
 
 
 @pytest.fixture
-def rendered(toy_recipes, toy_samples, tmp_path):
+def rendered(toy_settings, toy_samples, tmp_path):
     pytest.importorskip("matplotlib")
     pytest.importorskip("librosa")
-    config = EvaluationConfig(
-        wer="wer/toy", similarity="sim-o/toy", mos=("mos/toy",), processes=1, resamples=50
-    )
+    config = EvaluationConfig(registry.configure(**toy_settings), processes=1, resamples=50)
     results, items = evaluate(toy_samples, config, show_progress=False)
     results["train"] = {"steps": 7}
     metrics = tmp_path / "metrics.jsonl"
@@ -92,7 +91,7 @@ def test_results_without_samples_or_curves_still_make_a_page(tmp_path):
     assert "Nothing" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
-def test_damaged_metrics_are_named(tmp_path):
+def test_corrupt_metrics_are_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"loss": 1}\n{"step": 2}\n', encoding="utf-8")
     with pytest.raises(UserError, match="line 1"):
@@ -101,7 +100,7 @@ def test_damaged_metrics_are_named(tmp_path):
         report.read_metrics(tmp_path / "none.jsonl")
 
 
-def test_spectrogram_puts_a_tone_where_it_sounds():
+def test_spectrogram_puts_a_tone_at_its_frequency():
     pytest.importorskip("librosa")
     time = np.arange(8000) / 16000
     low = plots.log_mel(np.sin(2 * np.pi * 200 * time), 16000).mean(axis=1)

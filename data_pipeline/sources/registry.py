@@ -1,4 +1,8 @@
-"""Sources by name: `DIRECTORY`, or `KIND:WHERE?option=value&option=value`."""
+"""The registry of sources, and sources by name.
+
+A name is a `DIRECTORY`, or `KIND:WHERE?option=value&option=value`. A new source is a class in this
+folder (see `base.Source`) and an entry in `KINDS`.
+"""
 
 import dataclasses
 import os
@@ -27,28 +31,28 @@ def open_source(name: str) -> Source:
     """The source of a name.
 
     Args:
-        name: a directory of recordings, or a kind, a colon and where: `manifest:FILE`,
+        name: a directory of recordings, or a kind, a colon and a location: `manifest:FILE`,
             `kaldi:DATA_DIR`, `webdataset:PATTERN`, `tfds:NAME_OR_DIRECTORY`, `folder:DIRECTORY`.
             Options, the fields of the kind's class, follow as `?option=value&option=value`.
 
     Raises:
-        UserError: an option is unknown or impossible.
+        UserError: the location is missing, or an option is unknown or invalid.
     """
     kind, colon, rest = name.partition(":")
     if not colon or kind not in KINDS or os.path.isdir(name):
         return FolderSource(name)
-    # A pattern may hold question marks: options begin after the last one that has an = behind it.
-    where, mark, query = rest.rpartition("?")
+    # A glob pattern may contain question marks: options follow the last one, if they have an =.
+    location, mark, query = rest.rpartition("?")
     if not mark or "=" not in query:
-        where, query = rest, ""
-    if not where:
-        raise UserError(f"source {name!r} says no place: write {kind}:WHERE")
+        location, query = rest, ""
+    if not location:
+        raise UserError(f"source {name!r} has no location: write {kind}:LOCATION")
     try:
         options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
     except ValueError as error:
         raise UserError(f"source {name!r}: options are ?name=value&name=value ({error})") from error
     first, *others = dataclasses.fields(KINDS[kind])
-    values: dict[str, Any] = {first.name: where}
+    values: dict[str, Any] = {first.name: location}
     known = {field.name: field for field in others}
     for option, text in options.items():
         if option not in known:
@@ -57,7 +61,7 @@ def open_source(name: str) -> Source:
             )
         if isinstance(known[option].default, int):
             if not text.isdecimal():
-                raise UserError(f"source {name!r}: {option} must be a whole number")
+                raise UserError(f"source {name!r}: {option} must be an integer")
             values[option] = int(text)
         else:
             values[option] = text
