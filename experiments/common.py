@@ -91,12 +91,12 @@ def _load_module(name: str) -> types.ModuleType:
 
 
 class RunLoaders(contextlib.ExitStack):
-    """Makes the loader of a split, as `training.loop.train` asks for it; closes all in the end.
+    """Makes the loaders of a run's splits for `training.loop.train`, and closes them on exit.
 
     Args:
         config: the run.
-        spec: of its dataset.
-        objective: whose rows they are.
+        spec: its dataset's contract.
+        objective: determines how rows are arranged.
     """
 
     def __init__(self, config: RunConfig, spec: Spec, objective: Objective):

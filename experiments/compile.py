@@ -46,7 +46,7 @@ _SUGGEST = flags.DEFINE_bool(
 )
 _HLO_OUT = flags.DEFINE_string("hlo_out", None, "File for the compiled program's HLO text.")
 
-# Relative gain in MFU ceiling below which doubling the rows stops.
+# Doubling the rows stops when the MFU ceiling rises by less than this fraction.
 _MIN_GAIN = 0.01
 
 

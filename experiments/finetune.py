@@ -172,7 +172,7 @@ def finetune(workdir: Path) -> dict[str, Any]:
 def _lora_config() -> LoraConfig:
     trained = list(_TRAINED.value)
     if _VOCABULARY.value != "same":
-        trained += VOCABULARY_ARRAYS  # new rows are random, so adapters cannot suffice
+        trained += VOCABULARY_ARRAYS  # new rows are random and are trained in full
     return LoraConfig(
         rank=_RANK.value,
         alpha=_ALPHA.value,

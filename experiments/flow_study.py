@@ -4,9 +4,9 @@
 
 Trains flow matching once for each arm, with equal configuration, data and steps: the three chains
 (implicit: the prior is centred at the semantic embeddings; plain: the network is conditioned on
-them; explicit: it is conditioned on them, and they are added to its output) with a prior of the
-latents' standard deviation, and the implicit chain with a prior of half that. Each arm then does
-voice conversion on the same recordings, with Euler's method and several numbers of function
+them; explicit: it is conditioned on them, and they are added to its output) with noise of the
+standard deviation of what is modelled, and the implicit chain with half of that. Each arm then
+does voice conversion on the same recordings, with Euler's method and several numbers of function
 evaluations. Word error rate, the fraction of samples closer to the target speaker than to the
 source, similarity and DNSMOS are reported with 95 % intervals, and so is each arm's difference in
 word error rate to the first arm on the same items. The results are `study.json` and `study.md` in

@@ -2,8 +2,8 @@
 
     python -m experiments.status --workdir=RUN [--json_out=FILE]
 
-Only reads the workdir, so it works during a run and after it. `tpu_scripts/status.sh` runs it on the
-first host.
+Only reads the workdir, so it works during a run and after it. `tpu_scripts/status.sh` runs it on
+the first host.
 """
 
 import dataclasses

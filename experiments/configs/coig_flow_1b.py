@@ -3,8 +3,8 @@
     python -m experiments.pretrain --config=experiments/configs/coig_flow_1b.py \
         --workdir=RUN --set=data.path=DATASET
 
-The paper counts about a billion parameters for this stage; the released configuration has 342M
-(`coig_flow_342m`), of which this is the same network, wider. Crops of 12 s, prompts of up to 6 s.
+The paper gives about a billion parameters for this stage; the released configuration has 342M
+(`coig_flow_342m`). This is the same network, wider. Crops of 12 s, prompts of up to 6 s.
 Hardware: docs/pods.md. Quality: not measured.
 """
 

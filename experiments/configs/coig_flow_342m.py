@@ -4,8 +4,9 @@
         --workdir=RUN --set=data.path=DATASET
 
 DATASET: recordings tokenised with --semantic=speechtokenizer:MODEL --codec=speechtokenizer:MODEL.
-Crops of 12 s, prompts of up to 6 s, Adam (0.9, 0.99) at 1e-4 after 5,000 steps of warm-up, clip
-0.5, 322 rows: the released recipe (7 devices of 46). Hardware: not measured. Quality: not measured.
+Crops of 12 s, prompts of up to 6 s, Adam (0.9, 0.99) at 1e-4 after 5,000 warm-up steps, gradient
+clipping at 0.5, batch size 322: the released recipe (46 on each of 7 devices). Hardware: not
+measured. Quality: not measured.
 """
 
 import numpy as np
@@ -23,7 +24,7 @@ from gpst_jax.objectives import FlowObjective
 
 
 def get_objective(config: RunConfig) -> FlowObjective:
-    """SpeechTokenizer's frames, of which only the shapes matter here."""
+    """The objective on SpeechTokenizer's frames, for compilation: only shapes matter."""
     layout = TokenLayout(1024, 8, 1024, unit_rate=50.0, frame_rate=50.0)
     return FlowObjective(config, layout, np.ones((8, 1024, 1024), np.float32))
 

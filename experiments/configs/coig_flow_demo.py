@@ -2,7 +2,7 @@
 
     make demo-coig
 
-trains it on synthetic speech; on token shards of your own, whose codec has a semantic first
+trains it on synthetic speech. On a token dataset of your own, whose codec has a semantic first
 codebook (data_pipeline.fit_tokenizers --unified, or SpeechTokenizer):
 
     python -m experiments.pretrain --config=experiments/configs/coig_flow_demo.py \
@@ -29,7 +29,7 @@ def get_config() -> RunConfig:
             net=TransformerConfig(d_model=256, num_layers=6, num_heads=4, d_ff=672),
             backbone="dit",
             prior_std=0.5,
-            # Short utterances of one voice are joined to 6 s: any part of them may be the prompt.
+            # Utterances of one speaker are joined to 6 s; any start of a segment may be the prompt.
             max_prompt_seconds=4.0,
             prompt_per_item=True,
         ),

@@ -4,9 +4,9 @@
         --workdir=RUN --set=data.path=SEQUENCES --set=train.init_from=LLAMA
 
 LLAMA is a directory of Llama 2 weights in safetensors. This is the first stage, on units alone
-(data_pipeline.build_sequences --tasks=pretrain); `coig_lm_7b_instruct` goes on from it, and
-docs/coig.md says how adapters for dialogue are trained on top. Batch and schedule: those of
-SpeechGPT where they are known (arXiv 2305.11000); those of SpeechGPT-Gen were never published.
+(data_pipeline.build_sequences --tasks=pretrain). `coig_lm_7b_instruct` is the second stage, and
+docs/coig.md describes the third, adapters for dialogue. Batch size and schedule are SpeechGPT's
+where known (arXiv 2305.11000); SpeechGPT-Gen's were never published.
 Hardware: one slice of v5p:4x4x8 (128 chips, 4 rows each): 35.30 of 95.74 GiB per chip, MFU at most
 99 % (compile-only, docs/pods.md); with less memory, --set=model.remat=full. Quality: not measured.
 """
@@ -25,7 +25,7 @@ from gpst_jax.objectives import SemanticLMObjective
 
 
 def get_objective(config: RunConfig) -> SemanticLMObjective:
-    """Llama 2's 32,000 pieces of text and the first codebook of SpeechTokenizer."""
+    """The objective on Llama 2's 32,000 text tokens and SpeechTokenizer's first codebook."""
     return SemanticLMObjective(config, Vocabulary(text_size=32_000, num_units=1024))
 
 

@@ -1,4 +1,4 @@
-"""Second stage of `coig_lm_7b`: transcribing and reading aloud, all parameters.
+"""Second stage of `coig_lm_7b`: ASR and TTS instructions, all parameters trained.
 
     python -m experiments.pretrain --config=experiments/configs/coig_lm_7b_instruct.py \
         --workdir=RUN --set=data.path=SEQUENCES --set=train.init_from=FIRST_STAGE

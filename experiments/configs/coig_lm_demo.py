@@ -2,8 +2,8 @@
 
     make demo-coig
 
-trains it on sequences of synthetic speech (half transcribing and reading aloud, half spoken
-questions and answers); on sequences of your own, made by data_pipeline.build_sequences:
+trains it on sequences of synthetic speech (half ASR and TTS, half spoken questions and answers).
+On sequences of your own, made by data_pipeline.build_sequences:
 
     python -m experiments.pretrain --config=experiments/configs/coig_lm_demo.py \
         --workdir=RUN --set=data.path=SEQUENCES

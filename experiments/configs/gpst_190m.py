@@ -3,15 +3,15 @@
     python -m experiments.pretrain --config=experiments/configs/gpst_190m.py \
         --workdir=RUN --set=data.path=DATASET
 
-Tokens: the paper's are 10,000 units of `xlsr2_1b_v2`, which cannot be loaded here yet
+Tokens: the paper's 10,000 units come from `xlsr2_1b_v2`, which cannot be loaded here yet
 (docs/tokenizers.md); any 10,000 units at 50 Hz fit. EnCodec 24 kHz with 8 codebooks, from chunks of
 at most 10 s (`tokenize_corpus --chunk_seconds=10`). Optimisation as published: Adam with inverse
 square root decay over 1M updates of 64 crops of 10 s.
 
-Hardware: one v5e:4x4 slice (16 chips, 4 times one row each): 1.53 of 15.75 GiB per chip, MFU at
-most 99 %; v5p:2x2x4: 1.94 of 95.74 GiB, 64 %; v6e:4x4: 1.74 of 31.25 GiB, 40 %; these two are bound
-by HBM, for activations of the local transformer, 512 wide (compile-only, docs/pods.md). On N chips
-data.batch_size is a multiple of 4 N. Quality: not measured.
+Hardware: one v5e:4x4 slice (16 chips, 4 micro-batches of one row per chip): 1.53 of 15.75 GiB per
+chip, MFU at most 99 %; v5p:2x2x4: 1.94 of 95.74 GiB, 64 %; v6e:4x4: 1.74 of 31.25 GiB, 40 %; the
+last two are HBM-bound by activations of the local transformer, of width 512 (compile-only,
+docs/pods.md). On N chips data.batch_size is a multiple of 4 N. Quality: not measured.
 """
 
 from data_pipeline.tokens import TokenLayout
@@ -45,7 +45,7 @@ def get_config() -> RunConfig:
             dtype="bfloat16",
             remat="dots",
         ),
-        # A crop of 10 s fills a row: at most 500 units, 750 frames and two start symbols.
+        # Fits a crop of 10 s: at most 500 units, 750 frames and two start symbols.
         data=DataConfig(
             batch_size=64,
             sequence_length=1280,
@@ -63,7 +63,7 @@ def get_config() -> RunConfig:
             warmup_steps=10_000,
             weight_decay=0.01,
         ),
-        # One row on a chip at a time: then most activations stay in the chip's own memory.
+        # One row per chip and micro-batch: most activations then stay in on-chip memory.
         train=TrainConfig(
             steps=1_000_000,
             grad_accum_steps=4,

@@ -3,7 +3,7 @@
     python -m experiments.pretrain --config=experiments/configs/gpst_1b.py \
         --workdir=RUN --set=data.path=DATASET
 
-Tokens: 10,000 units at 50 Hz and EnCodec 24 kHz with 8 codebooks; crops and joins of 20 s.
+Tokens: 10,000 units at 50 Hz and EnCodec 24 kHz with 8 codebooks, in segments of 20 s.
 
 Hardware: v5p:4x8x8 (256 chips, 4 rows each): 26.72 of 95.74 GiB per chip, MFU at most 95 %; the
 same on 16 chips, two slices or 2,048 chips; with 1 row each v5e:16x16: 7.25 of 15.75 GiB, 87 %, and
@@ -39,7 +39,7 @@ def get_config() -> RunConfig:
             dtype="bfloat16",
             remat="dots",
         ),
-        # A segment of 20 s fills a row: 1,000 units, 1,500 frames and two start symbols.
+        # Fits a segment of 20 s: 1,000 units, 1,500 frames and two start symbols.
         data=DataConfig(
             batch_size=256,
             sequence_length=2560,

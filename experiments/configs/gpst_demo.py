@@ -2,12 +2,12 @@
 
     make demo
 
-runs it on synthetic speech; on token shards of your own:
+trains it on synthetic speech. On a token dataset of your own:
 
     python -m experiments.pretrain --config=experiments/configs/gpst_demo.py \
         --workdir=RUN --set=data.path=DATASET
 
-Hardware: any; measured figures stand in the README.
+Hardware: any. Quality: README.md.
 """
 
 from gpst_jax.config import (
@@ -29,7 +29,7 @@ def get_config() -> RunConfig:
             local_net=TransformerConfig(d_model=128, num_layers=2, num_heads=4, d_ff=352),
             block="modern",
         ),
-        # One segment of 5 s fills a row: 250 units, 250 frames and two start symbols.
+        # Fits a segment of 5 s: 250 units, 250 frames and two start symbols.
         data=DataConfig(batch_size=2, sequence_length=512, frame_budget=256, crop_seconds=5.0),
         optimizer=OptimizerConfig(
             name="muon",

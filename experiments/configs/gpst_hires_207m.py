@@ -3,9 +3,10 @@
     python -m experiments.pretrain --config=experiments/configs/gpst_hires_207m.py \
         --workdir=RUN --set=data.path=DATASET
 
-Everything else is that of `gpst_190m.py`. Hardware: one v5e:4x4 slice (16 chips, 4 times one row
-each): 1.75 of 15.75 GiB per chip, MFU at most 96 %; v5p:2x2x4: 2.12 of 95.74 GiB, 59 %, and
-v6e:4x4: 1.99 of 31.25 GiB, 33 %, bound by HBM (compile-only, docs/pods.md). Quality: not measured.
+Everything else is as in `gpst_190m`. Hardware: one v5e:4x4 slice (16 chips, 4 micro-batches of one
+row per chip): 1.75 of 15.75 GiB per chip, MFU at most 96 %; v5p:2x2x4: 2.12 of 95.74 GiB, 59 %, and
+v6e:4x4: 1.99 of 31.25 GiB, 33 %, both HBM-bound (compile-only, docs/pods.md). Quality: not
+measured.
 """
 
 import dataclasses
