@@ -1,14 +1,12 @@
-"""Test-wide settings: eight simulated devices, and no silent rank promotion."""
+"""Test-wide settings: eight simulated devices, no silent rank promotion, long files first."""
 
 import os
 
+import programs
+import pytest
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests compile far more than they compute: the compiler may spend less on each program.
-_FLAGS = (
-    "--xla_force_host_platform_device_count=8",
-    "--xla_backend_optimization_level=0",
-    "--xla_llvm_disable_expensive_passes=true",
-)
+_FLAGS = ("--xla_force_host_platform_device_count=8", *programs.XLA_FLAGS.split())
 _given = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = " ".join([_given, *(flag for flag in _FLAGS if flag not in _given)])
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -20,3 +18,20 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_threefry_partitionable", True)
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
+
+# Seconds of the longest files on two cores. The workers of pytest-xdist take whole files in this
+# order, so that none of them is left with a long one in the end.
+_SECONDS = {}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # not a worker of pytest-xdist, which inherits it
+        programs.open_cache()
+        config.add_cleanup(programs.remove_cache)
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # which would order files by their number of tests
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    root = programs.ROOT / "tests"
+    items.sort(key=lambda item: -_SECONDS.get(item.path.relative_to(root).as_posix(), 0))

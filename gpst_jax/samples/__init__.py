@@ -1,1 +1,1 @@
-"""Tokens to audio files with a `manifest.jsonl`, the contract that evaluation reads."""
+"""Generated samples: evaluation items in, audio and manifests out, which evaluation reads."""

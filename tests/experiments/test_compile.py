@@ -88,7 +88,7 @@ def test_the_search_ends_where_more_rows_do_not_help():
 
 
 def test_nothing_that_fits_is_an_error():
-    with pytest.raises(ConfigError, match=r"data\.rows.*mesh\.tensor"):
+    with pytest.raises(ConfigError, match=r"data\.batch_size.*mesh\.tensor"):
         compile_program.suggest(run(), CHIPS, FakeCompiler(fixed=5000))
 
 

@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+from programs import XLA_FLAGS
 
 from gpst_jax.checkpoints import manager
 from gpst_jax.trackers import jsonl
@@ -34,22 +35,27 @@ def free_port():
 
 def begin(start, number, dataset, config, workdir, *settings, steps=STEPS):
     """Starts the program in `number` processes with four devices together."""
-    address = f"--coordinator=localhost:{free_port()}"
-    programs = []
-    for index in range(number):
-        flags = [address, f"--num_processes={number}", f"--process_id={index}"]
-        programs.append(
-            start(
-                "experiments.pretrain",
-                *(f"--config={config}", f"--workdir={workdir}", f"--set=data.path={dataset}"),
-                *(f"--set=train.steps={steps}", "--set=train.checkpoint_every_steps=5"),
-                *("--set=data.batch_size=4", f"--heartbeat_seconds={HEARTBEAT}", *settings),
-                *(flags if number > 1 else []),
-                XLA_FLAGS=f"--xla_force_host_platform_device_count={DEVICES // number}",
-                NPROC="16",  # threads of the collectives: with the cores' number they can starve
-            )
+    extra = {
+        "XLA_FLAGS": f"{XLA_FLAGS} --xla_force_host_platform_device_count={DEVICES // number}",
+        "NPROC": "16",  # threads of the collectives: with the cores' number they can starve
+    }
+    address = []
+    if number > 1:
+        address = [f"--coordinator=localhost:{free_port()}", f"--num_processes={number}"]
+        # On CPUs only process 0 finds its programs in a compilation cache. It would wait for the
+        # others to compile, and gloo lets a group wait for its first collective 30 s at most.
+        extra["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+    return [
+        start(
+            "experiments.pretrain",
+            *(f"--config={config}", f"--workdir={workdir}", f"--set=data.path={dataset}"),
+            *(f"--set=train.steps={steps}", "--set=train.checkpoint_every_steps=5"),
+            *("--set=data.batch_size=4", f"--heartbeat_seconds={HEARTBEAT}", *settings),
+            *([*address, f"--process_id={index}"] if address else []),
+            **extra,
         )
-    return programs
+        for index in range(number)
+    ]
 
 
 def losses(workdir):
@@ -111,6 +117,7 @@ def test_sigterm_to_one_saves_in_all(start, dataset, config, tmp_path):
     deadline = time.monotonic() + TIMEOUT
     while len(losses(tmp_path / "run")) < 3:
         assert time.monotonic() < deadline, programs[0].text()
+        assert all(program.process.poll() is None for program in programs), programs[0].text()
         time.sleep(0.02)
     programs[1].process.send_signal(signal.SIGTERM)
     assert [program.wait(TIMEOUT) for program in programs] == [75, 75]

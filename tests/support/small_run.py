@@ -1,6 +1,6 @@
 """Fixtures for programs run as users run them, on a small dataset of real shards.
 
-Programs compile once, in a cache of their own, and none outlives its test.
+No program outlives its test.
 """
 
 import os
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 from stored_model import save_codec
 
@@ -27,7 +28,6 @@ from data_pipeline.datasets.token_dataset import (
 )
 from data_pipeline.datasets.token_records import Record, ShardWriter
 
-ROOT = Path(__file__).resolve().parents[2]
 UNITS, CODEBOOKS, CODES = 12, 2, 8
 RECORDS = {"train": 24, "valid": 4}
 
@@ -88,15 +88,10 @@ def dataset(tmp_path_factory) -> Path:
     return directory
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory) -> dict[str, str]:
-    plain = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    # Cached programs: the second process does not compile again.
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    return plain | cache | {"PYTHONPATH": str(ROOT)}
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """See `programs.environment`."""
+    return programs.environment()
 
 
 CONFIG = """

@@ -76,7 +76,7 @@ def test_damage_is_named(copy, damage, message):
 
 def test_changed_bytes_show_with_digests(copy):
     spec_file = copy / "dataset.json"
-    with pytest.raises(UserError, match="shards of split train changed"):
+    with pytest.raises(UserError, match="shards of split train have changed"):
         check_dataset(copy, digests=True)  # the fixture's digests are not its shards'
     value = json.loads(spec_file.read_text())
     assert value["splits"]["train"]["shards_sha256"] == "0"

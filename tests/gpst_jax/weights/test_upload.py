@@ -56,5 +56,5 @@ def test_invalid_repository_names(name):
 
 
 def test_a_refusal_is_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"no route to the hub; is HF_TOKEN"):
+    with pytest.raises(UserError, match=r"no route to the hub; does HF_TOKEN"):
         upload.upload(tmp_path, "owner/name", api=FakeApi(OSError("no route to the hub\ndetails")))
