@@ -7,7 +7,7 @@
 `dialogue` (or one of its four formats) builds questions and answers from record pairs listed in a
 file. Every planned sequence ends in a shard or, with a reason, in `failures.jsonl`. An interrupted
 run resumes where it stopped and writes the same bytes as an uninterrupted one. Exit code: 0 when
-every sequence was written, 1 when some failed.
+every sequence was written, 3 when some failed.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ from data_pipeline.datasets.token_dataset import (
     SEMANTIC_PATH,
     DatasetSpec,
 )
-from data_pipeline.runtime import cli
+from data_pipeline.runtime import cli, exit_codes
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import file_sha256, write_json
 from data_pipeline.runtime.output_lock import claimed, remove_leftovers
@@ -327,7 +327,7 @@ def main(argv: list[str]) -> int:
         )
     if not result["splits"]:
         print("error: no sequence could be made, there is no dataset", file=sys.stderr)
-    return 1 if failed else 0
+    return exit_codes.PARTIAL if failed else exit_codes.OK
 
 
 if __name__ == "__main__":

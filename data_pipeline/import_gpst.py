@@ -14,6 +14,7 @@ generation needs the codec. Only their vocabularies can be checked here.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -27,10 +28,11 @@ from absl import flags
 
 from data_pipeline.datasets.token_dataset import CODEC_PATH, SEMANTIC_PATH, SPEC_FILE, DatasetSpec
 from data_pipeline.datasets.token_records import Record, ShardWriter, shard_name
-from data_pipeline.runtime import cli
+from data_pipeline.runtime import cli, exit_codes
+from data_pipeline.runtime.contents import file_digest, file_state
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import file_sha256, write_json
-from data_pipeline.runtime.output_lock import claimed
+from data_pipeline.runtime.output_lock import RUN_FILE, claimed
 from data_pipeline.runtime.progress import progress
 from data_pipeline.sources import SPLITS, Failure
 from data_pipeline.sources.folder import SpeakerNames
@@ -118,6 +120,10 @@ def import_gpst(config: ImportConfig) -> dict[str, Any]:
     }
     for name in ("root", "output"):
         del description[name]
+    if not _finished_without_contents(output):
+        files = [path for stream in streams.values() for path in stream.files]
+        held = "\n".join(file_digest(str(path), file_state(path)) for path in files)
+        description["inputs_sha256"] = hashlib.sha256(held.encode()).hexdigest()
     with claimed(output, description):
         if not (output / SPEC_FILE).exists():
             for given, path in ((config.semantic, SEMANTIC_PATH), (config.codec, CODEC_PATH)):
@@ -149,12 +155,22 @@ def import_gpst(config: ImportConfig) -> dict[str, Any]:
     }
 
 
+def _finished_without_contents(output: Path) -> bool:
+    """Whether an older version, which did not store what its inputs held, has finished there."""
+    try:
+        stored = json.loads((output / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return "inputs_sha256" not in stored and (output / SPEC_FILE).exists()
+
+
 class _Streams:
     """Both LMDB environments of one official split."""
 
     def __init__(self, config: ImportConfig, split: str):
-        self._units = _open(Path(config.root, config.units_dir, split))
-        self._codes = _open(Path(config.root, config.codes_dir, split))
+        folders = [Path(config.root, name, split) for name in (config.units_dir, config.codes_dir)]
+        self._units, self._codes = map(_open, folders)
+        self.files = [folder / "data.mdb" for folder in folders]
         # Recordings that only one stream has are inputs too: they become failures.
         self.keys = sorted(_keys(self._units) | _keys(self._codes))
 
@@ -274,7 +290,7 @@ def _define_flags() -> None:
     flags.DEFINE_string("units_dir", UNITS_DIR, "Directory of the units, below the root.")
     flags.DEFINE_string("codes_dir", CODES_DIR, "Directory of the codes, below the root.")
     flags.DEFINE_integer(
-        "stored_codebooks", 0, "Codebooks of the stored codes; 0: follows from codes_dir."
+        "stored_codebooks", 0, "Codebooks of the stored codes; 0: follows from codes_dir.", 0
     )
     flags.DEFINE_string("language", "und", "Of all recordings.")
 
@@ -293,7 +309,8 @@ def main(argv: list[str]) -> int:
     print(json.dumps(result["statistics"]))
     if cli.JSON_OUT.value:
         write_json(cli.JSON_OUT.value, result)
-    return 1 if result["statistics"].get("failed") or not result["fingerprint"] else 0
+    failed = result["statistics"].get("failed") or not result["fingerprint"]
+    return exit_codes.PARTIAL if failed else exit_codes.OK
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m data_pipeline.inspect_shards DIR [--html_out=FILE.html] [--json_out=FILE.json]
 
 Reads every record and prints a summary; `--html_out` writes a page with plots and audio. Exit code:
-0 when the dataset is intact, 1 when it has faults (each is listed), 2 when there is no dataset to
+0 when the dataset is intact, 3 when it has faults (each is listed), 2 when there is no dataset to
 read.
 """
 
@@ -18,7 +18,7 @@ from rich.table import Table
 from data_pipeline.datasets.token_dataset import UNKNOWN_SPEAKER, DatasetSpec
 from data_pipeline.inspection.page import check_installed, write_page
 from data_pipeline.inspection.statistics import FAULTS, DatasetStatistics, SplitStatistics, collect
-from data_pipeline.runtime import cli
+from data_pipeline.runtime import cli, exit_codes
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
 from data_pipeline.runtime.progress import progress
@@ -185,7 +185,7 @@ def main(argv: list[str]) -> int:
         write_json(cli.JSON_OUT.value, figures)
     if page:
         write_page(page, argv[1], statistics, figures, flags.FLAGS.examples)
-    return 0 if statistics.whole else 1
+    return exit_codes.OK if statistics.whole else exit_codes.PARTIAL
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 Every recording ends in a shard or, with a reason, in `failures.jsonl`. An interrupted run keeps its
 finished shards when it is resumed, and writes the same bytes as an uninterrupted one; a finished
-run has nothing to do. Exit code: 0 when every input was tokenised, 1 when some failed.
+run has nothing to do. Exit code: 0 when every input was tokenised, 3 when some failed.
 """
 
 import dataclasses
@@ -28,12 +28,13 @@ from data_pipeline.datasets.token_dataset import (
     DatasetSpec,
 )
 from data_pipeline.datasets.token_records import shard_name
-from data_pipeline.runtime import cli
+from data_pipeline.runtime import cli, exit_codes
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
 from data_pipeline.runtime.output_lock import claimed, remove_leftovers
 from data_pipeline.sources import Utterance, assign_splits
-from data_pipeline.tokenization import beam_runner
+from data_pipeline.sources.speakers import AUTO, SPEAKER_RULES, parse_heldout
+from data_pipeline.tokenization import beam_runner, inputs
 from data_pipeline.tokenization.batch_check import batch_mismatches
 from data_pipeline.tokenization.config import (
     LOCAL,
@@ -44,11 +45,10 @@ from data_pipeline.tokenization.config import (
 )
 from data_pipeline.tokenization.finish import finish
 from data_pipeline.tokenization.local_runner import run_tasks
-from data_pipeline.tokenization.provide_tokenizers import provide_tokenizers
+from data_pipeline.tokenization.provide_tokenizers import REPORTS, provide_tokenizers
 from data_pipeline.tokenization.shard import ShardReport, ShardTask
 from data_pipeline.tokenizers import load_codec, load_semantic
 
-_REPORTS = ".reports"
 # About this many shards per split, within these bounds of recordings per shard: a killed run loses
 # little, and readers open few files.
 _SHARDS, _LEAST_PER_SHARD, _MOST_PER_SHARD = 16, 64, 4096
@@ -76,12 +76,14 @@ def tokenize_corpus(config: CorpusConfig) -> dict[str, Any]:
     )
     num_inputs = len(utterances) + len(failures)
     output = Path(config.output).absolute()
-    with claimed(output, describe(config, root, utterances, failures)):
+    description = describe(config, root, utterances, failures)
+    with claimed(output, inputs.comparable(output, description)):
         remove_leftovers(output)
         if (output / SPEC_FILE).exists():
             _remove_reports(output)
             finished = DatasetSpec.load(output)
             _check_shards(output, finished)
+            inputs.check_finished(output, utterances, root)
             return _result(output, finished, num_inputs, 0, began, worked=False)
         provide_tokenizers(
             output,
@@ -94,7 +96,8 @@ def tokenize_corpus(config: CorpusConfig) -> dict[str, Any]:
         )
         tasks = _plan_shards(config, root, utterances, output)
         shards = [task for split in tasks.values() for task in split]
-        pending = [task for task in shards if not _is_done(task)]
+        known = inputs.check_unfinished(output, shards)
+        pending = [task for task in shards if not task.is_done()]
         resumed = len(shards) - len(pending)
         if config.runner == LOCAL:
             run_tasks(pending, config.num_workers)
@@ -104,8 +107,9 @@ def tokenize_corpus(config: CorpusConfig) -> dict[str, Any]:
                 config.runner,
                 config.beam_arguments,
                 config.num_workers,
-                output / _REPORTS / "tasks",
+                output / REPORTS / "tasks",
             )
+        inputs.store(output, utterances, shards, known, root)
         semantic, codec = load_semantic(output / SEMANTIC_PATH), load_codec(output / CODEC_PATH)
         spec = finish(
             output,
@@ -128,7 +132,7 @@ def tokenize_corpus(config: CorpusConfig) -> dict[str, Any]:
 
 def _remove_reports(output: Path) -> None:
     # An orphan of a killed run may still be writing there.
-    shutil.rmtree(output / _REPORTS, ignore_errors=True)
+    shutil.rmtree(output / REPORTS, ignore_errors=True)
 
 
 def _check_shards(output: Path, spec: DatasetSpec) -> None:
@@ -143,7 +147,7 @@ def _plan_shards(
     config: CorpusConfig, root: str, utterances: Sequence[Utterance], output: Path
 ) -> dict[str, list[ShardTask]]:
     """Shards of every split: its utterances in their order."""
-    reports = output / _REPORTS
+    reports = output / REPORTS
     reports.mkdir(exist_ok=True)
     splits: dict[str, list[Utterance]] = {}
     for utterance in utterances:
@@ -171,10 +175,6 @@ def _plan_shards(
             for number in range(count)
         ]
     return tasks
-
-
-def _is_done(task: ShardTask) -> bool:
-    return os.path.exists(task.report) and os.path.exists(task.shard)
 
 
 def _result(
@@ -205,7 +205,7 @@ def _result(
 
 def _define_flags() -> None:
     """Defined when run as a program only: other programs import this module."""
-    flags.DEFINE_string("audio_dir", None, "Directory tree of wav, flac, ogg or mp3 files.")
+    flags.DEFINE_string("audio_dir", None, "Directory tree of recordings.")
     flags.DEFINE_string(
         "source",
         None,
@@ -216,8 +216,18 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "transcripts", None, "CSV file: path and optionally speaker, text, language, split."
     )
+    flags.DEFINE_enum(
+        "speaker_from",
+        AUTO,
+        SPEAKER_RULES,
+        "Who speaks: folder (the first below --audio_dir), parent (the folder of the file), prefix "
+        "(the file name before - or _), column (of --transcripts), none; auto takes the column, "
+        "else the folder.",
+    )
     flags.DEFINE_string(
-        "speaker_pattern", "auto", "auto, or a regular expression with one group for the path."
+        "speaker_pattern",
+        AUTO,
+        "Instead of --speaker_from: a regular expression with one group, searched in the path.",
     )
     flags.DEFINE_string("language", "und", "Language of recordings whose row does not name one.")
     flags.DEFINE_string(
@@ -246,11 +256,21 @@ def _define_flags() -> None:
         "valid_fraction",
         CorpusConfig.valid_fraction,
         "Fraction of a speaker's recordings in valid.",
+        0,
+        1,
     )
     flags.DEFINE_string(
-        "heldout_speakers", None, "How many speakers, or which (a,b,c), go to the split unseen."
+        "heldout_speakers",
+        None,
+        "How many speakers (4), or which (a,b,c), go to the split unseen; one whose name is "
+        "a number is written 84, (with a comma) or name:84.",
     )
-    flags.DEFINE_integer("seed", 0, "Seeds the splits.")
+    flags.DEFINE_multi_string(
+        "exclude",
+        [],
+        "Folder or file below --audio_dir to leave out, besides --output; repeatable.",
+    )
+    flags.DEFINE_integer("seed", 0, "Seeds the splits.", 0)
     flags.DEFINE_integer(
         "utterances_per_shard", 0, "Recordings per shard; 0 chooses by the size of the corpus."
     )
@@ -268,10 +288,10 @@ def _config_from_flags(beam_arguments: Sequence[str]) -> CorpusConfig:
     names = {field.name for field in dataclasses.fields(CorpusConfig)} - {"beam_arguments"}
     values = {name: getattr(flags.FLAGS, name) for name in names}
     values["beam_arguments"] = tuple(beam_arguments)
-    heldout = values["heldout_speakers"]
-    if heldout is not None:
-        count = heldout.isdecimal()
-        values["heldout_speakers"] = int(heldout) if count else tuple(heldout.split(","))
+    if flags.FLAGS["speaker_from"].present and values["speaker_pattern"] != AUTO:
+        raise UserError("--speaker_pattern and --speaker_from exclude each other: give one of them")
+    values["heldout_speakers"] = parse_heldout(values["heldout_speakers"])
+    values["exclude"] = tuple(values["exclude"])
     return CorpusConfig(**values)
 
 
@@ -294,7 +314,7 @@ def main(argv: list[str]) -> int:
         print(f"{failed} of {counts['inputs']} inputs failed: reasons in {where}", file=sys.stderr)
     if not result["splits"]:
         print("error: no recording could be used, there is no dataset", file=sys.stderr)
-    return 1 if failed else 0
+    return exit_codes.PARTIAL if failed else exit_codes.OK
 
 
 if __name__ == "__main__":

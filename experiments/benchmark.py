@@ -23,7 +23,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from data_pipeline.runtime import cli
+from data_pipeline.runtime import cli, exit_codes
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
 from data_pipeline.runtime.progress import progress
@@ -222,7 +222,7 @@ def main(argv: list[str]) -> int:
     if cli.JSON_OUT.value:
         write_json(cli.JSON_OUT.value, result)
     failed = [case["name"] for case in result["cases"] if case["error"]]
-    return 1 if "ours" in failed else 0
+    return exit_codes.DEFECT if "ours" in failed else exit_codes.OK
 
 
 if __name__ == "__main__":

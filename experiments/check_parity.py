@@ -3,7 +3,7 @@
     python -m experiments.check_parity --golden=FILE.npz [--tolerance=1e-5] [--json_out=FILE]
 
 Prints the largest absolute difference of every stored tensor. Exit code 0 if all are within the
-tolerance, 1 if one is not, 2 if the file cannot be used.
+tolerance, 3 if one is not, 2 if the file cannot be used.
 """
 
 import math
@@ -12,7 +12,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from data_pipeline.runtime import cli
+from data_pipeline.runtime import cli, exit_codes
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
 from gpst_jax.parity import flow, gpst, soundstorm
@@ -48,7 +48,7 @@ def compare(path: str) -> tuple[str, dict[str, float]]:
 
 
 def main(argv: list[str]) -> int:
-    """Compares, prints, and returns 1 when a difference exceeds the tolerance."""
+    """Compares, prints, and returns PARTIAL when a difference exceeds the tolerance."""
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}; give the file as --golden")
     kind, differences = compare(_GOLDEN.value)
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
             },
         }
         write_json(cli.JSON_OUT.value, report)
-    return 0 if passed else 1
+    return exit_codes.OK if passed else exit_codes.PARTIAL
 
 
 if __name__ == "__main__":

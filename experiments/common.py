@@ -22,6 +22,8 @@ from data_pipeline.tokens import TokenLayout
 from gpst_jax.config import GPSTConfig, RunConfig
 from gpst_jax.objectives import GPSTObjective, Objective, make_objective
 
+_ROOT = Path(__file__).resolve().parents[1]
+
 
 def load_config(name: str) -> RunConfig:
     """The run that `get_config()` of a Python file or an importable module returns.
@@ -76,9 +78,11 @@ def load_objective(name: str, config: RunConfig) -> Objective:
 
 def _load_module(name: str) -> types.ModuleType:
     if name.endswith(".py"):
-        if not Path(name).is_file():
+        # Those of this project are found from any directory.
+        path = next((p for p in (Path(name), _ROOT / name) if p.is_file()), None)
+        if path is None:
             raise UserError(f"--config={name}: no such file")
-        spec = importlib.util.spec_from_file_location("run_config", name)
+        spec = importlib.util.spec_from_file_location("run_config", path)
         if spec is None or spec.loader is None:
             raise UserError(f"--config={name}: not a Python file")
         module = importlib.util.module_from_spec(spec)
@@ -113,6 +117,19 @@ class RunLoaders(contextlib.ExitStack):
             seed=data.seed,
             arrangement=getattr(objective, "arrangement", "interleaved"),
         )
+
+    def check_validation(self, batches: int) -> None:
+        """Raises UserError if `batches` of evaluation are wanted and there is nothing to read."""
+        if not batches:
+            return
+        loader = self.make("valid")
+        if loader is None or not loader.rows_per_epoch:
+            what = "has no split 'valid'" if loader is None else "has no rows in its split 'valid'"
+            raise UserError(
+                f"{self._data.path} {what}, which evaluation needs: tokenise at least 5 recordings "
+                "(tokenize_corpus holds out --valid_fraction of them, and one of 5 or more), or "
+                "train without evaluation: --set=train.eval_batches=0"
+            )
 
     def make(self, split: str) -> Loader | None:
         """The loader of a split on this host; None where the dataset has no such split."""

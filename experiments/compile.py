@@ -8,11 +8,12 @@
 The program is the one that `pretrain` runs there. Needs `pip install gpst_jax[aot]`. Memory, FLOPs
 and collectives are read from the compiled program; times are a roofline from the chip table in
 gpst_jax/parallel/chips.py, not measurements. `--suggest` compiles several batch sizes with each
-remat policy, some minutes each. Exit codes: 0 it fits; 1 it does not; 2 bad input.
+remat policy, some minutes each. Exit codes: 0 it fits; 2 bad input; 5 it does not fit.
 """
 
 import dataclasses
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from absl import flags
 # libtpu only compiles; without this, JAX would look for a TPU on this machine first.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from data_pipeline.runtime import cli
+from data_pipeline.runtime import cli, exit_codes
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json, write_text
 from experiments.common import load_config, load_objective
@@ -36,7 +37,7 @@ _TOPOLOGY = flags.DEFINE_string(
 )
 _NUM_SLICES = flags.DEFINE_integer("num_slices", 1, "Slices of that topology.", lower_bound=1)
 _ROWS_PER_CHIP = flags.DEFINE_integer(
-    "rows_per_chip", 0, "Sets data.batch_size to this many rows per chip; 0: as in the config."
+    "rows_per_chip", 0, "Sets data.batch_size to this many rows per chip; 0: as in the config.", 0
 )
 _SET = flags.DEFINE_multi_string(
     "set", [], "Override of one field, as section.field=value; may be given several times."
@@ -48,6 +49,10 @@ _HLO_OUT = flags.DEFINE_string("hlo_out", None, "File for the compiled program's
 
 # Doubling the rows stops when the MFU ceiling rises by less than this fraction.
 _MIN_GAIN = 0.01
+
+
+class DoesNotFitError(ConfigError):
+    """No setting that was tried fits into the memory of the chips."""
 
 
 def main(argv: list[str]) -> int:
@@ -66,6 +71,9 @@ def main(argv: list[str]) -> int:
                 chips = len(aot.topology_devices(topology, num_slices))
                 config = with_rows(config, chips, _ROWS_PER_CHIP.value)
             report, text = compile_run(config)
+    except DoesNotFitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return exit_codes.DOES_NOT_FIT
     except (ConfigError, ValueError) as error:
         raise UserError(str(error)) from error
     print(describe(config, report))
@@ -76,7 +84,7 @@ def main(argv: list[str]) -> int:
     if cli.JSON_OUT.value:
         run = {"config": config.name, "settings": settings(config)}
         write_json(cli.JSON_OUT.value, run | aot.to_json(report))
-    return 0 if report.fits else 1
+    return exit_codes.OK if report.fits else exit_codes.DOES_NOT_FIT
 
 
 def compile_run(config: RunConfig) -> tuple[aot.Report, str]:
@@ -112,7 +120,7 @@ def suggest(
         compiled: compiles a run, as `compile_run`.
 
     Raises:
-        ConfigError: nothing fits.
+        DoesNotFitError: nothing fits.
     """
     best: tuple[RunConfig, aot.Report, str] | None = None
     for remat in ("none", "dots", "full"):
@@ -136,7 +144,7 @@ def suggest(
                 break
             rows, before = 2 * rows, report.mfu_ceiling
     if best is None:
-        raise ConfigError(
+        raise DoesNotFitError(
             "config field data.batch_size: one row per chip does not fit with any remat policy: "
             "raise mesh.tensor, reduce data.sequence_length, or use a larger slice"
         )

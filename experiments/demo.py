@@ -15,7 +15,8 @@ from absl import flags
 from data_pipeline.runtime import cli, exit_codes
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
-from experiments.demo_steps import Timings, read_json
+from data_pipeline.runtime.flag_rules import refuse
+from experiments.demo_steps import Timings, check_config, read_json
 from gpst_jax.evaluation.report.page import render_report
 
 _SOURCE = flags.DEFINE_enum(
@@ -28,8 +29,8 @@ _CONFIG = flags.DEFINE_string(
     "config", "experiments/configs/gpst_demo.py", "Configuration of the training run."
 )
 _SET = flags.DEFINE_multi_string("set", [], "Overrides of the configuration: section.field=value.")
-_ITEMS = flags.DEFINE_integer("items", 200, "Items per mode, of seen speakers.")
-_UNSEEN = flags.DEFINE_integer("unseen_items", 60, "Items per mode, of unseen speakers.")
+_ITEMS = flags.DEFINE_integer("items", 200, "Items per mode, of seen speakers.", 1)
+_UNSEEN = flags.DEFINE_integer("unseen_items", 60, "Items per mode, of unseen speakers.", 0)
 _SMOKE = flags.DEFINE_bool(
     "smoke", False, "A small corpus, few steps and few items; takes minutes."
 )
@@ -39,6 +40,7 @@ def main(argv: list[str]) -> int:
     """Runs all steps; returns the exit code of the one that ended the demo."""
     del argv
     workdir = Path(_WORKDIR.value)
+    _check_flags()
     corpus, tokens, run = workdir / "corpus", workdir / "tokens", workdir / "train"
     samples, results = workdir / "samples", workdir / "results.json"
     audio_dir, transcripts = _recordings(corpus)
@@ -50,10 +52,12 @@ def main(argv: list[str]) -> int:
         timings.run("corpus", [*call, *(sizes if _SMOKE.value else [])])
 
     call = ["data_pipeline.tokenize_corpus", f"--audio_dir={audio_dir}", f"--output={tokens}"]
+    call.append(f"--exclude={workdir}")  # samples, where it is below the recordings
     if transcripts:
         call.append(f"--transcripts={transcripts}")
     timings.run("tokenise", call, accept=(exit_codes.OK, exit_codes.PARTIAL))
 
+    _check_splits(tokens)
     train_json = workdir / "train.json"
     call = ["experiments.pretrain", f"--config={_CONFIG.value}", f"--workdir={run}"]
     call += [f"--set=data.path={tokens}", f"--json_out={train_json}"]
@@ -100,6 +104,30 @@ def merge_results(evaluation: dict, train: dict, timings: dict[str, float]) -> d
             "final_nll_acoustic": [final[f"eval/nll_acoustic_q{q}"] for q in range(codebooks)],
         },
     }
+
+
+def _check_flags() -> None:
+    """Checks all that later steps are given, before the first; raises UserError."""
+    if _SOURCE.value == "espeak":
+        refuse(("audio_dir", "transcripts"), "is for --source=folder, which it must stand with")
+    for flag in (_AUDIO_DIR, _TRANSCRIPTS):
+        if flag.value and not Path(flag.value).exists():
+            raise UserError(f"--{flag.name}={flag.value}: no such file or directory")
+    if _SMOKE.value:
+        refuse(("items", "unseen_items"), "is fixed by --smoke: leave one of them out")
+    check_config("config", _CONFIG.value, [*_SET.value])
+
+
+def _check_splits(tokens: Path) -> None:
+    """Raises UserError where no recording could be held out: nothing would be left to generate."""
+    found = read_json(tokens / "dataset.json") if (tokens / "dataset.json").is_file() else {}
+    splits = found.get("splits", {})
+    if not {"train", "valid"} <= splits.keys():
+        count = sum(split["num_records"] for split in splits.values())
+        raise UserError(
+            f"{tokens} holds {count} recordings, too few to hold one out for validation: with 5 or "
+            "more, one is; add recordings and give another --workdir"
+        )
 
 
 def _recordings(corpus: Path) -> tuple[Path, Path | None]:

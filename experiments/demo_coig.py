@@ -15,7 +15,8 @@ from absl import flags
 
 from data_pipeline.runtime import cli, exit_codes
 from data_pipeline.runtime.files import write_json
-from experiments.demo_steps import Timings, read_json
+from data_pipeline.runtime.flag_rules import refuse
+from experiments.demo_steps import Timings, check_config, read_json
 from gpst_jax.evaluation.report.page import render_report
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo-coig", "Directory for all outputs.")
@@ -25,8 +26,8 @@ _LM_CONFIG = flags.DEFINE_string(
 _FLOW_CONFIG = flags.DEFINE_string(
     "flow_config", "experiments/configs/coig_flow_demo.py", "Configuration of flow matching's run."
 )
-_ITEMS = flags.DEFINE_integer("items", 80, "Items per task, of seen speakers.")
-_UNSEEN = flags.DEFINE_integer("unseen_items", 30, "Items per task, of unseen speakers.")
+_ITEMS = flags.DEFINE_integer("items", 80, "Items per task, of seen speakers.", 1)
+_UNSEEN = flags.DEFINE_integer("unseen_items", 30, "Items per task, of unseen speakers.", 0)
 _SMOKE = flags.DEFINE_bool(
     "smoke", False, "A small corpus, few steps and few items; takes minutes."
 )
@@ -35,6 +36,10 @@ _SMOKE = flags.DEFINE_bool(
 def main(argv: list[str]) -> int:
     """Runs all steps; returns the exit code of the one that ended the demo."""
     del argv
+    if _SMOKE.value:
+        refuse(("items", "unseen_items"), "is fixed by --smoke: leave one of them out")
+    check_config("lm_config", _LM_CONFIG.value)
+    check_config("flow_config", _FLOW_CONFIG.value)
     smoke, workdir = _SMOKE.value, Path(_WORKDIR.value)
     corpus, tokens, sequences = workdir / "corpus", workdir / "tokens", workdir / "sequences"
     fitted, text = workdir / "tokenizers", workdir / "text_tokenizer"

@@ -6,11 +6,17 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.runtime import exit_codes
+from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
+from experiments.common import load_config
+from gpst_jax.config import ConfigError
+
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 class Timings:
@@ -32,7 +38,7 @@ class Timings:
             code = subprocess.run([sys.executable, "-m", *call], env=_environment()).returncode
         except KeyboardInterrupt:
             print("\nInterrupted: run the same command again to resume.")
-            sys.exit(130)
+            sys.exit(exit_codes.SIGINT)
         finally:
             spent = time.monotonic() - started
             self.seconds[step] = self.seconds.get(step, 0.0) + spent
@@ -52,9 +58,19 @@ class Timings:
         print(f"Numbers: {workdir / 'report.json'}\nListen:  {workdir / 'report.html'}")
 
 
+def check_config(flag: str, name: str, overrides: Sequence[str] = ()) -> None:
+    """Raises UserError unless a flag names a configuration that the overrides fit."""
+    try:
+        load_config(name).override(list(overrides))
+    except (ConfigError, UserError) as error:
+        raise UserError(str(error).replace("--config=", f"--{flag}=")) from error
+
+
 def _environment() -> dict[str, str]:
     # Speech processing is many small transforms, which OpenMP threads only slow down.
-    return {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | dict(os.environ)
+    defaults = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]  # from any directory
+    return defaults | dict(os.environ) | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def read_json(path: Path) -> dict:

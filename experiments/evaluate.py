@@ -17,6 +17,7 @@ from absl import flags
 from data_pipeline.runtime import cli
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json, write_text
+from data_pipeline.runtime.flag_rules import refuse
 from gpst_jax.evaluation import suite
 from gpst_jax.evaluation.metrics import registry, statistics
 from gpst_jax.evaluation.report.page import render_report
@@ -29,9 +30,9 @@ _METRICS = flags.DEFINE_string(
     "metrics", None, "metrics.jsonl of the training run, for the loss curves of the page."
 )
 _TITLE = flags.DEFINE_string("title", "Speech samples", "Title of the page.")
-_RESAMPLES = flags.DEFINE_integer("resamples", statistics.RESAMPLES, "Bootstrap resamples.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the choice of items and of the bootstrap.")
-_PROCESSES = flags.DEFINE_integer("processes", 0, "Worker processes; 0: one per core.")
+_RESAMPLES = flags.DEFINE_integer("resamples", statistics.RESAMPLES, "Bootstrap resamples.", 1)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the choice of items and of the bootstrap.", 0)
+_PROCESSES = flags.DEFINE_integer("processes", 0, "Worker processes; 0: one per core.", 0)
 _CACHE_DIR = flags.DEFINE_string(
     "cache_dir", None, f"Measured values; default: {suite.CACHE_DIR} in the samples' directory."
 )
@@ -70,6 +71,8 @@ def main(argv: list[str]) -> int:
     """Evaluates, prints the table, writes what the flags name."""
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}; options start with --")
+    if not _REPORT.value:
+        refuse(("metrics", "title"), "is for the page, which --report names: give both or neither")
     if _METRICS.value and not Path(_METRICS.value).is_file():
         raise UserError(f"--metrics={_METRICS.value}: no such file")
     results, items = suite.evaluate(

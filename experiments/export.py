@@ -23,6 +23,7 @@ from absl import flags
 from data_pipeline.runtime import cli
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
+from data_pipeline.runtime.flag_rules import refuse
 from gpst_jax.checkpoints.record import CheckpointError
 from gpst_jax.checkpoints.storage import StorageError
 from gpst_jax.config import ConfigError
@@ -65,6 +66,8 @@ def main(argv: list[str]) -> int:
         raise UserError(f"unexpected argument {argv[1]!r}; options start with --")
     if _UPLOAD.value:
         upload.check(_UPLOAD.value)  # before any work
+    else:
+        refuse(("public",), "is given with --upload only")
     try:
         source: Source = loading.open_source(
             _CHECKPOINT.value, _read_steps(), average=_AVERAGE.value

@@ -28,12 +28,13 @@ from data_pipeline.loading.mixture import load_spec
 from data_pipeline.runtime import cli, exit_codes
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
+from data_pipeline.runtime.flag_rules import refuse
 from data_pipeline.tokenization.config import CorpusConfig
 from data_pipeline.tokenize_corpus import tokenize_corpus
 from experiments.common import RunLoaders
 from gpst_jax.checkpoints.record import CheckpointError
-from gpst_jax.checkpoints.storage import StorageError
-from gpst_jax.config import ConfigError
+from gpst_jax.checkpoints.storage import StorageError, check_name
+from gpst_jax.config import ConfigError, RunConfig
 from gpst_jax.models.lora import STACKS, LoraConfig
 from gpst_jax.objectives import Objective, make_objective
 from gpst_jax.objectives.lora import LoraObjective
@@ -49,7 +50,9 @@ from gpst_jax.weights.sources import Source
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Model to start from: a run, or an exported model.", required=True
 )
-_STEP = flags.DEFINE_integer("step", None, "Of a run: the checkpoint to load; default: the newest.")
+_STEP = flags.DEFINE_integer(
+    "step", None, "Of a run: the checkpoint to load; default: the newest.", 0
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory for all outputs.", required=True)
 _AUDIO_DIR = flags.DEFINE_string("audio_dir", None, "Directory tree of recordings.")
 _TRANSCRIPTS = flags.DEFINE_string("transcripts", None, "CSV file, as for tokenize_corpus.")
@@ -57,7 +60,9 @@ _SOURCE = flags.DEFINE_string(
     "source", None, "Instead of --audio_dir: folder:DIR, manifest:FILE, ... as for tokenize_corpus."
 )
 _DATASET = flags.DEFINE_string("dataset", None, "Instead of recordings: an existing dataset.")
-_VALID_FRACTION = flags.DEFINE_float("valid_fraction", 0.05, "Fraction of recordings held out.")
+_VALID_FRACTION = flags.DEFINE_float(
+    "valid_fraction", 0.05, "Fraction of recordings held out.", 0, 1
+)
 _METHOD = flags.DEFINE_enum(
     "method", "full", ("full", "lora"), "Train all parameters, or adapters."
 )
@@ -68,10 +73,10 @@ _RATE = flags.DEFINE_float(
     "Peak learning rate; default: a tenth of the checkpoint's, 1e-3 for lora.",
     0,
 )
-_RANK = flags.DEFINE_integer("rank", LoraConfig.rank, "lora: rank of the adapters.")
+_RANK = flags.DEFINE_integer("rank", LoraConfig.rank, "lora: rank of the adapters.", 1)
 _ALPHA = flags.DEFINE_float("alpha", LoraConfig.alpha, "lora: adapters are scaled by alpha / rank.")
 _DROPOUT = flags.DEFINE_float(
-    "dropout", LoraConfig.dropout, "lora: dropout rate of the adapters' inputs."
+    "dropout", LoraConfig.dropout, "lora: dropout rate of the adapters' inputs.", 0, 1
 )
 _TARGETS = flags.DEFINE_multi_string(
     "targets", list(STACKS), "lora: regular expression of parameters that get adapters."
@@ -116,8 +121,11 @@ def main(argv: list[str]) -> int:
 
 def finetune(workdir: Path) -> dict[str, Any]:
     """Tokenises, trains and writes the model; returns what `--json_out` holds."""
-    source = loading.open_source(_CHECKPOINT.value, [_STEP.value] if _STEP.value else [])
+    check_name(workdir)  # before anything is tokenised
+    _check_flags()
     lora = _lora_config() if _METHOD.value == "lora" else None
+    source = loading.open_source(_CHECKPOINT.value, [_STEP.value] if _STEP.value else [])
+    _make_config(source, _DATASET.value or "", lora)
     dataset = _DATASET.value or _tokenise(source, workdir / "tokens")
     spec = load_spec(dataset)
     replace = None
@@ -126,20 +134,14 @@ def finetune(workdir: Path) -> dict[str, Any]:
     else:
         old = source.description.spec().layout()
         replace = VocabularyChange(old, spec.layout(), keep=_VOCABULARY.value == "extend")
-    config = finetuning.make_config(
-        source.description,
-        str(dataset),
-        steps=_STEPS.value,
-        adapters=lora is not None,
-        learning_rate=_RATE.value,
-        overrides=_SET.value,
-    )
+    config = _make_config(source, str(dataset), lora)
     objective: Objective = make_objective(config, spec, dataset)
     finetuning.check_settings(
         workdir,
         {
             "checkpoint": _CHECKPOINT.value,
             "step": source.description.step,
+            "checkpoint_contents": finetuning.contents_of(source, _CHECKPOINT.value),
             "vocabulary": _VOCABULARY.value,
             "lora": finetuning.as_json(lora),
         },
@@ -154,6 +156,7 @@ def finetune(workdir: Path) -> dict[str, Any]:
     total = finetuning.count(shapes)
     print(f"{trainable:,} of {total:,} parameters are trained for {config.train.steps} steps")
     with RunLoaders(config, spec, objective) as loaders:
+        loaders.check_validation(config.train.eval_batches)
         result = train(
             config, objective, loaders.make, run, dataset=dataclasses.asdict(spec), initial=initial
         )
@@ -167,6 +170,37 @@ def finetune(workdir: Path) -> dict[str, Any]:
         "dataset": str(dataset),
         "trainable_parameters": trainable,
     }
+
+
+def _check_flags() -> None:
+    """Raises UserError for flags that exclude each other."""
+    if _DATASET.value:
+        refuse(
+            ("audio_dir", "source", "transcripts", "valid_fraction"),
+            "is for recordings, and --dataset holds tokens: leave one of the two out",
+        )
+    else:
+        refuse(("vocabulary",), "is for a --dataset of other tokenizers, which must be given too")
+        if (_AUDIO_DIR.value is None) == (_SOURCE.value is None):
+            raise UserError("give the recordings as one of --audio_dir, --source and --dataset")
+    if _METHOD.value != "lora":
+        refuse(
+            ("rank", "alpha", "dropout", "targets", "trained"),
+            f"is for --method=lora, not --method={_METHOD.value}",
+        )
+    if any(item.partition("=")[0] == "data.path" for item in _SET.value):
+        raise UserError("--set=data.path: give the data as --dataset or --audio_dir")
+
+
+def _make_config(source: Source, dataset: str, lora: LoraConfig | None) -> RunConfig:
+    return finetuning.make_config(
+        source.description,
+        dataset,
+        steps=_STEPS.value,
+        adapters=lora is not None,
+        learning_rate=_RATE.value,
+        overrides=_SET.value,
+    )
 
 
 def _lora_config() -> LoraConfig:
@@ -201,6 +235,7 @@ def _tokenise(source: Source, output: Path) -> Path:
             source=_SOURCE.value,
             transcripts=_TRANSCRIPTS.value,
             output=str(output),
+            exclude=(str(output.parent),),
             semantic=str(source.files / spec.semantic.path),
             codec=str(source.files / spec.codec.path),
             min_seconds=spec.min_seconds,

@@ -53,7 +53,7 @@ _EVALUATIONS = flags.DEFINE_list(
 )
 _ITEMS = flags.DEFINE_integer("items", 60, "Recordings to convert.", 2)
 _TEMPERATURE = flags.DEFINE_float(
-    "flow_temperature", 1.0, "Scale of the noise that paths start from."
+    "flow_temperature", 1.0, "Scale of the noise that paths start from.", 0
 )
 _SET = flags.DEFINE_multi_string(
     "set", [], "Overrides of every arm's configuration: section.field=value."

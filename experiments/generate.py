@@ -11,6 +11,7 @@ reads; complete conditions are kept.
 """
 
 import time
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -18,8 +19,10 @@ from absl import flags
 from data_pipeline.datasets.token_dataset import DatasetSpec
 from data_pipeline.loading.mixture import dataset_with
 from data_pipeline.runtime import cli
+from data_pipeline.runtime.claim import claimed
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
+from data_pipeline.runtime.flag_rules import refuse
 from gpst_jax.checkpoints.manager import Loaded, load_params
 from gpst_jax.checkpoints.record import CheckpointError
 from gpst_jax.config import ConfigError, FlowConfig, GPSTConfig, SoundStormConfig
@@ -45,7 +48,7 @@ _WORKDIR = flags.DEFINE_string(
 _LM_WORKDIR = flags.DEFINE_string(
     "lm_workdir", None, "With a perceptual stage: directory of the language model's run."
 )
-_STEP = flags.DEFINE_integer("step", None, "Checkpoint of --workdir; default: the newest.")
+_STEP = flags.DEFINE_integer("step", None, "Checkpoint of --workdir; default: the newest.", 0)
 _DATASET = flags.DEFINE_string(
     "dataset",
     None,
@@ -53,7 +56,9 @@ _DATASET = flags.DEFINE_string(
     "first).",
 )
 _AUDIO_DIR = flags.DEFINE_string(
-    "audio_dir", None, "Root of the recordings that the dataset was made from.", required=True
+    "audio_dir",
+    None,
+    "Root of the recordings that the dataset was made from; default: where they were then.",
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Directory for the samples.", required=True)
 _MODES = flags.DEFINE_list(
@@ -62,17 +67,18 @@ _MODES = flags.DEFINE_list(
     f"What to generate: with GPST {', '.join(_GPST.modes)}; with a perceptual stage "
     f"{', '.join(_COIG.tasks)}. Default: all that the other flags allow.",
 )
-_ITEMS = flags.DEFINE_integer("items", _GPST.items, "Items per condition, of seen speakers.")
+_ITEMS = flags.DEFINE_integer("items", _GPST.items, "Items per condition, of seen speakers.", 0)
 _UNSEEN = flags.DEFINE_integer(
-    "unseen_items", _GPST.unseen_items, "Items per condition, of unseen speakers."
+    "unseen_items", _GPST.unseen_items, "Items per condition, of unseen speakers.", 0
 )
 _PROMPT = flags.DEFINE_float(
-    "prompt_seconds", _GPST.prompt_seconds, "Duration of speech prompts, in seconds."
+    "prompt_seconds", _GPST.prompt_seconds, "Duration of speech prompts, in seconds.", 0.01
 )
 _LENGTH = flags.DEFINE_float(
     "unconditional_seconds",
     _GPST.unconditional_seconds,
     "Longest unconditional sample of GPST, in seconds.",
+    0.01,
 )
 _DIALOGUE = flags.DEFINE_string(
     "dialogue", None, "File of questions and answers, as of data_pipeline.build_sequences."
@@ -82,21 +88,24 @@ _SEMANTIC_TEMPERATURE = flags.DEFINE_float(
     None,
     f"Sampling temperature of units; default: {_GPST.semantic.temperature} with GPST, "
     f"{_COIG.units.temperature} with the language model.",
+    0,
 )
 _SEMANTIC_TOP_K = flags.DEFINE_integer(
-    "semantic_top_k", 0, "Top-k sampling of units; 0: no limit, 1: greedy."
+    "semantic_top_k", 0, "Top-k sampling of units; 0: no limit, 1: greedy.", 0
 )
 _TEMPERATURE = flags.DEFINE_float(
-    "temperature", _GPST.acoustic.temperature, "Sampling temperature of GPST's codes."
+    "temperature", _GPST.acoustic.temperature, "Sampling temperature of GPST's codes.", 0
 )
-_TOP_K = flags.DEFINE_integer("top_k", 0, "Top-k sampling of GPST's codes; 0: no limit, 1: greedy.")
+_TOP_K = flags.DEFINE_integer(
+    "top_k", 0, "Top-k sampling of GPST's codes; 0: no limit, 1: greedy.", 0
+)
 _SOLVER = flags.DEFINE_enum("solver", _FLOW.solver, list(SOLVERS), "ODE solver of flow matching.")
 _FLOW_STEPS = flags.DEFINE_integer("flow_steps", _FLOW.steps, "Steps of the ODE solver.", 1)
 _GUIDANCE = flags.DEFINE_float(
-    "guidance", _FLOW.guidance, "Classifier-free guidance weight of flow matching; 0: none."
+    "guidance", _FLOW.guidance, "Classifier-free guidance weight of flow matching; 0: none.", 0
 )
 _FLOW_TEMPERATURE = flags.DEFINE_float(
-    "flow_temperature", _FLOW.temperature, "Scale of the noise that flow matching starts from."
+    "flow_temperature", _FLOW.temperature, "Scale of the noise that flow matching starts from.", 0
 )
 _SOUNDSTORM_STEPS = flags.DEFINE_integer(
     "soundstorm_steps", _SOUNDSTORM.steps, "Decoding iterations of SoundStorm's first level.", 1
@@ -105,12 +114,22 @@ _SOUNDSTORM_TEMPERATURE = flags.DEFINE_float(
     "soundstorm_temperature",
     _SOUNDSTORM.temperature,
     "Sampling temperature of SoundStorm's first iteration, annealed to 0; 0: greedy.",
+    0,
 )
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", _GPST.batch_size, "Items decoded at once.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seeds the choice of items and all sampling.")
-_STAGE_FLAGS = {
-    "flow": (_SOLVER, _FLOW_STEPS, _GUIDANCE, _FLOW_TEMPERATURE),
-    "soundstorm": (_SOUNDSTORM_STEPS, _SOUNDSTORM_TEMPERATURE),
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", _GPST.batch_size, "Items decoded at once.", 1)
+_SEED = flags.DEFINE_integer("seed", 0, "Seeds the choice of items and all sampling.", 0)
+_STAGES = ("flow", "soundstorm")
+# Family of --workdir -> the flags that are for it; the others are for all.
+_FAMILY_FLAGS = {
+    "gpst": {"unconditional_seconds", "temperature", "top_k"},
+    "flow": {
+        *("solver", "flow_steps", "guidance", "flow_temperature"),
+        *("lm_workdir", "dialogue"),
+    },
+    "soundstorm": {
+        *("soundstorm_steps", "soundstorm_temperature"),
+        *("lm_workdir", "dialogue"),
+    },
 }
 
 
@@ -120,12 +139,13 @@ def main(argv: list[str]) -> int:
     started = time.monotonic()
     try:
         model = load_params(_WORKDIR.value, _STEP.value)
-        dataset_dir = _DATASET.value or dataset_with(model.config.data.path, "valid", "unseen")
+        _check_flags(model)
+        dataset_dir = _DATASET.value or dataset_with(_data_path(model), "valid", "unseen")
         spec = DatasetSpec.load(dataset_dir)
-        for split in ("valid", "unseen"):
-            if split in spec.splits:
-                items.check_audio(dataset_dir, split, _AUDIO_DIR.value)
-        counts = _generator(model, dataset_dir, spec).run()
+        splits = [split for split in ("valid", "unseen") if split in spec.splits]
+        audio_dir = items.find_audio(dataset_dir, splits, _AUDIO_DIR.value)
+        with claimed(_OUTPUT.value):
+            counts = _generator(model, dataset_dir, spec, audio_dir).run()
     except (CheckpointError, ConfigError) as error:
         raise UserError(str(error)) from error
     result = {
@@ -139,9 +159,19 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _generator(model: Loaded, dataset_dir: str, spec: DatasetSpec) -> Any:
+def _data_path(model: Loaded) -> str:
+    path = model.config.data.path
+    if not path or not Path(path).exists():
+        raise UserError(
+            f"--workdir={_WORKDIR.value}: its dataset {path!r} is not there, seen from {Path.cwd()}"
+            ": give the dataset, or a copy of it, as --dataset"
+        )
+    return path
+
+
+def _generator(model: Loaded, dataset_dir: str, spec: DatasetSpec, audio_dir: Path) -> Any:
     """The generator for the checkpoint's family."""
-    where = (dataset_dir, spec, _AUDIO_DIR.value, _OUTPUT.value)
+    where = (dataset_dir, spec, audio_dir, _OUTPUT.value)
     if isinstance(model.config.model, GPSTConfig):
         return GPSTSamples(model, *where, _gpst_config())
     family = model.config.model.family
@@ -169,15 +199,28 @@ def _gpst_config() -> GenerationConfig:
     )
 
 
+def _check_flags(model: Loaded) -> None:
+    """Raises UserError for flags that the model, or another flag, leaves without effect."""
+    family = model.config.model.family
+    for name in sorted(set().union(*_FAMILY_FLAGS.values())):
+        families = [other for other, names in _FAMILY_FLAGS.items() if name in names]
+        if family not in families:
+            refuse(
+                (name,),
+                f"is for models of family {' or '.join(map(repr, families))}, but "
+                f"--workdir={_WORKDIR.value} is of family {family!r}",
+            )
+    if family in _STAGES and not _LM_WORKDIR.value:
+        refuse(
+            ("dialogue", "semantic_temperature", "semantic_top_k"),
+            "is for a language model, which --lm_workdir names: give both or neither",
+        )
+    if _MODES.value and "dialogue" not in _MODES.value:
+        refuse(("dialogue",), f"is for the mode dialogue, not for --modes={','.join(_MODES.value)}")
+
+
 def _stage_settings(family: str) -> PerceptualSettings:
-    """The settings of a family of perceptual stages; UserError for a flag of the other family."""
-    for other, holders in _STAGE_FLAGS.items():
-        for flag in holders:
-            if other != family and flag.present:
-                raise UserError(
-                    f"--{flag.name}: is for models of family {other!r}, but "
-                    f"--workdir={_WORKDIR.value} is of family {family!r}"
-                )
+    """The settings of a family of perceptual stages."""
     if family == "soundstorm":
         return SoundStormSettings(_SOUNDSTORM_STEPS.value, _SOUNDSTORM_TEMPERATURE.value)
     return FlowSettings(_SOLVER.value, _FLOW_STEPS.value, _GUIDANCE.value, _FLOW_TEMPERATURE.value)

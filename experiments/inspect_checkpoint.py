@@ -26,7 +26,7 @@ from gpst_jax.checkpoints.record import CheckpointError
 from gpst_jax.parallel.sharding import path_string
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a training run.", required=True)
-_STEP = flags.DEFINE_integer("step", None, "Checkpoint to verify; default: the newest.")
+_STEP = flags.DEFINE_integer("step", None, "Checkpoint to verify; default: the newest.", 0)
 
 
 def main(argv: list[str]) -> int:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from data_pipeline.runtime import cli
+from data_pipeline.runtime import cli, exit_codes
 from data_pipeline.runtime.files import write_text
 from data_pipeline.runtime.progress import progress
 
@@ -147,7 +147,7 @@ def main(argv: list[str]) -> int:
     write_text(directory.parent / "pods.md", page(directory))
     for name in failures:
         print(f"error: {name} did not compile or does not fit", file=sys.stderr)
-    return 1 if failures else 0
+    return exit_codes.PARTIAL if failures else exit_codes.OK
 
 
 def page(directory: Path) -> str:

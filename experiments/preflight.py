@@ -8,12 +8,14 @@ file of `--probe_mib` in the workdir. A step is estimated to take its roofline t
 `--efficiency`, which is an assumption until a run has been measured. `tpu_scripts/preflight.sh`
 runs `data_pipeline.check_dataset`, `experiments.compile` and this program.
 
-Exit codes: 0 all checks passed; 2 the workdir cannot be used, or bad input.
+Exit codes: 0 all checks passed; 2 the workdir cannot be used, or bad input; 5 the run does not fit
+into memory; 74 the workdir is full.
 """
 
 import dataclasses
 import json
 import os
+import sys
 import time
 import uuid
 from pathlib import Path
@@ -22,7 +24,7 @@ from absl import flags
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-from data_pipeline.runtime import cli
+from data_pipeline.runtime import cli, exit_codes
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
 from experiments.common import load_config
@@ -53,6 +55,9 @@ def main(argv: list[str]) -> int:
         report = json.loads(Path(_COMPILED.value).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"--compiled={_COMPILED.value}: {error}") from error
+    if report.get("fits") is False:
+        print(f"error: --compiled={_COMPILED.value}: the run does not fit", file=sys.stderr)
+        return exit_codes.DOES_NOT_FIT
     rate = write_probe(values.workdir, _PROBE_MIB.value)
     estimate = estimate_run(
         config,

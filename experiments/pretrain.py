@@ -6,13 +6,14 @@
 `--config` is a Python file (or the name of a module) whose `get_config()` returns a `RunConfig`.
 The workdir holds `checkpoints/`, `metrics.jsonl` and `tensorboard/`.
 
-Exit codes: 0 finished; 1 training diverged; 2 bad input; 70 no step ended for
-`train.stall_abort_minutes`; 74 storage failed; 75 interrupted by SIGTERM or SIGINT after saving
-the state. After 70, 74 (once the storage is fixed) and 75 the same command continues:
-docs/reliability.md states the guarantees.
+Exit codes: 0 finished; 2 bad input; 4 training diverged; 5 it does not fit into memory; 69 an
+accelerator, port or host is not ready; 70 no step ended for `train.stall_abort_minutes`; 74 storage
+failed; 75 interrupted by SIGTERM or SIGINT after saving the state. After 69, 70, 74 (once the
+storage is fixed) and 75 the same command continues: docs/reliability.md states the guarantees.
 """
 
 import dataclasses
+import faulthandler
 import os
 import sys
 from typing import Any
@@ -24,13 +25,14 @@ from data_pipeline.datasets.kinds import Spec
 from data_pipeline.datasets.token_dataset import DatasetSpec
 from data_pipeline.datasets.token_records import RecordError
 from data_pipeline.loading.mixture import dataset_with, load_spec
-from data_pipeline.runtime import cli, exit_codes
+from data_pipeline.runtime import cli, exit_codes, flag_rules
+from data_pipeline.runtime.endings import ending, input_code
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
 from data_pipeline.runtime.progress import format_duration
 from experiments.common import RunLoaders, load_config
 from gpst_jax.checkpoints.record import CheckpointError
-from gpst_jax.checkpoints.storage import StorageError
+from gpst_jax.checkpoints.storage import StorageError, check_name
 from gpst_jax.config import ConfigError, RunConfig, parse_range
 from gpst_jax.objectives import make_objective
 from gpst_jax.parallel import multihost
@@ -66,8 +68,8 @@ _DISTRIBUTED = flags.DEFINE_bool(
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0, where the cluster does not provide it."
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which one, from 0.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many.", 1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which one, from 0.", 0)
 _CONNECT_SECONDS = flags.DEFINE_integer(
     "connect_seconds",
     300,
@@ -85,6 +87,8 @@ _HEARTBEAT_SECONDS = flags.DEFINE_integer(
 def main(argv: list[str]) -> int:
     """Runs the program; returns its exit code."""
     del argv
+    if not _COORDINATOR.value:
+        flag_rules.refuse(("num_processes", "process_id"), "is given with --coordinator only")
     multihost.print_stacks_on_death()
     if _HLO_DIR.value:  # read when JAX first looks for devices
         dump = f"--xla_dump_to={_HLO_DIR.value} --xla_dump_hlo_as_text"
@@ -107,9 +111,15 @@ def main(argv: list[str]) -> int:
     except (StorageError, RecordError) as error:
         return _failed(exit_codes.STORAGE, str(error))
     except (ConfigError, CheckpointError, UserError) as error:
-        if jax.process_count() == 1:
+        if not multihost.connected():
             raise UserError(str(error)) from error
-        return _failed(exit_codes.BAD_INPUT, str(error))
+        return _failed(input_code(error), str(error))
+    except Exception as error:
+        end = ending(error)
+        if end is None or not multihost.connected():
+            raise  # to `cli.run`
+        faulthandler.dump_traceback(all_threads=True)
+        return _failed(*end)
     if jax.process_index() == 0:
         print(summarize(result))
         if cli.JSON_OUT.value:
@@ -118,8 +128,10 @@ def main(argv: list[str]) -> int:
 
 
 def _failed(code: int, message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    if code == exit_codes.STORAGE or jax.process_count() > 1:
+    # A thread of Orbax may be in the middle of a line about the same failure.
+    start = "\n" if code == exit_codes.STORAGE else ""
+    print(f"{start}error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    if code == exit_codes.STORAGE or multihost.connected():
         multihost.leave_at_once(code)
     return code
 
@@ -128,6 +140,8 @@ def pretrain(config: RunConfig, workdir: str) -> TrainResult:
     """Trains `config` in `workdir`, from its newest checkpoint if there is one."""
     if not config.data.path:
         raise ConfigError("config field data.path: empty; give --set=data.path=DATASET")
+    profiled = parse_range("profile_steps", _PROFILE_STEPS.value)
+    skipped = parse_range("skip_steps", _SKIP_STEPS.value)
     make_workdir(workdir)
     spec = load_spec(config.data.path)
     objective = make_objective(config, spec, config.data.path)
@@ -137,12 +151,11 @@ def pretrain(config: RunConfig, workdir: str) -> TrainResult:
     if config.train.preview_every:
         shown = dataset_with(config.data.path, "valid", "train")
         preview = make_preview(config, shown, DatasetSpec.load(shown))
-    profiled = parse_range("profile_steps", _PROFILE_STEPS.value)
-    skipped = parse_range("skip_steps", _SKIP_STEPS.value)
     initial = None
     if config.train.init_from:
         initial = initial_params(config.train.init_from, config, objective, spec)
     with RunLoaders(config, spec, objective) as loaders:
+        loaders.check_validation(config.train.eval_batches)
         return train(
             config,
             objective,
@@ -158,11 +171,8 @@ def pretrain(config: RunConfig, workdir: str) -> TrainResult:
 
 def make_workdir(workdir: str) -> None:
     """Makes the directory; raises UserError where nothing can be written to it."""
-    if "://" in workdir:
-        raise UserError(
-            f"--workdir={workdir}: buckets are not written directly; mount the bucket on every "
-            "host (gcsfuse, or a file system such as Filestore) and give the mounted path"
-        )
+    flag_rules.check_local("workdir", workdir)
+    check_name(workdir)
     try:
         os.makedirs(workdir, exist_ok=True)
     except OSError as error:

@@ -41,6 +41,11 @@ case "$GENERATION" in
     ;;
   *) die "--topology=$GPST_TOPOLOGY: choose v4, v5e, v5p, v6e, tpu7x, or gpu for slurm" ;;
 esac
+if [[ "$GENERATION" != gpu ]]; then
+  refusal="$(python3 "$ROOT/gpst_jax/parallel/topologies.py" "$GPST_TOPOLOGY")" ||
+    die '--topology: python3 is needed to check it'
+  [[ -z "$refusal" ]] || die "--topology=$GPST_TOPOLOGY: $refusal"
+fi
 ((CHIPS % HOST_CHIPS == 0)) ||
   die "--topology=$GPST_TOPOLOGY: $CHIPS chips do not fill hosts of $HOST_CHIPS"
 HOSTS=$((CHIPS / HOST_CHIPS))

@@ -160,6 +160,12 @@ check_settings() {
     local variable="GPST_$name"
     [[ "${!variable}" =~ ^[1-9][0-9]*$ ]] || die "--${name,,}=${!variable}: a whole number above 0"
   done
+  for name in CONFIG WORKDIR DATA CODE MOUNT; do
+    variable="GPST_$name"
+    [[ "${!variable}" != [a-zA-Z]*:/* ]] || die "--${name,,}=${!variable}: buckets are not accessed directly:" \
+      "mount it (--bucket=NAME --mount=DIRECTORY) and give the path below the mount point"
+  done
+  [[ "$GPST_BUCKET" != *[:/]* ]] || die "--bucket=$GPST_BUCKET: give the bucket's name alone, without gs:// or folders"
   [[ "$GPST_SPOT" == false || "$GPST_RESERVED" == false ]] || die '--spot and --reserved exclude each other'
   # shellcheck source=tpu_scripts/chips.sh
   source "$SCRIPTS/chips.sh"

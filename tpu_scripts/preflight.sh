@@ -8,7 +8,7 @@
 #       [--set=section.field=value ...] [--dry_run]
 #
 # CONFIG as in experiments.pretrain, TOPOLOGY as in experiments.compile, such as v5p:4x8x8.
-# --hash reads every byte of the dataset. Exit codes: 0 ready; 1 does not fit; 2 any other error.
+# --hash reads every byte of the dataset. Exit codes: 0 ready; 2 bad input; 5 does not fit.
 set -euo pipefail
 SCRIPTS="$(cd "${BASH_SOURCE[0]%/*}" && pwd)"
 ROOT="${SCRIPTS%/*}"
@@ -48,8 +48,15 @@ done
 [[ -n "$topology" && -n "$data" && -n "$workdir" ]] ||
   fail 'usage: preflight.sh CONFIG TOPOLOGY --data=DIR --workdir=RUN; see --help'
 
+for path in "$data" "$workdir"; do
+  [[ "$path" != [a-zA-Z]*:/* ]] ||
+    fail "$path: buckets are not accessed directly; mount the bucket and give the mounted path"
+done
+
 python="${PYTHON:-$ROOT/.venv/bin/python}"
 [[ -x "$python" ]] || python="$(command -v python3)"
+refusal="$("$python" "$ROOT/gpst_jax/parallel/topologies.py" "$topology")"
+[[ -z "$refusal" ]] || fail "TOPOLOGY $topology: $refusal"
 report="$(mktemp)"
 trap 'rm -f "$report"' EXIT
 

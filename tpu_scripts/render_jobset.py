@@ -4,9 +4,10 @@
     render_jobset.py secret NAME < LINES                           a Secret of lines NAME=VALUE
 
 Called by backends/gke.sh; needs only the standard library. Labels and exclusive placement of a Job
-on a node pool are those of xpk, so that `xpk workload list` shows the run. Exit codes 1 and 2 of
-the run (diverged, bad input) fail the JobSet at once; after any other failure all pods are
-recreated, at most --max_restarts times.
+on a node pool are those of xpk, so that `xpk workload list` shows the run. Exit codes 1 to 5 of the
+run (see data_pipeline/runtime/exit_codes.py: defect, bad input, diverged, does not fit) and 126 and
+127 (no such command) fail the JobSet at once; after any other failure, such as 69 (not ready), all
+pods are recreated, at most --max_restarts times.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from typing import Any
 # Time for pods to save before they are killed: longer than a save of the largest configuration.
 GRACE_SECONDS = 300
 CONTAINER = "train"
+FINAL_CODES = [1, 2, 3, 4, 5, 126, 127]
 
 
 def jobset(options: argparse.Namespace, command: list[str]) -> dict[str, Any]:
@@ -43,7 +45,7 @@ def jobset(options: argparse.Namespace, command: list[str]) -> dict[str, Any]:
                     "onExitCodes": {
                         "containerName": CONTAINER,
                         "operator": "In",
-                        "values": [1, 2],
+                        "values": FINAL_CODES,
                     },
                 }
             ]

@@ -3,11 +3,12 @@
 #
 #   tpu_scripts/supervise.sh [--max_tries=20] [--wait=30] [--exit_code=FILE] -- COMMAND [ARGUMENT...]
 #
-# Exit codes are those of experiments.pretrain (docs/reliability.md): 0 (finished), 1 (diverged) and
-# 2 (bad input) are final. After any other the command is restarted, --wait seconds later, at most
-# --max_tries starts in all. SIGTERM and SIGINT are forwarded, and the supervisor ends with the command:
+# Exit codes are those of all programs (docs/reliability.md): 0 to 5 are final, as are 126 and 127 of the
+# shell (no such command). After any other, such as 69 (not ready), 70, 74, 75 or the death by a signal,
+# the command is restarted, --wait seconds later, at most --max_tries starts in all. SIGTERM and SIGINT are forwarded, and the supervisor ends with the command:
 # the host is shutting down. Exit code: that of the last try, also written to the file --exit_code.
 set -euo pipefail
+LAST_FINAL=5 # of data_pipeline/runtime/exit_codes.py
 
 max_tries=20
 wait_seconds=30
@@ -61,7 +62,7 @@ for ((try = 1; ; try++)); do
     wait "$child" || code=$?
   done
   child=''
-  if [[ -n "$leaving" ]] || ((code <= 2)); then exit "$code"; fi
+  if [[ -n "$leaving" ]] || ((code <= LAST_FINAL || code == 126 || code == 127)); then exit "$code"; fi
   if ((try >= max_tries)); then
     echo "error: exit code $code at try $try of $max_tries: giving up" >&2
     exit "$code"

@@ -4,8 +4,9 @@
 #
 #   tpu_scripts/up.sh --env=FILE [--yes] [--set=section.field=value ...] [-- FLAGS OF PRETRAIN]
 #
-# It may be stopped and called again at any time: the run continues without it. Exit codes: 0 finished;
-# 1 diverged; 2 bad input; 3 too many tries; 4 ended by stop.sh. The slices remain until delete.sh.
+# It may be stopped and called again at any time: the run continues without it. Exit codes are those
+# of the run (docs/reliability.md): 0 finished; 1 to 5 it failed; 69 too many tries; 75 ended by stop.sh.
+# The slices remain until delete.sh.
 set -euo pipefail
 # shellcheck source=tpu_scripts/env.sh
 source "${BASH_SOURCE[0]%/*}/env.sh"
@@ -28,7 +29,7 @@ try_again() { # REASON: counts a try and waits; exits after the last try
   tries=$((tries + 1))
   if ((tries >= GPST_MAX_TRIES)); then
     note "error: $1, at try $tries of $GPST_MAX_TRIES: giving up; tpu_scripts/logs.sh shows why"
-    exit 3
+    exit 69
   fi
   note "$1 (try $tries of $GPST_MAX_TRIES): retrying in $GPST_WAIT s"
   sleep "$GPST_WAIT"
@@ -82,7 +83,7 @@ while true; do
       try_again 'the run is lost on a host'
       start_run || note 'the run could not be started'
       ;;
-    ready/stopped) exit 4 ;;
+    ready/stopped) exit 75 ;;
     *) sleep "$GPST_POLL" ;; # waiting, running, or no answer
   esac
 done

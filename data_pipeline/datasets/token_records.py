@@ -34,11 +34,13 @@ class Record:
         source: path of the recording, relative to the corpus.
         speaker: `unknown` where it is not known.
         language: `und` where it is not known.
-        text: transcript, or None.
+        text: transcript of these tokens, or None.
         start: offset in the recording, in seconds.
         end: end in the recording, in seconds.
         units: (S,) uint16 raw semantic units.
         codes: (Q, T) uint16 acoustic codes.
+        recording_text: in the first record of a recording that is cut into several: the transcript
+            of them together, of which no part is known to belong to one of them. Else None.
     """
 
     id: str
@@ -50,6 +52,7 @@ class Record:
     end: float
     units: np.ndarray
     codes: np.ndarray
+    recording_text: str | None = None
 
 
 def features(num_codebooks: int) -> tfds.features.FeaturesDict:
@@ -66,6 +69,7 @@ def features(num_codebooks: int) -> tfds.features.FeaturesDict:
             "language": tfds.features.Text(),
             "text": tfds.features.Text(),
             "has_text": tfds.features.Scalar(np.bool_),
+            "recording_text": tfds.features.Text(),
             "start": tfds.features.Scalar(np.float32),
             "end": tfds.features.Scalar(np.float32),
             "units": tfds.features.Tensor(shape=(None,), dtype=np.uint16, encoding="bytes"),
@@ -92,6 +96,7 @@ class ShardWriter(ExampleWriter):
         example = dataclasses.asdict(record)
         example["has_text"] = record.text is not None
         example["text"] = record.text or ""
+        example["recording_text"] = record.recording_text or ""
         example["codes"] = np.ascontiguousarray(record.codes.T)
         self.write_example(example)
 
@@ -122,6 +127,8 @@ class RecordReader(ExampleReader[Record]):
             end=float(example["end"]),
             units=example["units"],
             codes=np.ascontiguousarray(example["codes"].T),
+            # Datasets older than this feature do not have it.
+            recording_text=example.get("recording_text", b"").decode() or None,
         )
 
 

@@ -13,10 +13,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from data_pipeline.audio.io import AudioError
+from data_pipeline.runtime.contents import Content
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import file_sha256
 from data_pipeline.runtime.progress import progress
 from data_pipeline.sources import Utterance, read_audio
+from data_pipeline.sources.reading import content_of, require_same_contents
 from data_pipeline.tokenizers import batching, torch_runtime
 from data_pipeline.tokenizers.base import num_frames
 from data_pipeline.tokenizers.pretrained import ModelSpec, model_sha256
@@ -95,7 +97,7 @@ def fit_kmeans(config: KMeansConfig, utterances: Sequence[Utterance]) -> dict[st
     run = _Run(config, SpeechEncoder(described, directory))
     identity = _identity(config, model_sha256(directory), described, order)
     with threadpool_limits(1):  # results depend on the order of summation
-        resumed = run.load(identity)
+        resumed = run.load(identity, order)
         run.work(order, identity)
         frames = run.clusters.points
         if frames < _FRAMES_PER_CLUSTER * config.clusters:
@@ -131,6 +133,7 @@ class _Run:
         self.state_file = Path(f"{config.output}.unfinished.npz")
         self._encoder = encoder
         self._next = 0  # next recording, counted over all epochs
+        self._contents: list[Content] = []  # of the recordings read so far, in their order
         self._epoch_seconds = 0.0  # of audio
 
     def work(self, order: Sequence[Utterance], identity: str) -> None:
@@ -147,6 +150,7 @@ class _Run:
                     stop = self._next + len(order) - position
                 else:
                     group = order[position : position + _GROUP]
+                    self._compare(group, position)
                     self._process(group)
                     stop = self._next + len(group)
                 advance(stop - self._next)
@@ -154,6 +158,17 @@ class _Run:
                 if time.monotonic() - saved >= _SECONDS_BETWEEN_SAVES:
                     self._save(identity)
                     saved = time.monotonic()
+
+    def _compare(self, group: Sequence[Utterance], position: int) -> None:
+        """Notes what recordings hold before they are read, and that it stays in later epochs."""
+        known = self._contents[position : position + len(group)]
+        if known:
+            self._require_same(group[: len(known)], known)
+        self._contents += map(content_of, group[len(known) :])
+
+    def _require_same(self, utterances: Sequence[Utterance], stored: Sequence[Content]) -> None:
+        remedy = f"Delete {self.state_file}, or choose another output"
+        require_same_contents(utterances, stored, f"unfinished fit of {self.config.output}", remedy)
 
     def _process(self, utterances: Sequence[Utterance]) -> None:
         config = self._encoder.config
@@ -188,16 +203,22 @@ class _Run:
         try:
             temporary.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
+                arrays["contents"] = np.array([str(content) for content in self._contents], np.str_)
                 np.savez(file, identity=np.array(identity), position=position, **arrays)
             temporary.replace(self.state_file)
         except OSError as error:
             raise UserError(f"cannot write {self.state_file}: {error.strerror}") from error
 
-    def load(self, identity: str) -> bool:
+    def load(self, identity: str, order: Sequence[Utterance]) -> bool:
         """Restores the state of an unfinished fit, if there is one; returns whether there was.
 
+        Args:
+            identity: of the fit.
+            order: its recordings, in the order in which they are read.
+
         Raises:
-            UserError: the state belongs to another fit.
+            UserError: the state belongs to another fit, or recordings that it has seen have
+                changed.
         """
         if not self.state_file.exists():
             return False
@@ -211,6 +232,13 @@ class _Run:
                 f"{self.state_file} belongs to a fit with other settings or recordings: delete it, "
                 "or choose another output"
             )
+        if "contents" not in state:
+            raise UserError(
+                f"{self.state_file} is of an older version of this program, which did not store "
+                "what its recordings held: delete it, or choose another output"
+            )
+        self._contents = [Content.parse(text) for text in state["contents"].tolist()]
+        self._require_same(order[: len(self._contents)], self._contents)
         self.seconds, unreadable, following, self._epoch_seconds = state["position"].tolist()
         self.unreadable, self._next = int(unreadable), int(following)
         prefix = "clusters_"

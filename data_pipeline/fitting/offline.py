@@ -17,6 +17,7 @@ from data_pipeline.audio.io import AudioError
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.progress import progress
 from data_pipeline.sources import Utterance, read_audio
+from data_pipeline.sources.reading import content_of
 from data_pipeline.tokenizers import storage
 from data_pipeline.tokenizers.codecs import mel_rvq, unified_rvq
 from data_pipeline.tokenizers.codecs.mel_rvq import MelRVQ, MelRVQConfig
@@ -59,8 +60,9 @@ def fit_tokenizers(
         unified: instead write one codec to `output`/unified, whose first codebook holds the units.
 
     Returns:
-        The SHA-256 of both (or of the one), the number of utterances and seconds of audio, and the
-        wall time in seconds.
+        The SHA-256 of both (or of the one), the number of utterances and seconds of audio, the
+        wall time in seconds, and `contents`: what each recording held by its utterance's id, see
+        `reading.content_of`.
 
     Raises:
         UserError: too little audio for the number of clusters, or `output` cannot be written.
@@ -71,7 +73,7 @@ def fit_tokenizers(
     if not chosen:
         raise UserError("no training recordings to fit tokenizers on")
     output = Path(output)
-    units, frames, seconds = _extract(
+    units, frames, seconds, contents = _extract(
         chosen, semantic, codec, max_seconds, min_seconds, num_workers
     )
     if not units:
@@ -93,6 +95,7 @@ def fit_tokenizers(
         "utterances": len(units),
         "audio_seconds": round(seconds, 1),
         "seconds": round(time.monotonic() - start, 2),
+        "contents": contents,
     }
 
 
@@ -147,8 +150,12 @@ def _extract(
     max_seconds: float,
     min_seconds: float,
     num_workers: int | None,
-) -> tuple[list[np.ndarray], list[np.ndarray], float]:
-    """Features of both streams, for the first utterances up to `max_seconds` in total."""
+) -> tuple[list[np.ndarray], list[np.ndarray], float, dict[str, str]]:
+    """Features of both streams, for the first utterances up to `max_seconds` in total.
+
+    Returns:
+        Features of units and of frames, seconds of audio, and contents by id.
+    """
     work = functools.partial(_read, semantic=semantic, codec=codec, min_seconds=min_seconds)
     batches = [utterances[i : i + _BATCH_FILES] for i in range(0, len(utterances), _BATCH_FILES)]
     if num_workers is None:
@@ -156,18 +163,20 @@ def _extract(
     units: list[np.ndarray] = []
     frames: list[np.ndarray] = []
     seconds = 0.0
+    contents: dict[str, str] = {}
     with progress("read recordings, seconds of audio", round(max_seconds)) as advance:
         for extracted in _map(work, batches, min(num_workers, len(batches))):
             before = seconds
-            for duration, unit_features, frame_features in extracted:
+            for name, content, duration, unit_features, frame_features in extracted:
                 if seconds < max_seconds:
+                    contents[name] = content
                     units.append(unit_features)
                     frames.append(frame_features)
                     seconds += duration
             advance(round(seconds) - round(before))
             if seconds >= max_seconds:
                 break
-    return units, frames, seconds
+    return units, frames, seconds, contents
 
 
 def _map(work: Callable, items: Sequence, num_workers: int) -> Iterator:
@@ -192,8 +201,8 @@ def _read(
     semantic: MFCCKMeansConfig,
     codec: MelRVQConfig,
     min_seconds: float,
-) -> list[tuple[float, np.ndarray, np.ndarray]]:
-    """Seconds and features of both streams of each readable recording; runs in a worker."""
+) -> list[tuple[str, str, float, np.ndarray, np.ndarray]]:
+    """Id, content, seconds, features of both streams of readable recordings; runs in a worker."""
     found = []
     with threadpool_limits(1):
         for utterance in utterances:
@@ -208,6 +217,8 @@ def _read(
                 continue  # `tokenize_corpus` lists it with the reason
             found.append(
                 (
+                    utterance.id,
+                    str(content_of(utterance)),
                     len(wav) / semantic.sample_rate,
                     mfcc_kmeans.raw_features(semantic, wav),
                     mel_rvq.raw_features(codec, other),

@@ -17,12 +17,13 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
     Raises:
         UserError: the file cannot be written.
+        OSError: the storage failed while it was written.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
+            dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp"
         )
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
@@ -36,8 +37,10 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # the system does not name a file that it was writing
         raise
 
 

@@ -1,6 +1,5 @@
-"""One run per output directory: `run.json` describes it, and a lock keeps other processes out."""
+"""One run per output directory: `run.json` describes it, and a claim keeps other processes out."""
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.runtime import claim
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
 
@@ -16,7 +16,7 @@ RUN_FILE = "run.json"
 
 @contextmanager
 def claimed(output: Path, description: dict[str, Any]) -> Iterator[None]:
-    """Locks an output directory for one run, for as long as the context lasts.
+    """Claims an output directory for one run, for as long as the context lasts: see `claim`.
 
     Args:
         output: created if missing; otherwise empty, or of a run with an equal description.
@@ -24,13 +24,18 @@ def claimed(output: Path, description: dict[str, Any]) -> Iterator[None]:
             `inputs_sha256` stand for the recordings.
 
     Raises:
-        UserError: the directory cannot be written, holds anything else, or is locked by another
+        UserError: the directory cannot be written, holds anything else, or is held by another live
             process.
     """
     description = json.loads(json.dumps(description))
+    with claim.claimed(output):
+        _describe(output, description)
+        yield
+
+
+def _describe(output: Path, description: dict[str, Any]) -> None:
     path = output / RUN_FILE
     try:
-        output.mkdir(parents=True, exist_ok=True)
         if path.exists():
             _compare(output, json.loads(path.read_text(encoding="utf-8")), description)
         elif any(not name.startswith(".") for name in os.listdir(output)):
@@ -39,21 +44,12 @@ def claimed(output: Path, description: dict[str, Any]) -> Iterator[None]:
             )
         else:
             write_json(path, description)
-        file = path.open("r+b")
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path} is corrupt ({error}): delete {output}, or choose another"
         ) from error
     except OSError as error:
         raise UserError(f"cannot write to {output}: {error.strerror}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"another process is writing {output}: wait until it has finished"
-            ) from error
-        yield
 
 
 def remove_leftovers(output: Path) -> None:

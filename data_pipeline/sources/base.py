@@ -5,9 +5,12 @@ is returned as a `Failure`, which ends up in the failure manifest.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 from urllib.parse import urlencode
+
+from data_pipeline.sources.flaws import flaw, printable
+from data_pipeline.sources.overlaps import clashes, same_files
 
 SPLITS = ("train", "valid", "unseen")
 UNKNOWN_SPEAKER = "unknown"
@@ -51,11 +54,30 @@ class Source(Protocol):
 def checked(
     utterances: Sequence[Utterance], failures: Sequence[Failure]
 ) -> tuple[list[Utterance], list[Failure]]:
-    """Sorts utterances, and turns duplicate ids and paths that are not UTF-8 into failures."""
+    """Sorts utterances; duplicate ids, what cannot be stored, and seconds used twice fail."""
     ordered = sorted(utterances, key=lambda item: (item.id, item.path, item.member))
     unique, duplicates = _reject_duplicates(ordered)
-    valid, not_utf8 = _reject_non_utf8_paths(unique)
-    return valid, [*failures, *duplicates, *not_utf8]
+    valid, unusable = _reject_unusable(unique)
+    single, clashing = _reject_clashes(valid)
+    return single, [*failures, *duplicates, *unusable, *clashing]
+
+
+def _reject_clashes(
+    utterances: Sequence[Utterance],
+) -> tuple[list[Utterance], list[Failure]]:
+    """Keeps the first of those that hold the same seconds, see `overlaps.clashes`."""
+    paths = same_files(utterance.path for utterance in utterances)
+    utterances = [
+        item if paths[item.path] == item.path else replace(item, path=paths[item.path])
+        for item in utterances
+    ]
+    reasons = clashes(utterances)
+    failures = [
+        Failure(item.id, item.path, "list", reasons[item.id])
+        for item in utterances
+        if item.id in reasons
+    ]
+    return [item for item in utterances if item.id not in reasons], failures
 
 
 def _reject_duplicates(
@@ -72,21 +94,29 @@ def _reject_duplicates(
     return list(first.values()), failures
 
 
-def _reject_non_utf8_paths(
+def _reject_unusable(
     utterances: Sequence[Utterance],
 ) -> tuple[list[Utterance], list[Failure]]:
-    """Rejects paths that are not valid UTF-8: records cannot store them."""
+    """Rejects what records cannot store, and transcripts with control characters."""
     valid, failures = [], []
     for utterance in utterances:
-        try:
-            utterance.path.encode("utf-8")
+        reason = _unusable(utterance)
+        if reason:
+            name, path = printable(utterance.id), printable(utterance.path)
+            failures.append(Failure(name, path, "list", reason))
+        else:
             valid.append(utterance)
-        except UnicodeEncodeError:
-            printable = utterance.path.encode("utf-8", "backslashreplace").decode()
-            name = utterance.id.encode("utf-8", "backslashreplace").decode()
-            reason = "the path is not valid UTF-8: rename the file"
-            failures.append(Failure(name, printable, "list", reason))
     return valid, failures
+
+
+def _unusable(utterance: Utterance) -> str:
+    if flaw(utterance.path, control=False):
+        return "the path is not valid UTF-8: rename the file"
+    for name in ("id", "speaker", "language", "text"):
+        found = flaw(getattr(utterance, name) or "", control=name == "text")
+        if found:
+            return f"the {name} holds {found}"
+    return ""
 
 
 def encode_member(**location: object) -> str:

@@ -1,38 +1,22 @@
 """Manifests of recordings: CSV, TSV or JSONL, plain or gzipped.
 
 The columns are `path`, and optionally `id`, `speaker`, `text`, `language`, `split`, `start` and
-`end` (seconds). The column names of Audiocraft (`data.jsonl.gz`), NeMo, Common Voice and others are
-accepted too. Other columns are ignored.
+`end` or `duration` (seconds): a row with `start` or `end` is that piece of its recording. Other
+names are understood too, see `columns`; other columns are ignored.
 """
 
-import csv
-import gzip
-import io
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from data_pipeline.audio.io import AUDIO_SUFFIXES
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.sources.base import SPLITS, Failure, Utterance, checked, encode_member
-from data_pipeline.sources.folder import SpeakerNames, identifier, resolve
-
-_NAMES: Mapping[str, tuple[str, ...]] = {
-    "path": ("path", "audio_filepath", "audio_path", "audio", "wav"),
-    "id": ("id", "utt_id", "key"),
-    "speaker": ("speaker", "speaker_id", "client_id", "spk"),
-    "text": ("text", "transcript", "sentence"),
-    "language": ("language", "lang", "locale"),
-    "split": ("split",),
-    "start": ("start", "offset"),
-    "end": ("end",),
-    "duration": ("duration",),
-}
-_SPLIT_NAMES = {"dev": "valid", "validation": "valid", "": ""} | {name: name for name in SPLITS}
-_FORMATS = (".csv", ".tsv", ".jsonl", ".json")
+from data_pipeline.sources.files import FileFinder, report_respelled, unreadable
+from data_pipeline.sources.folder import identifier
+from data_pipeline.sources.speakers import AUTO, SpeakerNames
+from data_pipeline.sources.tables import FORMATS, Table, read_table
 
 
 @dataclass(frozen=True)
@@ -44,12 +28,14 @@ class ManifestSource:
         audio_dir: base of paths that are not relative to the manifest's folder.
         speaker_pattern: for rows without a speaker, see `folder.FolderSource`.
         language: of rows that do not specify theirs.
+        speaker_from: the rule that names the speakers, see `speakers.SpeakerNames`.
     """
 
     manifest: str | os.PathLike[str]
     audio_dir: str | os.PathLike[str] | None = None
-    speaker_pattern: str = "auto"
+    speaker_pattern: str = AUTO
     language: str = "und"
+    speaker_from: str = AUTO
 
     def list(self) -> tuple[list[Utterance], list[Failure]]:
         """See `base.Source`."""
@@ -57,23 +43,37 @@ class ManifestSource:
         folders = [table.parent]
         if self.audio_dir is not None:
             folders.append(Path(self.audio_dir).absolute())
+        find = FileFinder(folders)
         rows: list[tuple[str, _Row]] = []
         failures: list[Failure] = []
-        for line, cells in _read_rows(table):
+        content = _read(table)
+        for line, cells, problem in content.rows:
             where = f"line {line} of {table.name}"
             try:
-                rows.append((where, _Row.parse(cells, folders)))
+                if problem:
+                    raise ValueError(problem)
+                rows.append((where, _Row.parse(cells, find)))
             except ValueError as error:
                 failures.append(Failure(where, str(table), "list", f"{where}: {error}"))
+        respelled = [
+            f"{row.written!r} ({where}) for {row.path.name!r}" for where, row in rows if row.written
+        ]
+        report_respelled(table.name, respelled)
         if not rows and not failures:
             raise UserError(f"manifest {table} names no recordings")
         root = folders[-1]
-        speakers = SpeakerNames(self.speaker_pattern, root, [row.path for _, row in rows])
+        speakers = SpeakerNames(
+            self.speaker_pattern,
+            root,
+            [row.path for _, row in rows],
+            self.speaker_from,
+            column="speaker" in content.columns,
+        )
         utterances = []
         for where, row in rows:
             # `identifier` gives a stable id even for paths outside the folder.
             name = row.id or identifier(row.path, root) + row.suffix
-            if not row.path.is_file():
+            if not os.path.isfile(row.path):  # also of names that are too long
                 reason = f"{where} names a file that does not exist"
                 failures.append(Failure(name, str(row.path), "list", reason))
                 continue
@@ -81,14 +81,25 @@ class ManifestSource:
                 Utterance(
                     id=name,
                     path=str(row.path),
-                    speaker=row.speaker or speakers(row.path),
+                    speaker=speakers(row.path, row.speaker),
                     language=row.language or self.language,
                     text=row.text,
                     split=row.split,
                     member=row.member,
                 )
             )
-        return checked(utterances, failures)
+        utterances, failures = checked(utterances, failures)
+        speakers.report(utterances)
+        return utterances, failures
+
+
+def _read(path: Path) -> Table:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes[-1:] == [".gz"]:
+        suffixes.pop()
+    if not suffixes or suffixes[-1] not in FORMATS:
+        raise UserError(f"manifest {path}: not one of {', '.join(FORMATS)}, or those with .gz")
+    return read_table(path)
 
 
 @dataclass(frozen=True)
@@ -101,87 +112,49 @@ class _Row:
     split: str
     member: str
     suffix: str
+    written: str  # the path, if it is not written as the file's name is
 
     @classmethod
-    def parse(cls, row: Mapping[str, Any], folders: list[Path]) -> "_Row":
+    def parse(cls, row: Mapping[str, str], find: FileFinder) -> "_Row":
         """Parses a row; the ValueError of an invalid row holds the reason."""
-        cells = {name: _cell(row, aliases) for name, aliases in _NAMES.items()}
-        if not cells["path"]:
+        if not row.get("path"):
             raise ValueError("no path")
-        path = resolve(cells["path"], folders)
-        if path.suffix.lower() not in AUDIO_SUFFIXES:
-            raise ValueError(f"{path.name} is not one of {', '.join(AUDIO_SUFFIXES)}")
-        split = _SPLIT_NAMES.get(cells["split"])
-        if split is None:
-            raise ValueError(f"split {cells['split']!r} is not one of {', '.join(SPLITS)}")
-        member = suffix = ""
-        if cells["start"] or cells["end"]:
-            start = float(cells["start"] or 0.0)
-            given = cells["end"] or cells["duration"]
-            if not given:
-                raise ValueError("start without end or duration")
-            end = float(given) + (0.0 if cells["end"] else start)
-            if not 0.0 <= start < end < float("inf"):
-                raise ValueError(f"a segment from {start} to {end} s")
-            # Manifests that always have the column list complete files with an offset of 0.
-            if start > 0 or cells["end"]:
-                member = encode_member(start=start, end=end)
-                suffix = f"@{start:.3f}"
+        found = find(row["path"])
+        path = found.path
+        if found.others:
+            files = " and ".join(map(str, found.others))
+            raise ValueError(f"may mean {files}: write the path as one of them is written")
+        if not path.name.lower().endswith(AUDIO_SUFFIXES):
+            which = f"not one of {', '.join(AUDIO_SUFFIXES)}"
+            raise ValueError(f"{path.name}: {unreadable(path.name) or which}")
+        split = row.get("split", "")
+        if split and split not in SPLITS:
+            raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+        member, suffix = _member(row)
         return cls(
             path=path,
-            id=cells["id"],
-            speaker=cells["speaker"],
-            language=cells["language"],
-            text=cells["text"] or None,
+            id=row.get("id", ""),
+            speaker=row.get("speaker", ""),
+            language=row.get("language", ""),
+            text=row.get("text") or None,
             split=split,
             member=member,
             suffix=suffix,
+            written=row["path"] if found.respelled else "",
         )
 
 
-def _cell(row: Mapping[str, Any], aliases: tuple[str, ...]) -> str:
-    """The value of the first column that exists, as text."""
-    for name in aliases:
-        value = row.get(name)
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
-            return str(value).strip()
-    return ""
-
-
-def _read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yields the line number and the cells of every row; blank lines are skipped.
-
-    Raises:
-        UserError: the file cannot be read, or has another format.
-    """
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    zipped = suffixes[-1:] == [".gz"]
-    kind = (suffixes[-2:-1] if zipped else suffixes[-1:]) or [""]
-    if kind[0] not in _FORMATS:
-        raise UserError(f"manifest {path}: not one of {', '.join(_FORMATS)}, or those with .gz")
-    try:
-        data = gzip.decompress(path.read_bytes()) if zipped else path.read_bytes()
-        text = io.StringIO(data.decode("utf-8-sig"), newline="")
-        if kind[0] in (".csv", ".tsv"):
-            reader = csv.DictReader(text, delimiter="\t" if kind[0] == ".tsv" else ",", restval="")
-            if not set(_NAMES["path"]) & set(reader.fieldnames or ()):
-                raise UserError(f"manifest {path}: no column 'path' in its header")
-            for row in reader:
-                yield reader.line_num, row
-            return
-    except (OSError, EOFError) as error:
-        raise UserError(f"manifest {path}: {getattr(error, 'strerror', None) or error}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"manifest {path} is not a UTF-8 table: {error}") from error
-    for number, line in enumerate(text, 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            raise UserError(
-                f"manifest {path}: line {number} is not a JSON object on one line: {error}"
-            ) from error
-        if not isinstance(value, dict):
-            raise UserError(f"manifest {path}: line {number} is not a JSON object")
-        yield number, value
+def _member(cells: Mapping[str, str]) -> tuple[str, str]:
+    """Location of a row's piece within its recording, and the suffix of its id."""
+    if not (cells.get("start") or cells.get("end")):
+        return "", ""
+    start = float(cells.get("start") or 0.0)
+    given = cells.get("end") or cells.get("duration")
+    if not given:
+        raise ValueError("start without end or duration")
+    end = float(given) + (0.0 if cells.get("end") else start)
+    if not 0.0 <= start < end < float("inf"):
+        raise ValueError(f"a segment from {start} to {end} s")
+    # NeMo lists complete recordings as pieces from 0 for their duration: they keep plain ids.
+    plain = start == 0 and not cells.get("end")
+    return encode_member(start=start, end=end), "" if plain else f"@{start:.3f}"

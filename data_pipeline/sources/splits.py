@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.sources.base import UNKNOWN_SPEAKER, Utterance
+from data_pipeline.sources.overlaps import overlapping, recording
 
 # Speakers with fewer utterances are pooled for validation.
 _MIN_UTTERANCES_TO_VALIDATE = 5
@@ -26,6 +27,10 @@ def assign_splits(
     pooled, so that a corpus of one utterance per speaker has a validation split too. The rest is
     `train`. The choice hashes names with the seed, independent of order and machine.
 
+    No second of a recording is in two splits: the pieces of a recording count as one utterance, of
+    the speaker of the first, and stay together in `train` or `valid`, or in the only split that is
+    given to some of them. Pieces that overlap one of a held-out speaker are in `unseen` too.
+
     Args:
         utterances: with unique ids.
         valid_fraction: in [0, 1).
@@ -43,29 +48,57 @@ def assign_splits(
     if not 0.0 <= valid_fraction < 1.0:
         raise UserError(f"valid_fraction {valid_fraction} is not in [0, 1)")
     heldout = _choose_heldout(utterances, heldout_speakers, seed)
-    groups: dict[str | None, list[Utterance]] = {}
+    splits = {utterance.id: utterance.split for utterance in utterances if utterance.split}
     for utterance in utterances:
-        if not utterance.split and utterance.speaker not in heldout:
-            groups.setdefault(utterance.speaker, []).append(utterance)
+        if utterance.speaker in heldout:
+            splits.setdefault(utterance.id, "unseen")
+    _spread(utterances, splits)
+    recordings = _recordings(utterances, splits)
+    groups: dict[str | None, list[list[Utterance]]] = {}
+    for pieces in recordings:
+        groups.setdefault(pieces[0].speaker, []).append(pieces)
     small = [s for s, group in groups.items() if len(group) < _MIN_UTTERANCES_TO_VALIDATE]
-    pool = [utterance for speaker in small for utterance in groups.pop(speaker)]
-    groups[None] = pool
-    valid: set[str] = set()
+    groups[None] = [pieces for speaker in small for pieces in groups.pop(speaker)]
     for group in groups.values():
         count = round(valid_fraction * len(group))
         if valid_fraction > 0 and len(group) >= _MIN_UTTERANCES_TO_VALIDATE:
             count = max(1, count)
-        group.sort(key=lambda utterance: _rank(seed, "valid", utterance.id))
-        valid.update(utterance.id for utterance in group[:count])
+        group.sort(key=lambda pieces: _rank(seed, "valid", pieces[0].id))
+        for pieces in group[:count]:
+            splits.update((piece.id, "valid") for piece in pieces)
+    return [replace(utterance, split=splits.get(utterance.id, "train")) for utterance in utterances]
 
-    def split_of(utterance: Utterance) -> str:
+
+def _spread(utterances: Sequence[Utterance], splits: dict[str, str]) -> None:
+    """Gives utterances that overlap one with a split the same split: given ones come first."""
+    for cluster in overlapping(utterances):
+        given = [piece.split for piece in cluster if piece.split]
+        taken = given or [splits[piece.id] for piece in cluster if piece.id in splits]
+        if taken:
+            splits.update((piece.id, piece.split or taken[0]) for piece in cluster)
+
+
+def _recordings(utterances: Sequence[Utterance], splits: dict[str, str]) -> list[list[Utterance]]:
+    """The pieces without a split of every recording, the first id first.
+
+    Pieces of a recording with one given split get that split.
+    """
+    groups: dict[tuple[str, str], list[Utterance]] = {}
+    given: dict[tuple[str, str], set[str]] = {}
+    for utterance in utterances:
+        key = recording(utterance)
+        if utterance.id not in splits:
+            groups.setdefault(key, []).append(utterance)
         if utterance.split:
-            return utterance.split
-        if utterance.speaker in heldout:
-            return "unseen"
-        return "valid" if utterance.id in valid else "train"
-
-    return [replace(utterance, split=split_of(utterance)) for utterance in utterances]
+            given.setdefault(key, set()).add(utterance.split)
+    free = []
+    for key, pieces in groups.items():
+        if key in given:
+            split = min(given[key]) if len(given[key]) == 1 else "train"
+            splits.update((piece.id, split) for piece in pieces)
+        else:
+            free.append(sorted(pieces, key=lambda piece: piece.id))
+    return free
 
 
 def _choose_heldout(
@@ -82,12 +115,17 @@ def _choose_heldout(
         if not 0 <= heldout <= max(0, len(known) - 1):
             raise UserError(
                 f"heldout_speakers {heldout}: must be from 0 to {max(0, len(known) - 1)}, one less "
-                f"than the {len(known)} known speakers"
+                f"than the {len(known)} known speakers; a speaker of this name is written "
+                f"--heldout_speakers={heldout}, (with a comma)"
             )
         return set(sorted(known, key=lambda speaker: _rank(seed, "speaker", speaker))[:heldout])
     missing = sorted(set(heldout) - known)
     if missing:
-        raise UserError(f"heldout_speakers: no recordings of {', '.join(missing)}")
+        examples = ", ".join(sorted(known)[:3]) or "none"
+        raise UserError(
+            f"heldout_speakers: no recordings of {', '.join(missing)}; the {len(known)} known "
+            f"speakers are called {examples}" + ", ..." * (len(known) > 3)
+        )
     return set(heldout)
 
 

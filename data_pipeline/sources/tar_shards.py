@@ -15,6 +15,9 @@ from pathlib import Path
 from data_pipeline.audio.io import AUDIO_SUFFIXES
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.sources.base import UNKNOWN_SPEAKER, Failure, Utterance, checked, encode_member
+from data_pipeline.sources.flaws import printable
+from data_pipeline.sources.speakers import report_speakers
+from data_pipeline.sources.tables import NAMES, normalized
 
 _TEXT_SUFFIXES = (".txt", ".json")
 _MOST_TEXT = 1 << 20  # bytes of a transcript or description
@@ -63,7 +66,11 @@ class TarSource:
                 )
             for key, sample in samples.items():
                 _add(shard, key, sample, self.language, utterances, failures)
-        return checked(utterances, failures)
+        utterances, failures = checked(utterances, failures)
+        report_speakers(
+            utterances, "the samples' descriptions", "name them in the .json of each sample"
+        )
+        return utterances, failures
 
 
 @dataclass
@@ -74,10 +81,18 @@ class _Sample:
     others: list[str] = field(default_factory=list)
     problem: str = ""
 
-    def find(self, *names: str) -> str:
-        for name in names:
-            value = self.description.get(name)
-            if isinstance(value, str | int) and not isinstance(value, bool):
+    def find(self, name: str) -> str:
+        """A value of the description under the names of `tables.NAMES`, "" without one.
+
+        Raises:
+            ValueError: it is neither text nor number.
+        """
+        for alias in NAMES[name]:
+            value = self.description.get(alias)
+            if isinstance(value, list | dict | bool):
+                kind = type(value).__name__
+                raise ValueError(f"{alias} is a {kind}, not a text or number")
+            if value is not None and str(value).strip():
                 return str(value).strip()
         return ""
 
@@ -96,12 +111,13 @@ def _collect(samples: dict[str, _Sample], file: tarfile.TarFile, entry: tarfile.
         return
     content = file.extractfile(entry)
     try:
-        text = content.read().decode("utf-8") if content else ""
+        text = content.read().decode("utf-8-sig") if content else ""
         if suffix == ".txt":
             sample.text = text.strip()
         else:
             value = json.loads(text)
-            sample.description = value if isinstance(value, dict) else {}
+            found = value.items() if isinstance(value, dict) else ()
+            sample.description = {normalized(name): content for name, content in found}
     except ValueError as error:
         sample.problem = f"{entry.name} is not UTF-8 text or JSON: {error}"
 
@@ -128,17 +144,27 @@ def _add(
         failures.append(_failure(shard, key, sample.problem))
         return
     name, offset, size = sample.audio[0]
+    try:
+        speaker, spoken = sample.find("speaker"), sample.find("language")
+        text = sample.text or sample.find("text")
+        member = encode_member(offset=offset, size=size, name=name)
+    except UnicodeEncodeError:
+        failures.append(_failure(shard, key, "its name is not UTF-8"))
+        return
+    except ValueError as error:
+        failures.append(_failure(shard, key, f"JSON: {error}"))
+        return
     utterances.append(
         Utterance(
             id=f"{shard.stem}/{key}",
             path=str(shard),
-            speaker=sample.find("speaker", "speaker_id") or UNKNOWN_SPEAKER,
-            language=sample.find("language", "lang") or language,
-            text=sample.text or sample.find("text", "transcript") or None,
-            member=encode_member(offset=offset, size=size, name=name),
+            speaker=speaker or UNKNOWN_SPEAKER,
+            language=spoken or language,
+            text=text or None,
+            member=member,
         )
     )
 
 
 def _failure(shard: Path, name: str, reason: str) -> Failure:
-    return Failure(f"{shard.stem}/{name}".rstrip("/"), str(shard), "list", reason)
+    return Failure(printable(f"{shard.stem}/{name}".rstrip("/")), str(shard), "list", reason)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.audio.io import AudioError, decode_audio
+from data_pipeline.runtime.contents import FileState, file_state
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.sources.base import (
     SPLITS,
@@ -25,10 +26,21 @@ from data_pipeline.sources.base import (
     checked,
     encode_member,
 )
+from data_pipeline.sources.speakers import report_speakers
 
 _IDS = ("id", "utt_id", "audio_id", "audio/id", "path")
 _SPEAKERS = ("speaker_id", "speaker", "client_id")
-_TEXTS = ("text", "text_normalized", "normalized_text", "text_original", "raw_text", "sentence")
+_TEXTS = (
+    "text",
+    "text_normalized",
+    "normalized_text",
+    "text_original",
+    "raw_text",
+    "sentence",
+    "transcript",
+    "transcription",
+    "raw_transcription",
+)
 _FULL_SCALE = 32768.0  # TFDS stores 16-bit integers
 
 
@@ -78,7 +90,9 @@ class TFDSSource:
                 )
         if not utterances and not failures:
             raise UserError(f"{directory} holds no records")
-        return checked(utterances, failures)
+        utterances, failures = checked(utterances, failures)
+        report_speakers(utterances, "the data set's own feature", None)
+        return utterances, failures
 
 
 def read_row(path: str, row: int, feature: str, rate: int) -> tuple[np.ndarray, int]:
@@ -87,10 +101,7 @@ def read_row(path: str, row: int, feature: str, rate: int) -> tuple[np.ndarray, 
     Raises:
         AudioError: the record or its audio cannot be read.
     """
-    reader = _reader(path)
-    if not 0 <= row < reader.num_records():
-        raise AudioError(f"has no row {row}", path)
-    example = _parse(reader.read([row])[0])
+    example = _parse(row_bytes(path, row))
     if isinstance(example, AudioError):
         raise AudioError(f"row {row}: {example.reason}", path)
     value = example.features.feature[feature]
@@ -106,6 +117,18 @@ def read_row(path: str, row: int, feature: str, rate: int) -> tuple[np.ndarray, 
     else:
         raise AudioError(f"row {row}: no audio in {feature}", path)
     return samples.astype(np.float32), rate
+
+
+def row_bytes(path: str, row: int) -> bytes:
+    """A record as it is stored.
+
+    Raises:
+        AudioError: it cannot be read.
+    """
+    reader = _reader(path)
+    if not 0 <= row < reader.num_records():
+        raise AudioError(f"has no row {row}", path)
+    return reader.read([row])[0]
 
 
 def _find(dataset: str | os.PathLike[str], data_dir: str) -> Path:
@@ -202,8 +225,13 @@ def _parse(data: bytes) -> Any:
         return AudioError(f"not a tf.train.Example: {error}")
 
 
-@functools.lru_cache(maxsize=2)
 def _reader(path: str) -> Any:
+    return _open_reader(path, file_state(path))
+
+
+@functools.lru_cache(maxsize=2)
+def _open_reader(path: str, state: FileState) -> Any:
+    del state  # part of the key: a shard that was written again is opened again
     from array_record.python.array_record_module import ArrayRecordReader
 
     try:
@@ -221,7 +249,7 @@ def _text(example: Any, names: tuple[str, ...]) -> str:
         if name in features:
             value = features[name]
             if value.bytes_list.value:
-                return value.bytes_list.value[0].decode("utf-8", "replace").strip()
+                return value.bytes_list.value[0].decode("utf-8", "surrogateescape").strip()
             if value.int64_list.value:
                 return str(value.int64_list.value[0])
     return ""

@@ -9,17 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.audio import chunking
+from data_pipeline.runtime.contents import file_state, in_threads
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.sources import Failure, FolderSource, Source, Utterance, open_source
+from data_pipeline.sources.speakers import AUTO, check_rule
 from data_pipeline.tokenizers import load_codec, load_semantic
 
 LOCAL = "local"
-_RUN_VERSION = 1
+# Version 1 compared names and sizes of recordings, but not what they hold.
+_RUN_VERSION = 2
 _FITTED = "fitted on this corpus"
 # Settings that do not affect the dataset's bytes, or that the description has in another form.
 _NOT_DESCRIBED = (
     "audio_dir",
     "source",
+    "exclude",
     "transcripts",
     "output",
     "num_workers",
@@ -56,12 +60,15 @@ class CorpusConfig:
             `language` are for the folder source, other sources take them as options.
         runner: `local`, processes on this machine; or on Apache Beam, see `beam_runner.run_tasks`.
         beam_arguments: pipeline options for Beam.
+        speaker_from: the rule that names the speakers, see `sources.speakers.SpeakerNames`; for the
+            folder source, excludes `speaker_pattern`.
+        exclude: paths below the folder source's directory that are left out, besides `output`.
     """
 
     audio_dir: str | None
     output: str
     transcripts: str | None = None
-    speaker_pattern: str = "auto"
+    speaker_pattern: str = AUTO
     language: str = "und"
     semantic: str | None = None
     codec: str | None = None
@@ -77,6 +84,8 @@ class CorpusConfig:
     source: str | None = None
     runner: str = LOCAL
     beam_arguments: tuple[str, ...] = ()
+    speaker_from: str = AUTO
+    exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Checks all that needs no files; raises UserError."""
@@ -87,6 +96,12 @@ class CorpusConfig:
                 "--transcripts belongs to --audio_dir: a source takes it as its option "
                 "?transcripts=FILE"
             )
+        check_rule(self.speaker_pattern, self.speaker_from)
+        for name in ("speaker_pattern", "speaker_from"):
+            if self.source is not None and getattr(self, name) != AUTO:
+                raise UserError(
+                    f"--{name} belongs to --audio_dir: a source takes it as its option ?{name}=..."
+                )
         if not 0 < self.min_seconds < self.chunk_seconds:
             raise UserError(
                 f"min_seconds {self.min_seconds} must be positive and below chunk_seconds "
@@ -108,10 +123,19 @@ class CorpusConfig:
 def open_corpus(config: CorpusConfig) -> Source:
     """The source of the recordings."""
     if config.source is not None:
-        return open_source(config.source)
-    return FolderSource(
-        config.audio_dir or "", config.transcripts, config.speaker_pattern, config.language
-    )
+        source = open_source(config.source)
+        if not isinstance(source, FolderSource):
+            return source
+    else:
+        source = FolderSource(
+            config.audio_dir or "",
+            config.transcripts,
+            config.speaker_pattern,
+            config.language,
+            config.speaker_from,
+        )
+    given = (source.exclude,) if isinstance(source.exclude, str) else source.exclude
+    return dataclasses.replace(source, exclude=(*given, *config.exclude, config.output))
 
 
 def corpus_root(config: CorpusConfig, items: Sequence[Utterance | Failure]) -> str:
@@ -125,14 +149,16 @@ def corpus_root(config: CorpusConfig, items: Sequence[Utterance | Failure]) -> s
 def describe(
     config: CorpusConfig, root: str, utterances: Sequence[Utterance], failures: Sequence[Failure]
 ) -> dict[str, Any]:
-    """All that determines the dataset's bytes: settings, tokenizers, and a digest of inputs.
+    """All that determines the dataset's bytes but those of recordings.
 
-    Directories are left out, so that a corpus and its dataset may be moved.
+    Settings, tokenizers, and a digest of the inputs' names, texts, speakers and sizes. What the
+    recordings hold is known when they have been read, and is compared by `inputs`. Directories are
+    left out, so that a corpus and its dataset may be moved.
     """
     settings = dataclasses.asdict(config)
     for name in _NOT_DESCRIBED:
         del settings[name]
-    for name in ("chunking", "trim_silence"):
+    for name in ("chunking", "trim_silence", "speaker_from"):
         # Omitted at their defaults, as in datasets older than these settings.
         if settings[name] == getattr(CorpusConfig, name):
             del settings[name]
@@ -140,11 +166,8 @@ def describe(
     codec = load_codec(config.codec).sha256 if config.codec else _FITTED
     digest = hashlib.sha256()
     items: list[Utterance | Failure] = [*utterances, *failures]
-    for item in items:
-        try:
-            size = os.stat(item.path).st_size
-        except OSError:
-            size = -1
+    states = in_threads(lambda item: file_state(item.path), items)
+    for item, (size, _, _) in zip(items, states, strict=True):
         content = {**dataclasses.asdict(item), "path": item.path}
         if item.path:
             content["path"] = os.path.relpath(item.path, root)

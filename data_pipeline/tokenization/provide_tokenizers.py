@@ -7,10 +7,14 @@ from pathlib import Path
 from data_pipeline.datasets.token_dataset import CODEC_PATH, SEMANTIC_PATH
 from data_pipeline.fitting.offline import fit_tokenizers
 from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.files import write_json
 from data_pipeline.sources import Utterance
 from data_pipeline.tokenizers import store_tokenizer
 
 FITTED = ".fitted"
+REPORTS = ".reports"  # what an unfinished run needs to go on
+# What the recordings held that the tokenizers were fitted on, by id.
+FITTED_CONTENTS = f"{REPORTS}/fitted.json"
 
 
 def provide_tokenizers(
@@ -43,7 +47,9 @@ def provide_tokenizers(
         if target.exists():
             continue
         if given is None and not fitted.exists():
-            _fit(utterances, fitted, min_seconds, seed, num_workers)
+            contents = _fit(utterances, fitted, min_seconds, seed, num_workers)
+            write_json(output / FITTED_CONTENTS, contents)
+            _part(fitted).replace(fitted)
         temporary = target.with_name(f".{target.name}.part")
         shutil.rmtree(temporary, ignore_errors=True)
         store_tokenizer(given or fitted / target.name, temporary)
@@ -53,21 +59,25 @@ def provide_tokenizers(
 
 def _fit(
     utterances: Sequence[Utterance], target: Path, min_seconds: float, seed: int, num_workers: int
-) -> None:
-    """Fits the offline tokenizers; `target` exists only once both are complete."""
-    temporary = target.with_name(f"{target.name}.part")
+) -> dict[str, str]:
+    """Fits the offline tokenizers beside `target`; returns what the recordings held, by id."""
+    temporary = _part(target)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        fit_tokenizers(
+        return fit_tokenizers(
             utterances,
             temporary,
             min_seconds=min_seconds,
             seed=seed,
             num_workers=num_workers or 1,
-        )
+        )["contents"]
     except UserError as error:
         raise UserError(
             f"fitting tokenizers: {error}. For other sizes, fit them with python -m "
             "data_pipeline.fit_tokenizers and name them with --semantic and --codec"
         ) from error
-    temporary.replace(target)
+
+
+def _part(target: Path) -> Path:
+    """Where a directory is written before it is complete."""
+    return target.with_name(f"{target.name}.part")

@@ -22,8 +22,10 @@ from data_pipeline.audio.chunking import chunk_bounds
 from data_pipeline.audio.io import AudioError
 from data_pipeline.audio.voice_activity import speech_bounds
 from data_pipeline.datasets.token_records import Record, ShardWriter
+from data_pipeline.runtime.contents import Content, file_state
 from data_pipeline.runtime.files import file_sha256, write_json
 from data_pipeline.sources import Failure, Utterance, read_audio
+from data_pipeline.sources.reading import content_of, stored_source
 from data_pipeline.tokenizers import load_codec, load_semantic
 from data_pipeline.tokenizers.base import AcousticCodec, BatchTokenizer, SemanticTokenizer
 from data_pipeline.tokenizers.batching import MAX_BATCH_SECONDS, encode_many
@@ -61,6 +63,10 @@ class ShardTask:
     chunking: str = "even"
     trim_silence: bool = False
 
+    def is_done(self) -> bool:
+        """Whether the shard is finished."""
+        return os.path.exists(self.report) and os.path.exists(self.shard)
+
     def to_json(self) -> str:
         """The task as text, for a runner on another machine."""
         return json.dumps(dataclasses.asdict(self))
@@ -88,6 +94,8 @@ class ShardReport:
         left_out_seconds: audio of those utterances that is in no record: trimmed silence, and
             remainders that the paper's chunk rule drops.
         failures: utterances that are not in it: id, path, stage and reason.
+        contents: what each utterance of the task held, in order, see `reading.content_of`; empty in
+            reports of programs that read no recordings.
         num_bytes: of the serialised records.
         sha256: of the shard file.
     """
@@ -103,6 +111,7 @@ class ShardReport:
     failures: list[dict[str, str]]
     num_bytes: int
     sha256: str
+    contents: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -119,12 +128,13 @@ def tokenize_shard(task: ShardTask) -> ShardReport:
     columns: dict[str, list] = {
         name: [] for name in ("units", "units_dedup", "frames", "speaker", "language", "seconds")
     }
-    failures, recorded, left_out = [], 0, 0.0
+    failures, contents, recorded, left_out = [], [], 0, 0.0
     # A unique name: a worker that outlived a killed run, or another machine to which a distributed
     # runner gave the same shard, may be writing too.
     temporary = f"{task.report}.{uuid.uuid4().hex}.part"
     with ShardWriter(temporary, tokenizers.codec.num_codebooks) as writer:
-        for utterance, result in tokenizers.encode(task):
+        for utterance, content, result in tokenizers.encode(task):
+            contents.append(str(content))
             # All chunks or none: a recording is either in the shard or a failure.
             if isinstance(result, Failure):
                 failures.append(dataclasses.asdict(result))
@@ -146,6 +156,7 @@ def tokenize_shard(task: ShardTask) -> ShardReport:
         failures=failures,
         num_bytes=writer.num_bytes,
         sha256=file_sha256(temporary),
+        contents=contents,
     )
     _sync(temporary)
     os.replace(temporary, task.shard)
@@ -170,11 +181,13 @@ class _Decoded:
         wav: (N,) float32 at `rate`.
         rate: in Hz.
         bounds: half-open ranges of samples, one per chunk.
+        complete: whether the chunks hold all of it but silence.
     """
 
     wav: np.ndarray
     rate: int
     bounds: list[tuple[int, int]]
+    complete: bool
 
     @property
     def chunks(self) -> list[np.ndarray]:
@@ -188,12 +201,13 @@ class _Encoded:
     bounds: list[tuple[float, float]]
     tokens: list[tuple[np.ndarray, np.ndarray]]
     left_out_seconds: float
+    complete: bool
 
     def records(self, utterance: Utterance, audio_root: str) -> Iterator[Record]:
         several = len(self.bounds) > 1
-        source = os.path.relpath(utterance.path, audio_root)
-        if utterance.member:
-            source += f"?{utterance.member}"
+        # A transcript is that of the complete recording, not of a part of it.
+        text = utterance.text if self.complete else None
+        source = stored_source(utterance, audio_root)
         for number, ((start, end), (units, codes)) in enumerate(
             zip(self.bounds, self.tokens, strict=True)
         ):
@@ -202,8 +216,8 @@ class _Encoded:
                 source=source,
                 speaker=utterance.speaker,
                 language=utterance.language,
-                # A transcript is that of the complete recording, not of a part of it.
                 text=None if several else utterance.text,
+                recording_text=text if several and number == 0 else None,
                 start=start,
                 end=end,
                 units=units,
@@ -229,16 +243,16 @@ class _Tokenizers:
         )
         self._group_seconds = MAX_BATCH_SECONDS if batches else 0.0
 
-    def encode(self, task: ShardTask) -> Iterator[tuple[Utterance, _Encoded | Failure]]:
-        """The recordings of a shard in order, each as tokens or as a failure.
+    def encode(self, task: ShardTask) -> Iterator[tuple[Utterance, Content, _Encoded | Failure]]:
+        """The recordings of a shard in order: what each held, and its tokens or a failure.
 
         Recordings are decoded in groups that fill the tokenizers' batches.
         """
-        group: list[tuple[Utterance, _Decoded | Failure]] = []
+        group: list[tuple[Utterance, Content, _Decoded | Failure]] = []
         seconds = 0.0
         for utterance in task.utterances:
-            decoded = self._decode(utterance, task)
-            group.append((utterance, decoded))
+            content, decoded = self._decode(utterance, task)
+            group.append((utterance, content, decoded))
             if isinstance(decoded, _Decoded):
                 seconds += len(decoded.wav) / decoded.rate
             if seconds >= self._group_seconds:
@@ -246,28 +260,37 @@ class _Tokenizers:
                 group, seconds = [], 0.0
         yield from self._encode_group(group)
 
-    def _decode(self, utterance: Utterance, task: ShardTask) -> _Decoded | Failure:
+    def _decode(self, utterance: Utterance, task: ShardTask) -> tuple[Content, _Decoded | Failure]:
+        """What the recording held, and its signal or why there is none."""
         rate = self.codec.sample_rate
+        before = file_state(utterance.path)
         try:
             wav = read_audio(utterance, rate, task.min_seconds)
+            reason = ""
         except AudioError as error:
-            return Failure(utterance.id, utterance.path, "decode", error.reason)
+            reason = error.reason
+        content = content_of(utterance)
+        if content.state != before:
+            reason = "changed while it was read: run again when nothing writes it any more"
+        if reason:
+            return content, Failure(utterance.id, utterance.path, "decode", reason)
         first, last = speech_bounds(wav, rate) if task.trim_silence else (0, len(wav))
         bounds = chunk_bounds(last - first, rate, task.chunk_seconds, self.layout, task.chunking)
-        return _Decoded(wav, rate, [(first + start, first + stop) for start, stop in bounds])
+        shifted = [(first + start, first + stop) for start, stop in bounds]
+        return content, _Decoded(wav, rate, shifted, complete=shifted[-1][1] == last)
 
     def _encode_group(
-        self, group: Sequence[tuple[Utterance, _Decoded | Failure]]
-    ) -> Iterator[tuple[Utterance, _Encoded | Failure]]:
-        chunks = [c for _, item in group if isinstance(item, _Decoded) for c in item.chunks]
+        self, group: Sequence[tuple[Utterance, Content, _Decoded | Failure]]
+    ) -> Iterator[tuple[Utterance, Content, _Encoded | Failure]]:
+        chunks = [c for *_, item in group if isinstance(item, _Decoded) for c in item.chunks]
         tokens: Iterator[tuple[np.ndarray, np.ndarray]] | None
         try:
             tokens = iter(self._tokens(chunks))
         except (AudioError, ValueError):
             tokens = None  # one is refused: encode them one by one to find out which
-        for utterance, item in group:
+        for utterance, content, item in group:
             if isinstance(item, Failure):
-                yield utterance, item
+                yield utterance, content, item
                 continue
             try:
                 pairs = (
@@ -277,15 +300,18 @@ class _Tokenizers:
                 )
                 aligned = [align(self.layout, units, codes) for units, codes in pairs]
             except (AudioError, ValueError) as error:
-                yield utterance, Failure(utterance.id, utterance.path, "tokenise", str(error))
+                failure = Failure(utterance.id, utterance.path, "tokenise", str(error))
+                yield utterance, content, failure
                 continue
             used = item.bounds[-1][1] - item.bounds[0][0]
             yield (
                 utterance,
+                content,
                 _Encoded(
                     [(start / item.rate, stop / item.rate) for start, stop in item.bounds],
                     aligned,
                     (len(item.wav) - used) / item.rate,
+                    item.complete,
                 ),
             )
 

@@ -17,15 +17,16 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
-from gpst_jax.checkpoints import checksums
+from gpst_jax.checkpoints import checksums, stored_arrays
 from gpst_jax.checkpoints.record import (
     CheckpointError,
     DamagedCheckpointError,
+    locate_dataset,
     read_config,
     seal,
     unseal,
 )
-from gpst_jax.checkpoints.storage import storage_error
+from gpst_jax.checkpoints.storage import check_name, storage_error
 from gpst_jax.config import ConfigError, RunConfig
 from gpst_jax.parallel import multihost
 from gpst_jax.parallel.sharding import path_string
@@ -47,6 +48,9 @@ class Checkpoints:
         best_metric: name of one of the metrics given to `save`.
         writable: whether this process is the one that saves; it then clears away what a killed run
             left half written. A reader must not, for a live run may be writing it.
+
+    Raises:
+        UserError: checkpoints written under this name could not be read, see `storage.check_name`.
     """
 
     def __init__(
@@ -59,7 +63,11 @@ class Checkpoints:
         *,
         writable: bool = True,
     ):
-        policies: list[Any] = [_POLICIES.LatestN(keep_latest)]
+        if writable:
+            check_name(workdir)
+        # One more until the first checkpoint of this process has been read back.
+        self._latest, self._keep_latest = _POLICIES.LatestN(keep_latest + 1), keep_latest
+        policies: list[Any] = [self._latest]
         if keep_every:
             policies.append(_POLICIES.EveryNSteps(keep_every))
         if keep_best:
@@ -99,6 +107,8 @@ class Checkpoints:
     ) -> None:
         """Begins to save in the background; returns once the arrays may be overwritten.
 
+        The first checkpoint of a process is completed and read back before anything relies on it.
+
         Args:
             step: finished steps.
             items: trees of jax arrays by name.
@@ -107,8 +117,8 @@ class Checkpoints:
 
         Raises:
             ConfigError: the metrics do not hold `best_metric`.
-            StorageError: the previous save failed, this one cannot begin, or the directory of the
-                run has vanished.
+            StorageError: the previous save failed, this one cannot begin, the directory of the run
+                has vanished, or the first checkpoint is not what was written; it is then set aside.
         """
         self.wait()
         if not self._workdir.is_dir():
@@ -129,6 +139,15 @@ class Checkpoints:
                 custom_metadata=seal(dict(record) | {"arrays": arrays}),
             )
         self._pending_step = step
+        if self._latest.n != self._keep_latest:
+            self.wait()
+            try:
+                self.read_back(step)
+            except DamagedCheckpointError as error:
+                aside = self.set_aside(step)
+                reason = f"{error}, a moment after it was written (it is now {aside})"
+                raise storage_error(self.directory, OSError(reason)) from error
+            self._latest.n = self._keep_latest
 
     def check(self) -> None:
         """Raises the error of a background save that has failed; never blocks."""
@@ -198,9 +217,8 @@ class Checkpoints:
             failure = error
         (failed,) = multihost.any_process(failure is not None)
         if failed or record is None:
-            reason = "another process could not read it"
             path = self.directory / str(step)
-            raise failure or DamagedCheckpointError(f"{path}: {reason}")
+            raise failure or DamagedCheckpointError(f"{path}: another process could not read it")
         for name, tree in items.items():
             expected = {path: array[2] for path, array in record["arrays"][name].items()}
             wrong = checksums.differences(expected, checksums.checksums(tree))
@@ -236,6 +254,31 @@ class Checkpoints:
                     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=first), found
                 )
             self.restore(step, {item: shapes})
+
+    def read_back(self, step: int) -> None:
+        """Reads a finished checkpoint from its files: structure, and the checksum of every array.
+
+        Needs no device and no memory to speak of. Each process reads a part of the arrays; all must
+        call it.
+
+        Raises:
+            DamagedCheckpointError: it is not what was written; in every process, if so in one.
+        """
+        failure = None
+        try:
+            saved = self.read_record(step)["arrays"]
+            with self._reading(step):
+                metadata = self._checkpointer.checkpointables_metadata(step).metadata
+                for item, expected in saved.items():
+                    stored_arrays.check_item(
+                        self.directory / str(step) / item, metadata[item], expected, _CHUNK_BYTES
+                    )
+        except DamagedCheckpointError as error:
+            failure = error
+        (failed,) = multihost.any_process(failure is not None)
+        if failed:
+            path = self.directory / str(step)
+            raise failure or DamagedCheckpointError(f"{path}: another process could not read it")
 
     def set_aside(self, step: int) -> Path:
         """Moves a damaged checkpoint out of the way of later ones; returns where it is now.
@@ -306,7 +349,7 @@ def load_params(
     """
     with reading(workdir, step) as (checkpoints, step):
         record = checkpoints.read_record(step)
-        config = read_config(record)
+        config = locate_dataset(read_config(record), record, workdir)
         item = "ema" if average and "ema" in record["arrays"] else "params"
         shapes = checkpoints.read_shapes(step, item)
         if shardings is None:

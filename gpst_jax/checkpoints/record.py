@@ -4,8 +4,10 @@ The record is JSON: configuration, dataset, code version, the loader's place, an
 the arrays beside it. It carries a digest of itself, so that a damaged record is never believed.
 """
 
+import dataclasses
 import hashlib
 import json
+import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,9 +68,30 @@ def describe_run(config: RunConfig, family: str, dataset: Mapping[str, Any]) -> 
         "family": family,
         "dataset": dict(dataset),
         "dataset_fingerprint": dataset["fingerprint"],
+        "start_directory": os.getcwd(),
         "code_version": code_version(),
         "jax_version": jax.__version__,
     }
+
+
+def locate_dataset(
+    config: RunConfig, record: Mapping[str, Any], workdir: str | os.PathLike[str]
+) -> RunConfig:
+    """The configuration with `data.path` as it is found from the present directory.
+
+    A relative path is looked for here, then below the directory that the run was started in, which
+    older records do not name, then below the folders that hold the workdir. If it is nowhere, or
+    absolute, it stays as it is.
+    """
+    path = Path(config.data.path)
+    if not config.data.path or path.is_absolute() or path.exists():
+        return config
+    start = record.get("start_directory")
+    for folder in (*([Path(start)] if start else []), *Path(workdir).absolute().parents):
+        if (folder / path).exists():
+            data = dataclasses.replace(config.data, path=str(folder / path))
+            return dataclasses.replace(config, data=data)
+    return config
 
 
 def read_config(record: Mapping[str, Any]) -> RunConfig:

@@ -15,18 +15,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from data_pipeline.runtime.libraries import WITHOUT_TPU
 from gpst_jax.compilation import hlo, hlo_cost
 from gpst_jax.config import ConfigError, RunConfig
 from gpst_jax.objectives import Objective
-from gpst_jax.parallel import chips, sharding
+from gpst_jax.parallel import chips, sharding, topologies
 from gpst_jax.training.step import abstract_state, make_train_step
 
 # libtpu must neither query a TPU VM's metadata nor lock devices.
-_ENVIRONMENT = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
+_ENVIRONMENT = WITHOUT_TPU | {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -91,15 +88,18 @@ def topology_devices(topology: str, num_slices: int = 1) -> Sequence[Any]:
     """Device descriptions of a topology such as `v5e:16x16`, to build a mesh from.
 
     Raises:
-        ConfigError: libtpu is missing, or does not know the topology.
+        ConfigError: libtpu is missing, or there is no such slice.
     """
-    from jax.experimental import topologies
+    if reason := topologies.refusal(topology):
+        raise ConfigError(f"topology {topology!r}: {reason}")
+    from jax.experimental.topologies import get_topology_desc
 
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
-        return topologies.get_topology_desc(
-            platform="tpu", topology_name=topology, num_slices=num_slices
+        hosts = {"chips_per_host_bounds": (1, 1, 1)} if topology.endswith(":1x1") else {}
+        return get_topology_desc(
+            platform="tpu", topology_name=topology, num_slices=num_slices, **hosts
         ).devices
     except (RuntimeError, ValueError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]

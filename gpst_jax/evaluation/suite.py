@@ -71,6 +71,16 @@ class _Measurer:
             self.timings[measurement.id] = round(spent, 2)
         return {path: known[path] for path in paths}
 
+    def failures(self, samples: Sequence[Sample]) -> dict[str, str]:
+        """Samples whose audio is not there or cannot be read: id -> reason."""
+        found = {}
+        for sample in samples:
+            outcomes = (known.get(sample.audio) for known in self._known.values())
+            reasons = [outcome.failure for outcome in outcomes if outcome and outcome.failure]
+            if reasons or not sample.audio.is_file():
+                found[sample.id] = reasons[0] if reasons else "no such file"
+        return found
+
 
 def _differences(
     conditions: Sequence[str], scored: Sequence[tuple[Metric, Scores]], bootstrap: dict[str, int]
@@ -138,7 +148,8 @@ def evaluate(
     Returns:
         The results, and the scores of single items by condition. Results hold `modes` and
         `ceilings` (condition -> recipe id -> {value, ci95, n, ...}), `floors`, `differences`
-        (paired by id), `recipes` (description by id), `settings` and `timings_s`. A row without
+        (paired by id), `failed` (condition -> id -> reason, of samples whose audio is missing or
+        cannot be read), `recipes` (description by id), `settings` and `timings_s`. A row without
         numbers has value None and a `reason`.
 
     Raises:
@@ -164,6 +175,11 @@ def evaluate(
         "floors": _floors(scored),
         "differences": _differences(list(conditions), scored, inputs.bootstrap),
         "recipes": {recipe.id: recipe.describe() for recipe in used.values()},
+        "failed": {
+            name: failures
+            for name, samples in conditions.items()
+            if (failures := measure.failures(samples))
+        },
         "settings": config.settings()
         | {"samples": {name: len(samples) for name, samples in conditions.items()}},
         "timings_s": measure.timings,

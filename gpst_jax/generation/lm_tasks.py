@@ -4,9 +4,10 @@ Prompts are built and answers read by the templates that it was trained on; unit
 rate, so that the second stage has one for every frame (arXiv 2401.13527, section 3).
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -60,6 +61,15 @@ class SemanticTasks:
             "batch_size": batch_size,
         }
         self._max_new = round(max_seconds * self.spec.semantic.frame_rate)
+
+    def lasting(self, seconds: float) -> Self:
+        """The same with speech that may last `seconds`, if `max_seconds` is less."""
+        most = round(seconds * self.spec.semantic.frame_rate)
+        if most <= self._max_new:
+            return self
+        longer = copy.copy(self)
+        longer._max_new = most
+        return longer
 
     def read_aloud(
         self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None

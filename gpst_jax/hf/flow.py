@@ -70,8 +70,12 @@ class FlowForSpeech(PreTrainedModel):
             e: (B, T, D) semantics.
             context: (B, T, D), x1 on prompt frames and 0 on the others.
             t: (B,) times in [0, 1].
-            valid: (B, T) bool, or None where every frame is.
+            valid: (B, T), above 0 on frames, such as the loader's `segment_ids`; None where every
+                frame is. `latents` and `semantics` take the loader's `codes` and `units`.
         """
+        dtype = self.to_embed.weight.dtype
+        x, e, context = x.to(dtype), e.to(dtype), context.to(dtype)
+        valid = None if valid is None else valid > 0
         time = t[:, None, None].expand(*x.shape[:2], 1).to(x.dtype)
         semantics = [e] if self.condition_on_semantics else []
         hidden = self.to_embed(torch.cat([x, *semantics, context, time], dim=-1))

@@ -13,7 +13,14 @@ from data_pipeline.tokens import EOS, PAD
 from gpst_jax.config.models import TransformerConfig
 from gpst_jax.hf.configuration import GPSTSpeechConfig
 from gpst_jax.hf.generation import SpeechGeneration
-from gpst_jax.hf.layers import AttentionContext, KeysValues, Transformer, causal, rope_angles
+from gpst_jax.hf.layers import (
+    AttentionContext,
+    KeysValues,
+    Transformer,
+    causal,
+    cross_entropy,
+    rope_angles,
+)
 
 
 @dataclass
@@ -121,6 +128,8 @@ class GPSTForSpeech(SpeechGeneration, PreTrainedModel):
     ) -> GPSTOutput:
         """Teacher-forced pass over the arrays of `data_pipeline.loading.loader`, by name.
 
+        All are integers, int64 or the loader's int32.
+
         Args:
             tokens: (B, L, Q) global ids.
             positions: (B, L) ticks or running numbers.
@@ -135,7 +144,7 @@ class GPSTForSpeech(SpeechGeneration, PreTrainedModel):
         semantic = self.semantic_head(hidden)
         acoustic = loss = None
         if frames is not None and frame_index is not None:
-            index = frame_index[..., None].expand(-1, -1, hidden.shape[-1])
+            index = frame_index.long()[..., None].expand(-1, -1, hidden.shape[-1])
             picked = hidden.gather(1, index)
             acoustic = self.acoustic_logits(picked.flatten(0, 1), frames.flatten(0, 1))
             acoustic = acoustic.unflatten(0, frames.shape[:2])
@@ -143,7 +152,7 @@ class GPSTForSpeech(SpeechGeneration, PreTrainedModel):
             loss = self._loss(acoustic, self.targets(frames), self._mask(frames, frame_segments))
             if self.model_config.semantic_loss:
                 mask = semantic_targets >= 0
-                loss = loss + self._loss(semantic, semantic_targets.clamp(min=0), mask)
+                loss = loss + self._loss(semantic, semantic_targets, mask)
         return GPSTOutput(loss, semantic, acoustic, hidden)
 
     def extend(
@@ -202,6 +211,4 @@ class GPSTForSpeech(SpeechGeneration, PreTrainedModel):
     def _loss(
         self, logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
-        return functional.cross_entropy(
-            logits[mask], targets[mask], label_smoothing=self.model_config.label_smoothing
-        )
+        return cross_entropy(logits, targets, mask, self.model_config.label_smoothing)

@@ -151,6 +151,24 @@ class Transformer(nn.Module):
         return self.final_norm(x), present
 
 
+def cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, smoothing: float
+) -> torch.Tensor:
+    """Mean label-smoothed loss where the mask (...) holds, 0 where it holds nowhere, as in JAX.
+
+    Args:
+        logits: (..., C).
+        targets: (...) classes of any integer type; ignored outside the mask.
+        mask: (...) bool.
+        smoothing: share of the loss that is uniform over the classes.
+    """
+    classes = targets[mask].long()  # torch takes targets of no other type
+    total = functional.cross_entropy(
+        logits[mask].float(), classes, label_smoothing=smoothing, reduction="sum"
+    )
+    return total / max(len(classes), 1)
+
+
 def causal(length: int, past: int, device: torch.device) -> torch.Tensor:
     """Which of `past` + `length` keys each of the last `length` positions sees: (1, 1, L, C)."""
     keys = torch.arange(past + length, device=device)

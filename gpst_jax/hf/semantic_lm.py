@@ -16,7 +16,14 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from gpst_jax.config.fields import ConfigError
 from gpst_jax.hf.configuration import SemanticLMSpeechConfig
-from gpst_jax.hf.layers import AttentionContext, KeysValues, Transformer, causal, rope_angles
+from gpst_jax.hf.layers import (
+    AttentionContext,
+    KeysValues,
+    Transformer,
+    causal,
+    cross_entropy,
+    rope_angles,
+)
 
 if TYPE_CHECKING:
     from gpst_jax.generation.config import SamplingConfig
@@ -55,22 +62,20 @@ class SemanticLM(PreTrainedModel):
     ) -> CausalLMOutput:
         """Logits (B, L, V) of ids (B, L).
 
+        The arrays are those of `data_pipeline.loading.loader`, int64 or int32: `tokens` are `input_ids`,
+        and `targets` are `labels`.
+
         Args:
             input_ids: (B, L).
             positions: (B, L); None counts from 0.
             segment_ids: (B, L), positions see those of their own number only; None: one segment.
-            labels: (B, L), the ids that follow each position (not shifted here), -1 where none is
-                predicted.
+            labels: (B, L), the ids that follow each position (not shifted here), negative where none
+                is predicted.
         """
         hidden, _ = self.extend(input_ids, positions, segment_ids)
         logits, loss = self.logits(hidden), None
         if labels is not None:
-            loss = functional.cross_entropy(
-                logits.flatten(0, 1),
-                labels.flatten(),
-                ignore_index=-1,
-                label_smoothing=self.model_config.label_smoothing,
-            )
+            loss = cross_entropy(logits, labels, labels >= 0, self.model_config.label_smoothing)
         return CausalLMOutput(loss=loss, logits=logits)
 
     def extend(

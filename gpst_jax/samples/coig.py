@@ -23,10 +23,17 @@ from gpst_jax.generation.config import SamplingConfig
 from gpst_jax.generation.flow_sampler import FlowSettings
 from gpst_jax.generation.frame_batches import FrameRequest
 from gpst_jax.generation.lm_tasks import SemanticTasks
-from gpst_jax.samples.items import Item, ItemSet, Segment, text_kind
+from gpst_jax.samples.items import Item, ItemSet, Segment
 from gpst_jax.samples.manifest import Sample
 from gpst_jax.samples.perceptual import PerceptualSettings, family_of, make_stage
-from gpst_jax.samples.writer import Prompt, SampleWriter, check_tokenizers, codes_of, units_of
+from gpst_jax.samples.texts import text_kind
+from gpst_jax.samples.writer import (
+    Prompt,
+    SampleWriter,
+    check_tokenizers,
+    codes_of,
+    units_of,
+)
 
 TASKS = ("tts", "voice_conversion", "dialogue")
 
@@ -132,6 +139,7 @@ class CoIGSamples:
                 "dataset": spec.fingerprint,
                 **config.provenance(),
             },
+            models={"stage": stage} | ({"language": language[0]} if language else {}),
             seed=config.seed,
             workers=config.workers,
             report=report,
@@ -181,7 +189,8 @@ class CoIGSamples:
         if not texts or self._language is None:
             return []
         with progress(f"{name} units", len(texts)) as advance:
-            units = self._language.read_aloud([str(item.text) for item in texts], advance)
+            language = self._language.lasting(2 * max(item.seconds for item in texts))
+            units = language.read_aloud([str(item.text) for item in texts], advance)
         jobs = []
         for item, of_item in zip(texts, units, strict=True):
             sample = dataclasses.replace(self.writer.sample(item, ""), source_audio=None)
@@ -222,6 +231,7 @@ class CoIGSamples:
                 audio=Path(f"{name}.wav"),
                 text=answer.text,
                 text_kind=text_kind(answer.text),
+                language=None if answer.language == "und" else answer.language,
                 speaker=question.speaker,
                 question=question.text,
                 question_audio=Path(f"{name}-question.wav"),

@@ -16,7 +16,7 @@ from gpst_jax.config import GPSTConfig
 from gpst_jax.generation.config import SamplingConfig
 from gpst_jax.generation.gpst_modes import RequestBuilder
 from gpst_jax.generation.gpst_sampler import Decoder, Request
-from gpst_jax.samples.items import Item, ItemSet
+from gpst_jax.samples.items import MAX_ITEM_SECONDS, Item, ItemSet
 from gpst_jax.samples.manifest import Sample
 from gpst_jax.samples.writer import SampleWriter, check_tokenizers, units_of
 
@@ -87,10 +87,21 @@ class GPSTSamples:
                 "dataset": spec.fingerprint,
                 **dataclasses.asdict(config),
             },
+            models={"model": model},
             seed=config.seed,
             workers=config.workers,
+            max_item_seconds=self._longest_item(gpst),
             report=report,
         )
+
+    def _longest_item(self, model: GPSTConfig) -> float:
+        """Seconds of an item that fit the model's table of positions, where it has one."""
+        if model.block != "paper":
+            return MAX_ITEM_SECONDS
+        frames = self.layout.frame_rate * (2 if self.builder.deduplicated else 1)
+        fitting = (model.max_positions - 2) / (self.layout.unit_rate + frames)
+        # A prompt and silence stand before it; half a second is for rounding.
+        return min(MAX_ITEM_SECONDS, fitting - self.config.prompt_seconds - 0.5)
 
     def run(self) -> dict[str, int]:
         """Writes every condition; returns the number of samples by condition."""

@@ -3,20 +3,25 @@
 import dataclasses
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.audio.io import load_audio
 from data_pipeline.datasets.token_dataset import DatasetSpec
 from data_pipeline.datasets.token_records import Record, RecordReader
 from data_pipeline.runtime.errors import UserError
+from data_pipeline.sources import read_audio
+from data_pipeline.sources.reading import split_source, stored_utterance
+from data_pipeline.tokenization.inputs import audio_root
 from gpst_jax.generation.gpst_modes import Part
+from gpst_jax.samples.texts import text_kind
 
-_DIGITS = frozenset(
-    ("zero", "oh", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-)
+# A recording with a transcript is one item up to this length: what people read aloud in one go
+# (LibriSpeech: all but a few), and what models are trained on. No transcript belongs to a part.
+MAX_ITEM_SECONDS = 30.0
+_CUT_SECONDS = 5.0  # longest part of what is cut
+_SAME_MOMENT = 2e-3  # s: records store single-precision floats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Segment:
     end: float
     part: Part
     text: str | None
+    language: str = "und"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +52,14 @@ class Item:
 
     @property
     def text_kind(self) -> str:
-        """Kind of the transcript, see the function `text_kind`."""
+        """Kind of the transcript, see `texts.text_kind`."""
         return text_kind(self.text)
+
+    @property
+    def language(self) -> str | None:
+        """Language of the transcript: None where it is not known, `mul` where there are several."""
+        known = {segment.language for segment in self.segments} - {"und"}
+        return "mul" if len(known) > 1 else next(iter(known), None)
 
     @property
     def seconds(self) -> float:
@@ -55,17 +67,12 @@ class Item:
         return sum(segment.end - segment.start for segment in self.segments)
 
 
-def text_kind(text: str | None) -> str:
-    """The kind "digits" where every word of the text names a digit, else "free"."""
-    words = (text or "").lower().split()
-    return "digits" if words and all(word in _DIGITS for word in words) else "free"
-
-
 class ItemSet:
     """The items of a split, by speaker.
 
-    Short recordings of a speaker are joined until an item lasts `min_seconds`; long ones are split
-    into segments of at most `max_seconds`, which have no transcript.
+    Short recordings of a speaker are joined until an item lasts `min_seconds`. A recording with a
+    transcript stays whole up to `max_item_seconds`, also when it is in several records; what is
+    longer, or has no transcript, is split into segments of at most 5 s, which have none.
 
     Args:
         dataset_dir: directory of dataset.json.
@@ -73,7 +80,8 @@ class ItemSet:
         split: name of the split.
         audio_dir: root of the recordings that the shards were made from.
         min_seconds: shortest item.
-        max_seconds: longest segment.
+        max_seconds: longest segment, of recordings with a transcript too; None: as above.
+        max_item_seconds: longest recording that stays whole.
         seed: seeds order and choice.
     """
 
@@ -85,11 +93,14 @@ class ItemSet:
         audio_dir: str | Path,
         *,
         min_seconds: float = 1.0,
-        max_seconds: float = 5.0,
+        max_seconds: float | None = None,
+        max_item_seconds: float = MAX_ITEM_SECONDS,
         seed: int = 0,
     ):
         self.spec, self.split, self.audio_dir = spec, split, Path(audio_dir)
-        self._max_seconds, self._seed = max_seconds, seed
+        self._cut = _CUT_SECONDS if max_seconds is None else max_seconds
+        self._whole = max_item_seconds if max_seconds is None else max_seconds
+        self._seed = seed
         self._by_speaker: dict[str, list[Item]] = {}
         reader = RecordReader(dataset_dir, split)
         records: dict[str, list[Record]] = {}
@@ -149,7 +160,7 @@ class ItemSet:
         pieces: list[np.ndarray] = []
         rate = self.spec.sample_rate
         for segment in segments:
-            wav = load_audio(self.audio_dir / segment.source, rate)
+            wav = read_audio(stored_utterance(segment.source, self.audio_dir), rate)
             if pieces:
                 pieces.append(np.zeros(round(self.spec.silence.seconds * rate), np.float32))
             pieces.append(wav[round(segment.start * rate) : round(segment.end * rate)])
@@ -158,8 +169,8 @@ class ItemSet:
     def _items(self, speaker: str, records: list[Record], min_seconds: float) -> list[Item]:
         items: list[Item] = []
         pending: list[Segment] = []
-        for record in records:
-            for segment in self._segments(record):
+        for recording in _recordings(records):
+            for segment in self._segments(recording):
                 pending.append(segment)
                 if sum(piece.end - piece.start for piece in pending) >= min_seconds:
                     items.append(self._item(speaker, len(items), pending))
@@ -174,16 +185,42 @@ class ItemSet:
         name = f"{speaker}-{index:04d}".replace("/", "_")
         return Item(f"{self.split}-{name}", speaker, tuple(segments))
 
-    def _segments(self, record: Record) -> list[Segment]:
-        whole = Segment(
-            record.source, record.start, record.end, (record.units, record.codes), record.text
-        )
-        seconds = record.end - record.start
-        if seconds <= self._max_seconds:
+    def _segments(self, recording: Sequence[Record]) -> list[Segment]:
+        """The segments of a recording, which is in one record or several."""
+        whole = self._joined(recording)
+        if whole is not None and whole.text and whole.end - whole.start <= self._whole:
             return [whole]
-        count = int(np.ceil(seconds / self._max_seconds))
-        edges = np.linspace(0, seconds, count + 1)
-        return [self._clip(whole, float(a), float(b)) for a, b in itertools.pairwise(edges)]
+        return [segment for record in recording for segment in self._cut_up(_segment(record))]
+
+    def _joined(self, recording: Sequence[Record]) -> Segment | None:
+        """The records as one segment with the transcript of all; None where a part is missing."""
+        first, *others = map(_segment, recording)
+        joined = first
+        for following in others:
+            overlap = joined.end - following.start
+            if overlap < -_SAME_MOMENT:
+                return None
+            if overlap > _SAME_MOMENT:  # of chunks by the paper's rule
+                following = self._clip(following, overlap, following.end - following.start)
+            joined = dataclasses.replace(
+                joined,
+                end=following.end,
+                part=(
+                    np.concatenate([joined.part[0], following.part[0]]),
+                    np.concatenate([joined.part[1], following.part[1]], axis=1),
+                ),
+            )
+        if not others:
+            return joined
+        return dataclasses.replace(joined, text=recording[0].recording_text)
+
+    def _cut_up(self, segment: Segment) -> list[Segment]:
+        """Parts of equal length, the segment itself where it is short."""
+        seconds = segment.end - segment.start
+        if seconds <= self._cut:
+            return [segment]
+        edges = np.linspace(0, seconds, int(np.ceil(seconds / self._cut)) + 1)
+        return [self._clip(segment, float(a), float(b)) for a, b in itertools.pairwise(edges)]
 
     def _clip(self, segment: Segment, start: float, end: float) -> Segment:
         """Clips a segment to seconds from its start; a part of it has no text."""
@@ -194,12 +231,12 @@ class ItemSet:
         if first == 0 and last >= len(units):
             return segment
         frames = slice(layout.frame_at_unit(first), layout.frame_at_unit(last))
-        return Segment(
-            segment.source,
-            segment.start + first / layout.unit_rate,
-            segment.start + last / layout.unit_rate,
-            (units[first:last], codes[:, frames]),
-            None,
+        return dataclasses.replace(
+            segment,
+            start=segment.start + first / layout.unit_rate,
+            end=segment.start + last / layout.unit_rate,
+            part=(units[first:last], codes[:, frames]),
+            text=None,
         )
 
     def _shuffled(self, items: list[Item], key: str) -> list[Item]:
@@ -208,11 +245,67 @@ class ItemSet:
         return order
 
 
+def _segment(record: Record) -> Segment:
+    part = (record.units, record.codes)
+    return Segment(record.source, record.start, record.end, part, record.text, record.language)
+
+
+def _recordings(records: Sequence[Record]) -> Iterator[list[Record]]:
+    """Consecutive records by recording: those of one that was cut belong together."""
+    cut: list[Record] = []
+    for record in records:
+        if cut and (record.source, record.id) == (cut[0].source, _part_id(cut[0], len(cut))):
+            cut.append(record)
+            continue
+        if cut:
+            yield cut
+        cut = [record]
+    if cut:
+        yield cut
+
+
+def _part_id(first: Record, number: int) -> str:
+    """Id of a part of a recording whose first part is given, see `tokenization.shard`."""
+    stem, mark, place = first.id.rpartition("#")
+    return f"{stem}#{number:04d}" if mark and place == "0000" else ""
+
+
 def check_audio(dataset_dir: str | Path, split: str, audio_dir: str | Path) -> None:
     """Raises UserError if the recordings of a split are not in `audio_dir`."""
-    record = RecordReader(dataset_dir, split)[0]
-    if not (Path(audio_dir) / record.source).exists():
+    source = RecordReader(dataset_dir, split)[0].source
+    if not Path(stored_utterance(source, audio_dir).path).exists():
         raise UserError(
-            f"--audio_dir={audio_dir}: it has no {record.source}, which the {split} split of "
-            f"{dataset_dir} was made from; name the directory given to tokenize_corpus"
+            f"--audio_dir={audio_dir}: it has no {split_source(source)[0]}, which the {split} "
+            f"split of {dataset_dir} was made from; name the directory given to tokenize_corpus"
         )
+
+
+def find_audio(
+    dataset_dir: str | Path, splits: Sequence[str], audio_dir: str | Path | None
+) -> Path:
+    """The directory that the recordings of a dataset are below.
+
+    Args:
+        dataset_dir: directory of the dataset.
+        splits: whose recordings are needed.
+        audio_dir: the directory, if it is known. Recordings that it does not hold, such as those
+            of a table elsewhere, are looked for where they were when the dataset was made.
+
+    Raises:
+        UserError: they are in neither place.
+    """
+    folders = [Path(folder) for folder in (audio_dir, audio_root(dataset_dir)) if folder]
+    if not folders:
+        raise UserError(
+            f"--audio_dir is missing: {dataset_dir} does not say where its recordings were; name "
+            "the directory given to tokenize_corpus"
+        )
+    errors = []
+    for folder in folders:
+        try:
+            for split in splits:
+                check_audio(dataset_dir, split, folder)
+            return folder
+        except UserError as error:
+            errors.append(error)
+    raise errors[0]

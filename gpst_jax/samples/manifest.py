@@ -46,6 +46,7 @@ class Sample:
         pair: unconditional: names the two renderings of the same units.
         text_kind: "digits" where `text` is digit strings (in unconditional: where the corpus is),
             else "free".
+        language: code of the language of `text`, where it is known.
         audio: the sample itself.
         question: dialogue: transcript of the spoken question, where there is one.
         question_audio: dialogue: recording of the question.
@@ -63,6 +64,7 @@ class Sample:
     prompt_reference_codec_audio: Path | None = None
     pair: str | None = None
     text_kind: str = "free"
+    language: str | None = None
     audio: Path
     question: str | None = None
     question_audio: Path | None = None
@@ -70,12 +72,14 @@ class Sample:
     answer_text: str | None = None
 
     def to_json(self) -> dict[str, str | None]:
-        """The line's object; keys of dialogues are left out of other samples."""
+        """The line's object; `language` and the keys of dialogues are there where they apply."""
         values: dict[str, str | None] = {}
         for field in dataclasses.fields(self):
             if self.question_audio is None and field.name in _DIALOGUE_FIELDS:
                 continue
             value = getattr(self, field.name)
+            if field.name == "language" and value is None:
+                continue
             values[field.name] = value.as_posix() if isinstance(value, Path) else value
         return values | {"speaker": self.speaker or None}
 

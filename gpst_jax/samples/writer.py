@@ -19,12 +19,15 @@ import numpy as np
 
 from data_pipeline.audio.io import write_audio
 from data_pipeline.datasets.token_dataset import DatasetSpec
+from data_pipeline.runtime.contents import digest
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
 from data_pipeline.runtime.progress import progress
 from data_pipeline.tokenizers import load_codec
+from gpst_jax.checkpoints.checksums import checksums
+from gpst_jax.checkpoints.manager import Loaded
 from gpst_jax.generation.gpst_modes import Part, join
-from gpst_jax.samples.items import Item, ItemSet, Segment
+from gpst_jax.samples.items import MAX_ITEM_SECONDS, Item, ItemSet, Segment
 from gpst_jax.samples.manifest import (
     MANIFEST,
     UNKNOWN_SPEAKER,
@@ -32,6 +35,8 @@ from gpst_jax.samples.manifest import (
     Sample,
     write_manifest,
 )
+
+MODELS_FILE = "models.json"  # what the models held that were sampled from
 
 
 class SampleWriter:
@@ -43,8 +48,11 @@ class SampleWriter:
         audio_dir: root of the recordings.
         output: directory of the samples.
         provenance: everything that the samples depend on, as JSON values.
+        models: that are sampled from, by their roles. Digests of their parameters are stored beside
+            the provenance: two runs may have taken the same number of steps.
         seed: seeds the choice of items and prompts.
         workers: processes that run the codec's decoder.
+        max_item_seconds: longest recording that is one item, see `items.ItemSet`.
         report: called with lines of progress.
     """
 
@@ -56,13 +64,17 @@ class SampleWriter:
         output: str | Path,
         *,
         provenance: Mapping[str, Any],
+        models: Mapping[str, Loaded] | None = None,
         seed: int,
         workers: int,
+        max_item_seconds: float = MAX_ITEM_SECONDS,
         report: Callable[[str], None] = print,
     ):
         self.dataset_dir, self.spec, self.audio_dir = Path(dataset_dir), spec, Path(audio_dir)
         self.output, self.report = Path(output), report
         self._provenance, self._seed, self._workers = provenance, seed, workers
+        self._max_item_seconds = max_item_seconds
+        self._models = {name: _parameters_digest(model) for name, model in (models or {}).items()}
         self._silence: Part = (np.array(spec.silence.units), np.array(spec.silence.codes))
 
     def __enter__(self) -> Self:
@@ -97,7 +109,14 @@ class SampleWriter:
             if split not in self.spec.splits:
                 self.report(f"the dataset has no split {split}: its conditions are skipped")
                 continue
-            item_set = ItemSet(self.dataset_dir, self.spec, split, self.audio_dir, seed=self._seed)
+            item_set = ItemSet(
+                self.dataset_dir,
+                self.spec,
+                split,
+                self.audio_dir,
+                max_item_seconds=self._max_item_seconds,
+                seed=self._seed,
+            )
             chosen = item_set.choose(count)
             if chosen:
                 yield item_set, chosen, suffix
@@ -161,6 +180,7 @@ class SampleWriter:
             audio=Path(f"{item.id}.wav"),
             text=item.text,
             text_kind=item.text_kind,
+            language=item.language,
             speaker=item.speaker,
             source_audio=_recording(item.id, suffix),
         )
@@ -245,8 +265,21 @@ class SampleWriter:
                     f"{path}: samples of other settings are there (they differ in "
                     f"{', '.join(differing)}); give another --output or delete it"
                 )
+            self._check_models()
         self.output.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            write_json(self.output / MODELS_FILE, self._models)
         write_json(path, settings)
+
+    def _check_models(self) -> None:
+        """Keeps samples of other parameters apart; directories of older versions do not say."""
+        path = self.output / MODELS_FILE
+        if path.exists() and (found := json.loads(path.read_text())) != self._models:
+            names = sorted(k for k in found | self._models if found.get(k) != self._models.get(k))
+            raise UserError(
+                f"{path}: samples of other parameters are there ({', '.join(names)}), although of "
+                "the same step; give another --output or delete it"
+            )
 
 
 class Prompt(NamedTuple):
@@ -266,6 +299,11 @@ def check_tokenizers(spec: DatasetSpec, dataset_dir: Any, trained_on: DatasetSpe
                 f"{dataset_dir}: its {name} is {value}, the model was trained on "
                 f"{expected[name]}: give a dataset of the same tokenizers with --dataset"
             )
+
+
+def _parameters_digest(model: Loaded) -> str:
+    """A digest of a model's values."""
+    return digest(json.dumps(checksums(model.params), sort_keys=True).encode())
 
 
 def _recording(name: str, suffix: str) -> Path:

@@ -28,7 +28,7 @@ from gpst_jax.training.cadence import Cadence
 from gpst_jax.training.log import TrainLog
 from gpst_jax.training.preview import Preview
 from gpst_jax.training.profiler import Profiler
-from gpst_jax.training.start import checkpoint_items, start_or_resume
+from gpst_jax.training.start import checkpoint_items, claimed_workdir, start_or_resume
 from gpst_jax.training.step import Batch, TrainState, make_eval_step, make_train_step
 from gpst_jax.training.supervision import Interrupt, Watchdog
 
@@ -115,7 +115,9 @@ def train(
         ConfigError: mesh, batch size and batch do not fit together.
         CheckpointError: `workdir` holds another run, or no checkpoint in it is intact.
         DivergenceError: `optimizer.max_skipped` steps in a row were skipped.
-        StorageError: a checkpoint or the metrics cannot be written.
+        StorageError: a checkpoint or the metrics cannot be written, or the first checkpoint reads
+            back otherwise.
+        UserError: another live run holds the workdir, or checkpoints cannot be kept there.
     """
     call_start, train_config = time.monotonic(), config.train
     mesh = sharding.make_mesh(config.mesh, devices)
@@ -126,6 +128,7 @@ def train(
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
         interrupt = stack.enter_context(Interrupt())
+        stack.enter_context(claimed_workdir(workdir))
         train_step = make_train_step(objective, config, mesh)
         checkpoints = stack.enter_context(contextlib.closing(_checkpoints(config, workdir)))
         step, state = start_or_resume(checkpoints, objective, config, mesh, run, loader, initial)

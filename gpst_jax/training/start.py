@@ -1,15 +1,21 @@
 """Where a run starts: from its newest intact checkpoint, else from initial parameters."""
 
 import logging
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from data_pipeline.runtime import claim
+from data_pipeline.runtime.errors import UserError
 from gpst_jax.checkpoints import record
 from gpst_jax.checkpoints.manager import Checkpoints
+from gpst_jax.checkpoints.storage import check_name, storing
 from gpst_jax.config import RunConfig
 from gpst_jax.objectives import Objective
+from gpst_jax.parallel import multihost
 from gpst_jax.training.step import TrainState, abstract_state, init_state
 
 logger = logging.getLogger(__name__)
@@ -32,6 +38,30 @@ class Start(NamedTuple):
 
     step: int
     state: TrainState
+
+
+@contextmanager
+def claimed_workdir(workdir: str | os.PathLike[str]) -> Iterator[None]:
+    """Holds the workdir for this run, see `claim`; all its processes share what process 0 holds.
+
+    Raises:
+        UserError: another live run holds it, or checkpoints cannot be kept under its name; in every
+            process.
+        StorageError: the storage fails.
+    """
+    check_name(workdir)
+    with ExitStack() as stack:
+        failure: Exception | None = None
+        if jax.process_index() == 0:
+            try:
+                with storing(workdir):
+                    stack.enter_context(claim.claimed(workdir))
+            except Exception as error:  # the others must not wait for this process
+                failure = error
+        (refused,) = multihost.any_process(failure is not None)
+        if refused:
+            raise failure or UserError(f"process 0 cannot have {workdir}: its log says why")
+        yield
 
 
 def start_or_resume(

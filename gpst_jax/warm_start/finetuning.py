@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from data_pipeline.datasets.kinds import Spec
+from data_pipeline.runtime.contents import digest, file_digest, file_state
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
 from gpst_jax.checkpoints.manager import load_params
@@ -28,7 +29,7 @@ from gpst_jax.warm_start.arrays import Initial
 from gpst_jax.weights import peft
 from gpst_jax.weights.directory import save_params
 from gpst_jax.weights.safetensors_source import read_json
-from gpst_jax.weights.sources import Description, Source
+from gpst_jax.weights.sources import Description, OrbaxSource, Source
 
 SETTINGS_FILE = "finetune.json"
 # Full fine-tuning should stay near the pretrained weights: a tenth of the learning rate.
@@ -105,11 +106,28 @@ def check_tokenizers(about: Description, spec: Spec) -> None:
             )
 
 
+def contents_of(source: Source, directory: str | Path) -> str:
+    """A digest of a model's values: of its recorded checksums, else of its files of tensors.
+
+    Args:
+        source: the model.
+        directory: that it was opened from.
+    """
+    if isinstance(source, OrbaxSource):
+        return digest(json.dumps(source.checksums, sort_keys=True).encode())
+    files = sorted(Path(directory).glob("*.safetensors"))
+    return digest("".join(file_digest(str(path), file_state(path)) for path in files).encode())
+
+
 def check_settings(workdir: Path, settings: dict[str, Any]) -> None:
-    """Stores the settings of a new workdir; raises UserError where it was started with others."""
+    """Stores the settings of a new workdir; raises UserError where it was started with others.
+
+    Workdirs of older versions do not say what the checkpoint held.
+    """
     path = workdir / SETTINGS_FILE
     if path.exists():
         before = read_json(path)
+        before.setdefault("checkpoint_contents", settings.get("checkpoint_contents"))
         changed = sorted(k for k in before.keys() | settings if before.get(k) != settings.get(k))
         if changed:
             name = changed[0]

@@ -4,11 +4,9 @@ A source is a run (or its exported parameters), the mean of several of its check
 directory of safetensors, see `safetensors_source`.
 """
 
-import contextlib
 import ctypes
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,15 +14,20 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-import tensorstore
 
 from data_pipeline.datasets.dataset_json import SPEC_FILE
 from data_pipeline.datasets.kinds import Spec, parse_spec
 from data_pipeline.loading.mixture import dataset_with
 from data_pipeline.runtime.errors import UserError
-from gpst_jax.checkpoints import checksums
+from gpst_jax.checkpoints import checksums, stored_arrays
 from gpst_jax.checkpoints.manager import reading
-from gpst_jax.checkpoints.record import CheckpointError, DamagedCheckpointError, read_config
+from gpst_jax.checkpoints.record import (
+    CheckpointError,
+    DamagedCheckpointError,
+    locate_dataset,
+    read_config,
+)
+from gpst_jax.checkpoints.stored_arrays import row_groups
 from gpst_jax.config import RunConfig
 from gpst_jax.models.lora import BASE
 from gpst_jax.parallel.sharding import path_string
@@ -109,14 +112,6 @@ def read_whole(source: Source, path: str, budget: int = 1 << 28) -> np.ndarray:
     return whole
 
 
-def row_groups(shape: Sequence[int], itemsize: int, budget: int) -> Iterator[tuple[int, int]]:
-    """Splits a leading axis into ranges of at most `budget` bytes, at least one row each."""
-    size = itemsize * math.prod(shape[1:])
-    count = max(1, budget // max(size, 1))
-    for first in range(0, shape[0], count):
-        yield first, min(first + count, shape[0])
-
-
 class OrbaxSource:
     """A checkpoint of a run.
 
@@ -136,7 +131,7 @@ class OrbaxSource:
         with reading(workdir, step) as (checkpoints, step):
             record = checkpoints.read_record(step)
             self._directory = checkpoints.directory / str(step)
-            config = read_config(record)
+            config = locate_dataset(read_config(record), record, workdir)
             averaged = average and "ema" in record["arrays"]
             self._item = "ema" if averaged else "params"
             tree = checkpoints.read_shapes(step, self._item)
@@ -156,14 +151,12 @@ class OrbaxSource:
             code_version=record["code_version"],
             jax_version=record["jax_version"],
         )
-        # No cache and one chunk decoded at a time: no more memory than the requested rows take.
-        self._context = tensorstore.Context(
-            {
-                "cache_pool": {"total_bytes_limit": 0},
-                "data_copy_concurrency": {"limit": 1},
-                "file_io_concurrency": {"limit": 1},
-            }
-        )
+        self._context = stored_arrays.context()
+
+    @property
+    def checksums(self) -> dict[str, int]:
+        """The recorded checksum of every array by its path."""
+        return dict(self._sums)
 
     @property
     def files(self) -> Path | None:
@@ -203,18 +196,10 @@ class OrbaxSource:
             raise self._damaged(path, "its checksum is not the recorded one")
 
     def _open(self, path: str) -> Any:
-        store = {
-            "driver": "ocdbt",
-            "base": f"file://{(self._directory / self._item).absolute()}/",
-            "path": path.replace("/", ".") + "/",
-        }
-        for driver in ("zarr3", "zarr"):
-            with contextlib.suppress(ValueError):
-                return tensorstore.open(
-                    {"driver": driver, "kvstore": store}, open=True, read=True,
-                    context=self._context,
-                ).result()  # fmt: skip
-        raise self._damaged(path, "not an array")
+        try:
+            return stored_arrays.open_array(self._directory / self._item, path, self._context)
+        except ValueError as error:
+            raise self._damaged(path, str(error)) from error
 
     def _damaged(self, path: str, reason: str) -> DamagedCheckpointError:
         short = (reason.splitlines() or [""])[0][:200]

@@ -319,7 +319,7 @@ def test_the_program_reports_and_counts_failures(root, tmp_path) -> None:
         f"--json_out={tmp_path / 'result.json'}",
     ]
     found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert found.returncode == 1
+    assert found.returncode == 3
     assert f"{WITHOUT_TEXT} of {2 * (TRAIN + VALID)} sequences failed: reasons in" in found.stderr
     assert "train: 77 sequences, 1 shards" in found.stdout
     result = json.loads((tmp_path / "result.json").read_text())

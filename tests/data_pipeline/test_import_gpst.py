@@ -1,6 +1,7 @@
 """Tokens of the official GPST layout are imported unchanged, and none is lost silently."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -83,6 +84,27 @@ def test_units_and_the_first_codebooks_arrive_and_the_rest_is_accounted_for(tmp_
     assert "disagree" in reasons["/d/apart.flac"]
     assert "16 codebooks" in reasons["/d/depth.flac"]
     assert import_gpst(config)["fingerprint"] == result["fingerprint"]
+
+
+def test_other_tokens_under_the_same_keys_are_another_corpus(tmp_path):
+    semantic, codec = tokenizers(tmp_path / "t")
+    rng = np.random.default_rng(1)
+    units, codes = rng.integers(0, 30, 50), rng.integers(0, 64, (16, 75))
+    config = ImportConfig(str(tmp_path), str(tmp_path / "out"), {"train": "s"}, semantic, codec)
+    for _ in range(2):
+        for folder, value in (("xlsr2_unit", units), ("meta24khz_12kpbs_codec", codes)):
+            shutil.rmtree(tmp_path / folder, ignore_errors=True)
+            put(tmp_path / folder / "s", {"/d/1-1-0001.flac": value})
+        assert import_gpst(config)["fingerprint"]  # the same tokens, written again
+    shutil.rmtree(tmp_path / "xlsr2_unit")
+    put(tmp_path / "xlsr2_unit" / "s", {"/d/1-1-0001.flac": (units + 1) % 30})
+    with pytest.raises(UserError, match=r"recordings changed \(1 inputs then, 1 now\)"):
+        import_gpst(config)
+    path = tmp_path / "out" / "run.json"
+    run = json.loads(path.read_text())
+    del run["inputs_sha256"]  # as an older version wrote it
+    path.write_text(json.dumps(run))
+    assert import_gpst(config)["fingerprint"]
 
 
 def test_what_cannot_be_imported_is_a_user_error(tmp_path):

@@ -77,7 +77,7 @@ def test_a_damaged_shard_is_named_and_the_rest_is_read(corpus, write_dataset, tm
     data[len(data) // 2] ^= 0xFF
     shard.write_bytes(bytes(data))
     result = _inspect(tmp_path / "data", f"--json_out={tmp_path / 'figures.json'}")
-    assert result.returncode == 1, result.stderr
+    assert result.returncode == 3, result.stderr
     assert "Traceback" not in result.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert not figures["whole"]

@@ -73,7 +73,7 @@ def test_worker_processes_write_the_same_shards(audio, fitted, tmp_path) -> None
         f"--json_out={tmp_path / 'result.json'}",
     ]
     result = _run(*flags)
-    assert result.returncode == 1, result.stderr
+    assert result.returncode == 3, result.stderr
     assert f"1 of 13 inputs failed: reasons in {output / 'failures.jsonl'}" in result.stderr
     assert "Traceback" not in result.stderr
     found = json.loads((tmp_path / "result.json").read_text())

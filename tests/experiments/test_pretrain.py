@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+from data_pipeline.runtime import claim
 from gpst_jax.checkpoints import manager
 from gpst_jax.trackers import jsonl
 
@@ -95,15 +96,20 @@ def test_bad_input_is_one_clear_error(dataset, environment, config, tmp_path):
         "data.path: empty": (str(config), "w", []),
         "dataset.json does not exist": (str(config), "w", ["data.path=nowhere"]),
         f"--workdir={file}": (str(config), str(file), [path]),
+        "under a path with [": (str(config), "runs[1]", [path]),
+        "too long": (str(config), "y" * 300, [path]),
+        "steps: must be positive": (str(config), "w", [path, "train.steps=-3"]),
+        "another process is writing": (str(config), str(tmp_path / "held"), [path]),
         "mount the bucket": (str(config), "gs://bucket/run", [path]),
         "fsdp=3, tensor=1 do not fit 1 devices": (str(config), "w", [path, "mesh.fsdp=3"]),
         "lower crop_seconds": (str(config), "w", [path, "data.crop_seconds=30"]),
     }
-    done = subprocess.run(
-        [sys.executable, "-c", CASES],
-        input=json.dumps(list(cases.values())),
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+    with claim.claimed(tmp_path / "held"):
+        done = subprocess.run(
+            [sys.executable, "-c", CASES],
+            input=json.dumps(list(cases.values())),
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200,
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for expected, message in zip(cases, json.loads(done.stdout.splitlines()[-1]), strict=True):
         assert expected in message

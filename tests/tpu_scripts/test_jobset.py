@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.runtime import exit_codes
+
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((Path(__file__).parent / "jobset_schema.json").read_text())
 FLAGS = {
@@ -110,7 +112,9 @@ def test_which_ends_are_final_and_how_often_it_restarts():
     [rule] = spec["podFailurePolicy"]["rules"]
     assert rule["action"] == "FailJob"
     container = pod(value)["containers"][0]["name"]
-    assert rule["onExitCodes"] == {"containerName": container, "operator": "In", "values": [1, 2]}
+    values = [*range(1, exit_codes.LAST_FINAL + 1), 126, 127]
+    assert rule["onExitCodes"] == {"containerName": container, "operator": "In", "values": values}
+    assert exit_codes.NOT_READY not in values
     assert pod(value)["restartPolicy"] == "Never"  # which a pod failure policy asks for
 
 

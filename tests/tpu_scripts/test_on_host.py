@@ -167,8 +167,10 @@ def test_the_batch_script_starts_again_and_ends(slurm):
     assert slurm(0) == (0, "", "0")
     assert "--workdir=/mnt/gpst/my runs" in slurm.words.read_text().splitlines()
     assert slurm(2) == (2, "", "2")
+    assert slurm(4) == (4, "", "4")
     assert slurm(75) == (0, "requeue 7", "")
+    assert slurm(69) == (0, "requeue 7", "")
     assert slurm(137, SLURM_RESTART_COUNT="2") == (0, "requeue 7", "")
-    assert slurm(0, SLURM_RESTART_COUNT="3") == (75, "", "75")  # three starts are enough
+    assert slurm(0, SLURM_RESTART_COUNT="3") == (69, "", "69")  # three starts are enough
     (slurm.log / "stop").touch()
     assert slurm(75) == (75, "", "75")

@@ -181,7 +181,16 @@ def test_its_dry_run_names_every_command(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["a.py"], ["a.py", "v5p:4x8x8"], ["--what"], ["a", "b", "c"]]
+    "arguments",
+    [
+        ["a.py"],
+        ["a.py", "v5p:4x8x8"],
+        ["--what"],
+        ["a", "b", "c"],
+        ["a.py", "v5p:2x2", "--data=tokens", "--workdir=run"],
+        ["a.py", "v5e:4x4", "--data=tokens", "--workdir=gs://bucket/run"],
+        ["a.py", "v5e:4x4", "--data=gs://bucket/tokens", "--workdir=run"],
+    ],
 )
 def test_bad_flags_are_one_line(arguments):
     done = call(*arguments)

@@ -35,7 +35,11 @@ def run(tmp_path, codes, *flags, arguments=()):
 
 @pytest.mark.parametrize(
     ("codes", "tries", "last"),
-    [("0", 1, 0), ("1", 1, 1), ("2", 1, 2), ("75,74,70,-9,0", 5, 0), ("134,1", 2, 1)],
+    [
+        *((str(code), 1, code) for code in (0, 1, 2, 3, 4, 5, 126, 127)),
+        ("75,74,70,69,-9,0", 6, 0),
+        ("134,1", 2, 1),
+    ],
 )
 def test_what_is_started_again(tmp_path, codes, tries, last):
     done, log = run(tmp_path, codes)

@@ -136,11 +136,19 @@ backend_run_state() {
   else
     case "$conditions" in
       *Completed=*) echo finished ;;
-      *Failed=FailJobSet*) echo 'failed 2' ;; # exit code 1 or 2: the log says which
+      *Failed=FailJobSet*) echo "failed $(final_code)" ;;
       *Failed=*) echo lost ;; # all restarts are used up
       *) echo running ;;
     esac
   fi
+}
+
+# The exit code for which the JobSet failed: the first final one of a pod; 1 if no pod is left.
+final_code() {
+  local codes
+  codes="$("${KUBECTL[@]}" get pods "--selector=jobset.sigs.k8s.io/jobset-name=$GPST_NAME" \
+    '--output=jsonpath={range .items[*]}{.status.containerStatuses[0].state.terminated.exitCode}{"\n"}{end}')" || true
+  { grep -xE '[1-5]|12[67]' <<<"$codes" || echo 1; } | head -n 1
 }
 
 backend_status() {

@@ -44,14 +44,14 @@ log=runs/slurm/$GPST_NAME
 rm -f "\$log/exit_code"
 if ((restarts >= $GPST_MAX_TRIES)); then
   echo "error: started $GPST_MAX_TRIES times: giving up"
-  echo 75 >"\$log/exit_code"
-  exit 75
+  echo 69 >"\$log/exit_code"
+  exit 69
 fi
 code=0
 # When a process fails, the others end within the heartbeat timeout; the exit codes of all count.
 srun --kill-on-bad-exit=0 --wait=600 --output="\$log/process-%t.log" --open-mode=append \\
   $(quote "${TRAIN[@]}") || code=\$?
-if ((code <= 2)) || [[ -e \$log/stop ]]; then
+if ((code <= 5 || code == 126 || code == 127)) || [[ -e \$log/stop ]]; then
   echo "\$code" >"\$log/exit_code"
   exit "\$code"
 fi
@@ -93,7 +93,7 @@ backend_run_state() {
   else
     case "$(<"$LOGS/exit_code")" in
       0) echo finished ;;
-      [12]) echo "failed $(<"$LOGS/exit_code")" ;;
+      [1-5] | 126 | 127) echo "failed $(<"$LOGS/exit_code")" ;;
       *) echo lost ;;
     esac
   fi

@@ -59,7 +59,7 @@ launch_host() { # HOST NUMBER
   run_with secret_lines "${COMMAND[@]}"
 }
 
-# none, running, finished, stopped (by stop.sh), "failed CODE" (1 diverged, 2 bad input), lost (a
+# none, running, finished, stopped (by stop.sh), "failed CODE" (one that is final), lost (a
 # host no longer runs it) or unknown (a host does not answer).
 backend_run_state() {
   local states
@@ -69,8 +69,8 @@ backend_run_state() {
   }
   if $GPST_DRY_RUN; then
     echo none
-  elif grep -qE 'exited [12]$' <<<"$states"; then
-    echo "failed $(sed -nE 's/.*exited ([12])$/\1/p' <<<"$states" | head -n 1)"
+  elif grep -qE 'exited ([1-5]|12[67])$' <<<"$states"; then
+    echo "failed $(sed -nE 's/.*exited ([1-5]|12[67])$/\1/p' <<<"$states" | head -n 1)"
   elif ! grep -qvE 'exited 0$' <<<"$states"; then
     echo finished
   elif ! grep -qvE 'none$' <<<"$states"; then

@@ -41,6 +41,9 @@ def main() -> None:
         case ["get", "pods"]:
             name = flag(words, "selector").split("=")[1]
             job = world.state()["resources"].get(f"jobsets/{name}", {})
+            if "exitCode" in flag(words, "output"):
+                print(*job.get("codes", []), sep="\n")
+                return
             for pod in job.get("hosts", []):
                 print(f"pod/{pod}")
         case ["exec", pod]:
@@ -146,7 +149,7 @@ def _control(world: World, name: str) -> None:
             end = "Completed=AllJobsCompleted"
         with world.change() as state:
             if current := state["resources"].get(f"jobsets/{name}"):
-                current |= {"end": end, "restarts": restarts}
+                current |= {"end": end, "restarts": restarts, "codes": [c for c in codes if c]}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from data_pipeline.runtime.errors import UserError
 from gpst_jax.evaluation.comparisons import mean_difference
-from gpst_jax.evaluation.metrics.display import Cell, Table
+from gpst_jax.evaluation.metrics.display import Cell, Table, absent_cell
+from gpst_jax.evaluation.metrics.display import items_of as items_of
 from gpst_jax.evaluation.metrics.recipe import Measurement, Outcome, Recipe
 from gpst_jax.samples.manifest import Sample, first_of_seeded_order
 
@@ -135,9 +136,8 @@ class Metric(abc.ABC):
         if row is None:
             return Cell()
         if row.get("value") is None:
-            return Cell(row.get("reason", "not available"), missing=True)
-        failed = f", {row['failed']} failed" if row.get("failed") else ""
-        notes = (cls.interval(row, signed), f"n = {row['n']}{failed}")
+            return absent_cell(row)
+        notes = (cls.interval(row, signed), f"n = {items_of(row)}")
         return Cell(cls.number(row["value"], signed), notes)
 
     @classmethod

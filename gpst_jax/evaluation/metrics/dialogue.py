@@ -12,7 +12,7 @@ from typing import ClassVar
 from data_pipeline.runtime.errors import UserError
 from gpst_jax.evaluation.metrics import statistics, wer
 from gpst_jax.evaluation.metrics.base import Inputs, Row, Scores, setting
-from gpst_jax.evaluation.metrics.display import Table, proportion_cell
+from gpst_jax.evaluation.metrics.display import Table, items_of, proportion_cell
 from gpst_jax.samples.manifest import Sample
 
 Judge = Callable[[str, str, str | None], float]
@@ -41,6 +41,7 @@ def answers(
     *,
     resamples: int,
     seed: int,
+    normalise: Callable[[str], str] = str,
 ) -> Row:
     """Fraction of right answers.
 
@@ -50,6 +51,7 @@ def answers(
         judge: name of the judge.
         resamples: bootstrap resamples, for judges with scores between 0 and 1.
         seed: of the bootstrap.
+        normalise: of the recogniser's recipe, which `heard` has been through.
 
     Returns:
         A row with `value`, `ci95`, `n`, and the same for the answer that the model wrote
@@ -62,7 +64,7 @@ def answers(
 
     def fraction(texts: Sequence[str | None]) -> Row:
         scores = [
-            score(sample.question or "", sample.text or "", text)
+            score(sample.question or "", normalise(sample.text or ""), text)
             for sample, text in zip(samples, texts, strict=True)
         ]
         estimate = (
@@ -78,10 +80,13 @@ def answers(
             return statistics.not_available("no words to compare with")
         return wer.summarise(counts, None, resamples=resamples, seed=seed)
 
-    written = [sample.answer_text for sample in samples]
+    written = [
+        None if sample.answer_text is None else normalise(sample.answer_text) for sample in samples
+    ]
     return {
         "judge": judge,
         **fraction(heard),
+        "failed": sum(text is None for text in heard),
         "written": fraction(written),
         "question_transcript": errors([(s.question or "", s.question_transcript) for s in samples]),
         "speech_from_text": errors(
@@ -108,12 +113,28 @@ class Answers(wer.Transcripts):
         dialogues = [n for n, group in inputs.conditions.items() if any(s.question for s in group)]
         heard = self.transcribe(inputs) if dialogues else None
         for name in dialogues:
-            if heard is not None and not heard.pairs[name]:
+            if heard is None or heard.pairs[name]:
+                continue
+            row: Row = {"judge": self.judge}
+            if not heard.samples[name]:
+                row |= self.missing(heard, name, inputs.conditions[name])
+            else:
                 row = answers(
-                    heard.samples[name], heard.hypotheses(name), self.judge, **inputs.bootstrap
+                    heard.samples[name],
+                    heard.hypotheses(name),
+                    self.judge,
+                    normalise=self._normalised,
+                    **inputs.bootstrap,
                 )
-                scores.rows[name, self.side_key(name)] = row
+            scores.rows[name, self.side_key(name)] = row
         return scores
+
+    def _normalised(self, text: str) -> str:
+        """The text by the recipe's rules; as it is where they refuse it, so that it is wrong."""
+        try:
+            return self.recipe(self.wer).normalise(text)
+        except UserError:
+            return text
 
     @classmethod
     def side_key(cls, condition: str) -> str:
@@ -148,7 +169,7 @@ class Answers(wer.Transcripts):
         return [
             f"{name}, right answers: {row['reason']}"
             if row["value"] is None
-            else f"{name}, right answers: {row['value']:.0%} of {row['n']} as heard, "
+            else f"{name}, right answers: {row['value']:.0%} as heard (n = {items_of(row)}), "
             f"{row['written']['value']:.0%} as written ({row['judge']})"
             for name, row in rows
         ]

@@ -24,9 +24,31 @@ class Table:
     rows: Sequence[tuple[str, Sequence[Cell]]]
 
 
+# Items that are in no number, or in it at its worst value: key of a row, and how it is printed.
+_APART = (
+    ("failed", "failed"),
+    ("unusable_references", "without a readable reference"),
+    ("n_empty", "no words"),
+    ("n_other_language", "other language"),
+)
+
+
+def items_of(row: dict[str, Any]) -> str:
+    """The number of items of a row, and of those that failed or are counted apart."""
+    notes = (f"{row[key]} {words}" for key, words in _APART if row.get(key))
+    return ", ".join((str(row.get("n", 0)), *notes))
+
+
+def absent_cell(row: dict[str, Any]) -> Cell:
+    """Why a row has no number, with its items where some were counted apart."""
+    counted = any(row.get(key) for key, _ in _APART)
+    notes = (f"n = {items_of(row)}",) if counted else ()
+    return Cell(row.get("reason", "not available"), notes, missing=True)
+
+
 def proportion_cell(row: dict[str, Any]) -> Cell:
     """A proportion in per cent, with its interval and the number of items."""
     if row["value"] is None:
-        return Cell(row["reason"], missing=True)
+        return absent_cell(row)
     bounds = "[{:.0%}, {:.0%}] ".format(*row["ci95"]) if row["ci95"] else ""
-    return Cell(f"{row['value']:.0%}", (f"{bounds}n {row['n']}",))
+    return Cell(f"{row['value']:.0%}", (f"{bounds}n {items_of(row)}",))

@@ -9,7 +9,7 @@ import numpy as np
 from gpst_jax.evaluation.comparisons import mean_difference
 from gpst_jax.evaluation.metrics import statistics
 from gpst_jax.evaluation.metrics.base import Inputs, Row, Scores, setting
-from gpst_jax.evaluation.metrics.display import Cell, Table, proportion_cell
+from gpst_jax.evaluation.metrics.display import Cell, Table, items_of, proportion_cell
 from gpst_jax.evaluation.metrics.speaker import Embed, Embeddings, cosine, is_transfer
 from gpst_jax.samples.manifest import UNSEEN, Sample
 
@@ -97,6 +97,7 @@ def closer_to_prompt(
         for field, hits in nearer.items()
         if hits
     }
+    parts["audio"]["failed"] = len(nearer["audio"]) - len(to_prompt["audio"])
     result = parts.pop("audio") | about | parts
     result["difference_to_codec"] = mean_difference(
         nearer["audio"], nearer["prompt_reference_codec_audio"], resamples=resamples, seed=seed
@@ -189,7 +190,7 @@ class IdentityTransfer(Embeddings):
             beside = f"; the codec's reconstruction of it {codec['value']:.0%}" if codec else ""
             lines.append(
                 f"{name}, nearer to the prompt's voice than to the source's: {row['value']:.0%} "
-                f"of {row['n']} items{beside} ({row['recipe']})"
+                f"(n = {items_of(row)}){beside} ({row['recipe']})"
             )
         return lines
 

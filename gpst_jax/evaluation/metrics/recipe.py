@@ -3,10 +3,12 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_pipeline.runtime.contents import digest, file_digest, file_state
 from gpst_jax.evaluation.metrics.optional_packages import require, versions
 
 
@@ -40,14 +42,27 @@ class Measurement:
         require(self.id, dict(self.modules), self.extra)
 
     def key(self) -> str:
-        """Cache key: values of equal id, version, packages and weights are interchangeable."""
+        """Cache key: values of equal id, version, packages and weights are interchangeable.
+
+        Local weights count by what their files hold, wherever they are.
+        """
         installed = versions(dict(self.modules))
         packages = ",".join(f"{name}={version}" for name, version in sorted(installed.items()))
-        return f"{self.id};v{self.version};{packages};{self.weights() or ''}"
+        return f"{self.id};v{self.version};{packages};{_contents(self.weights())}"
 
     def weights(self) -> str | None:
         """The local directory used instead of the published weights, if one is named."""
         return os.environ.get(self.directory_variable) if self.directory_variable else None
+
+
+def _contents(directory: str | None) -> str:
+    """A digest of the files in a directory of weights; empty without one."""
+    if not directory or not Path(directory).is_dir():
+        return directory or ""
+    files = sorted(path for path in Path(directory).iterdir() if path.is_file())
+    return digest(
+        "".join(f"{p.name} {file_digest(str(p), file_state(p))}\n" for p in files).encode()
+    )
 
 
 @dataclass(frozen=True)

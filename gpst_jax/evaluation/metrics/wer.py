@@ -1,10 +1,11 @@
 """Word error rate: recognisers, alignment counts, and their corpus aggregate.
 
 A corpus word error rate is sum(S + D + I) / sum(reference words). An utterance whose file is
-missing or cannot be decoded counts as all of its words deleted; it is never left out.
+missing or cannot be decoded counts as all of its words deleted; it is never left out. Left out, and
+counted, are references without words, and those in languages that a recipe's rules are not for.
 """
 
-import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,30 +20,15 @@ from gpst_jax.evaluation.metrics import hf_models, pocketsphinx_digits, statisti
 from gpst_jax.evaluation.metrics.base import Floor, Inputs, Metric, Row, Scores, setting
 from gpst_jax.evaluation.metrics.recipe import Measurement, Recipe
 from gpst_jax.samples.manifest import UNSEEN, Sample, pairs
+from gpst_jax.samples.texts import (
+    ENGLISH,
+    LATIN,
+    normalise_digits,
+    normalise_librispeech,
+    other_language,
+)
 
-_NUMERALS = {str(value): word for value, word in enumerate(DIGITS)} | {"oh": "zero", "o": "zero"}
-
-
-def normalise_digits(text: str) -> str:
-    """Lower case, punctuation dropped, numerals spelled digit by digit, "oh" read as "zero".
-
-    Raises:
-        UserError: a word is no digit, so the digit grammar could never recognise it.
-    """
-    cleaned = re.sub(r"[^\w\s]|_", " ", re.sub(r"(\d)", r" \1 ", text.lower()))
-    words = [_NUMERALS.get(word, word) for word in cleaned.split()]
-    foreign = sorted(set(words) - set(DIGITS))
-    if foreign:
-        raise UserError(
-            f"transcript {text!r} is marked as digits but holds {', '.join(foreign)}; "
-            "give such samples text_kind 'free'"
-        )
-    return " ".join(words)
-
-
-def normalise_librispeech(text: str) -> str:
-    """Upper case; letters and apostrophes only; single spaces."""
-    return " ".join(re.sub(r"[^A-Z' ]+", " ", text.upper().replace("\u2019", "'")).split())
+__all__ = ["DIGITS", "normalise_digits", "normalise_librispeech"]  # beside what is defined here
 
 
 @dataclass(frozen=True)
@@ -51,6 +37,12 @@ class TranscriptRecipe(Recipe):
 
     text_kinds: tuple[str, ...]  # of the transcripts it may score
     normalise: Callable[[str], str]
+    languages: tuple[str, ...] = ENGLISH  # that the recogniser and its normalisation are for
+    script: str = LATIN
+
+    def refuses(self, sample: Sample) -> str | None:
+        """What a transcript is in, if it is not in one of the recipe's languages."""
+        return other_language(sample.language, sample.text or "", self.languages, self.script)
 
 
 _JIWER = ("jiwer", "jiwer")
@@ -82,7 +74,7 @@ RECIPES: dict[str, Recipe] = {
             id="wer/hubert-large-ls960-ctc",
             kind="wer",
             model="facebook/hubert-large-ls960-ft, greedy CTC, float32, one utterance at a time",
-            normalisation="upper case, letters and apostrophes",
+            normalisation="upper case, letters and apostrophes, numbers spelled",
             aggregation=_CORPUS,
             measurement=Measurement(
                 id="transcript/hubert-large-ls960-ctc",
@@ -154,16 +146,22 @@ def summarise(
         value, ci95 (utterances resampled), ci95_speakers (speakers resampled; None with fewer
         than two, absent without speakers), n utterances, reference words, S, D and I, mean and
         median over utterances, share_above_half, share_empty, and the number of failed files.
+        Utterances without reference words are not among them: `n_empty` counts them.
     """
+    without = sum(not count.words for count in counts)
+    apart = {"n_empty": without} if without else {}
+    if speakers is not None:
+        speakers = [s for s, count in zip(speakers, counts, strict=True) if count.words]
+    counts = [count for count in counts if count.words]
     errors = np.array([count.errors for count in counts])
     words = np.array([count.words for count in counts])
-    if not words.sum():
-        return statistics.not_available("reference transcripts hold no words")
+    if not counts:
+        return statistics.not_available("reference transcripts hold no words") | apart
     estimate = statistics.ratio(errors, words, resamples=resamples, seed=seed)
     ci95 = estimate.ci95
     if ci95 and not errors.sum():
         ci95 = statistics.share(0, int(words.sum())).ci95  # no errors: the bootstrap has no width
-    rates = errors / np.maximum(words, 1)
+    rates = errors / words
     by_speaker: dict[str, Any] = {}
     if speakers is not None:
         clustered = statistics.ratio(
@@ -184,6 +182,7 @@ def summarise(
         "share_above_half": float((rates > 0.5).mean()),
         "share_empty": float(np.mean([count.empty for count in counts])),
         "failed": sum(count.failed for count in counts),
+        **apart,
     }
 
 
@@ -194,10 +193,20 @@ class Transcribed(NamedTuple):
     pairs: dict[str, list[tuple[Sample, Sample]]]  # two renditions of the same units
     references: dict[str, list[str]]  # in the order of `samples`
     texts: dict[Path, str | None]  # recognised; None for a failed file
+    empty: dict[str, int]  # samples whose reference has no words when it is normalised
+    refused: dict[str, Counter[str]]  # samples in languages that the recipe is not for, by language
 
     def hypotheses(self, condition: str) -> list[str | None]:
         """Recognised texts of `samples`."""
         return [self.texts[sample.audio] for sample in self.samples[condition]]
+
+    def apart(self, condition: str) -> dict[str, int]:
+        """Fields of a row: how many samples are counted apart, where there are any."""
+        counts = {
+            "n_empty": self.empty[condition],
+            "n_other_language": self.refused[condition].total(),
+        }
+        return {name: count for name, count in counts.items() if count}
 
 
 @dataclass(frozen=True)
@@ -229,25 +238,45 @@ class Transcripts(Metric):
             UserError: a reference holds words that the recipe cannot recognise.
         """
         recipe: TranscriptRecipe = self.recipe(self.wer)
-        scored = {
-            name: [s for s in samples if s.text and s.text_kind in recipe.text_kinds]
-            for name, samples in inputs.conditions.items()
-        }
+        scored: dict[str, list[Sample]] = {}
+        references: dict[str, list[str]] = {}
+        empty: dict[str, int] = {}
+        refused: dict[str, Counter[str]] = {}
+        for name, samples in inputs.conditions.items():
+            of_kind = [s for s in samples if s.text and s.text_kind in recipe.text_kinds]
+            foreign = [recipe.refuses(sample) for sample in of_kind]
+            ours = [s for s, language in zip(of_kind, foreign, strict=True) if language is None]
+            texts = [_reference(recipe, name, sample) for sample in ours]
+            scored[name] = [s for s, text in zip(ours, texts, strict=True) if text]
+            references[name] = [text for text in texts if text]
+            empty[name] = len(texts) - len(references[name])
+            refused[name] = Counter(language for language in foreign if language is not None)
         paired = {
             name: [p for p in pairs(samples) if p[0].text_kind in recipe.text_kinds]
             for name, samples in inputs.conditions.items()
         }
-        references = {
-            name: [_reference(recipe, name, s) for s in samples] for name, samples in scored.items()
-        }
         files = [s.audio for samples in scored.values() for s in samples]
         files += [s.audio for group in paired.values() for pair in group for s in pair]
         outcomes = inputs.measure(recipe.measurement, files) if files else {}
-        texts = {
+        heard = {
             path: recipe.normalise(outcome.value) if outcome.ok else None
             for path, outcome in outcomes.items()
         }
-        return Transcribed(scored, paired, references, texts)
+        return Transcribed(scored, paired, references, heard, empty, refused)
+
+    def missing(self, heard: Transcribed, name: str, samples: Sequence[Sample]) -> Row:
+        """Why no sample of a condition could be scored."""
+        recipe: TranscriptRecipe = self.recipe(self.wer)
+        if refused := sorted(heard.refused[name]):
+            scored = recipe.languages[-1].capitalize()
+            reason = f"the transcripts are in {' and '.join(refused)}, {recipe.id} scores {scored}"
+        elif heard.empty[name]:
+            reason = "reference transcripts hold no words"
+        elif any(s.text for s in samples):
+            reason = f"no transcripts of kind {' or '.join(recipe.text_kinds)}"
+        else:
+            reason = "no transcripts"
+        return statistics.not_available(reason) | heard.apart(name)
 
 
 def _reference(recipe: TranscriptRecipe, condition: str, sample: Sample) -> str:
@@ -284,7 +313,7 @@ class WordErrors(Transcripts):
             else:
                 references = zip(heard.samples[name], heard.references[name], strict=True)
                 counts = {s.id: count_errors(r, heard.texts[s.audio]) for s, r in references}
-                row = self._row(heard.samples[name], samples, counts, inputs)
+                row = self._row(heard, name, samples, counts, inputs)
             for id_, count in counts.items():
                 scores.items[name, id_]["errors"] = asdict(count)
             scores.values[self.wer, name] = counts
@@ -294,19 +323,16 @@ class WordErrors(Transcripts):
 
     def _row(
         self,
-        scored: list[Sample],
+        heard: Transcribed,
+        name: str,
         samples: list[Sample],
         counts: Mapping[str, ErrorCounts],
         inputs: Inputs,
     ) -> Row:
-        if counts:
-            speakers = [s.speaker for s in scored]
-            return summarise(list(counts.values()), speakers, **inputs.bootstrap)
-        kinds = " or ".join(self.recipe(self.wer).text_kinds)
-        has_text = any(s.text for s in samples)
-        return statistics.not_available(
-            f"no transcripts of kind {kinds}" if has_text else "no transcripts"
-        )
+        if not counts:
+            return self.missing(heard, name, samples)
+        speakers = [s.speaker for s in heard.samples[name]]
+        return summarise(list(counts.values()), speakers, **inputs.bootstrap) | heard.apart(name)
 
     def _agreement(self, heard: Transcribed, name: str, inputs: Inputs) -> tuple[Row, Row]:
         """Agreement between the renditions of each pair, and between those of different pairs."""

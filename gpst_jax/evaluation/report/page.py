@@ -27,11 +27,11 @@ MAX_BYTES = 15_000_000
 
 
 def _html(cell: Cell) -> str:
+    notes = "".join(f"<small>{escape(note)}</small>" for note in cell.notes)
     if cell.missing:
-        return f'<td class="none">{escape(cell.text)}</td>'
+        return f'<td class="none">{escape(cell.text)}{notes}</td>'
     if not cell.notes:
         return f"<td>{escape(cell.text)}</td>"
-    notes = "".join(f"<small>{escape(note)}</small>" for note in cell.notes)
     return f"<td><b>{escape(cell.text)}</b>{notes}</td>"
 
 
@@ -59,13 +59,21 @@ def _main_table(results: dict[str, Any]) -> str:
             body += f'<tr class="part"><th colspan="{len(columns) + 1}">{title}</th></tr>'
         for name, rows in lines:
             body += _row(escape(name), _cells(columns, rows))
-    return _table(columns, body)
+    if not columns:
+        return ""
+    caption = (
+        f"Point estimates with {LEVEL:.0%} intervals (bootstrap over items) and the number n of "
+        "items. The recording and the recording through the codec are ceilings; another speaker "
+        "and shuffled transcripts are floors."
+    )
+    return f"<h2>Results</h2><p>{caption}</p>" + _table(columns, body)
 
 
 def _difference_table(results: dict[str, Any]) -> str:
-    if not results["differences"]:
+    lines = results["differences"].values()
+    columns = [c for c in tables.recipe_columns(results) if tables.has_value(lines, c)]
+    if not columns:
         return ""
-    columns = tables.recipe_columns(results)
     body = ""
     for name, rows in results["differences"].items():
         a, b = (escape(tables.condition_name(part)) for part in name.split(" - "))
@@ -86,6 +94,14 @@ def _side_tables(results: dict[str, Any]) -> str:
     return out
 
 
+def _failed_list(results: dict[str, Any]) -> str:
+    lines = tables.failed_lines(results)
+    if not lines:
+        return ""
+    entries = "".join(f"<li>{escape(name)}: {escape(text)}</li>" for name, text in lines)
+    return f"<h2>Failed samples</h2><ul>{entries}</ul>"
+
+
 def _recipe_list(results: dict[str, Any]) -> str:
     entries = ""
     for name, recipe in results["recipes"].items():
@@ -98,7 +114,7 @@ def _recipe_list(results: dict[str, Any]) -> str:
             f"Aggregation: {escape(recipe['aggregation'])}. Packages: {escape(packages)}."
             f"{weights}</dd>"
         )
-    return f"<h2>Recipes</h2><dl>{entries}</dl>"
+    return f"<h2>Recipes</h2><dl>{entries}</dl>" if entries else ""
 
 
 # The training run.
@@ -216,12 +232,10 @@ def render_report(
     paragraph = f"<p>{escape(summary)}</p>" if summary else ""
     body = [
         f"<header><h1>{escape(title)}</h1>{paragraph}</header>",
-        f"<h2>Results</h2><p>Point estimates with {LEVEL:.0%} intervals (bootstrap over items) "
-        "and the number n of items. The recording and the recording through the codec are "
-        "ceilings; another speaker and shuffled transcripts are floors.</p>",
         _main_table(results),
         _difference_table(results),
         _side_tables(results),
+        _failed_list(results),
         players.listening_section(samples_dir, by_id) if samples_dir is not None else "",
         _training(metrics_path) if metrics_path is not None else "",
         _facts("Training run", results.get("train", {})),

@@ -1,6 +1,7 @@
 """Results as rows of text, shared by the terminal and the report page."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 from rich import box
 from rich.console import Console
@@ -8,6 +9,7 @@ from rich.table import Table
 
 from gpst_jax.evaluation.metrics import registry
 from gpst_jax.evaluation.metrics.base import Metric, Row
+from gpst_jax.evaluation.metrics.display import absent_cell, items_of
 from gpst_jax.samples.manifest import UNSEEN
 
 # How conditions are printed, in the order in which they are shown.
@@ -23,6 +25,8 @@ CONDITIONS = {
     "voice_conversion": "voice conversion",
     "dialogue": "spoken dialogue",
 }
+
+_REASONS = 3  # of failed samples, that are printed for a condition
 
 
 def condition_name(condition: str) -> str:
@@ -76,8 +80,32 @@ def sections(results: Row) -> Iterator[tuple[str, list[tuple[str, Row]]]]:
 
 
 def recipe_columns(results: Row) -> list[str]:
-    """Recipe ids in the order of the columns."""
-    return list(results["recipes"])
+    """Recipe ids in the order of the columns: those that have a row anywhere."""
+    lines = [rows for _, lines in sections(results) for _, rows in lines]
+    lines += results["differences"].values()
+    return [recipe_id for recipe_id in results["recipes"] if any(recipe_id in r for r in lines)]
+
+
+def has_value(lines: Iterable[Row], recipe_id: str) -> bool:
+    """Whether any line (recipe id -> row) has a number of a recipe."""
+    return any(rows.get(recipe_id, {}).get("value") is not None for rows in lines)
+
+
+def failed_lines(results: Row) -> list[tuple[str, str]]:
+    """Conditions with samples that failed: (name, how many of how many and the first reasons)."""
+    failed, totals = results.get("failed", {}), results.get("settings", {}).get("samples", {})
+    lines = []
+    for name in in_order(list(failed)):
+        reasons = Counter(failed[name].values()).most_common(_REASONS)
+        named = "; ".join(f"{count} {reason}" for reason, count in reasons)
+        example = next(iter(failed[name]))
+        lines.append(
+            (
+                condition_name(name),
+                f"{len(failed[name])} of {totals.get(name, '?')} failed ({named}), such as {example}",
+            )
+        )
+    return lines
 
 
 def side_rows(results: Row) -> Iterator[tuple[type[Metric], list[tuple[str, Row]]]]:
@@ -109,6 +137,11 @@ def print_results(results: Row) -> None:
     console = Console()
     parts = [(title, lines, False) for title, lines in sections(results)]
     for recipe_id in recipe_columns(results):
+        if not has_value(
+            (rows for _, lines, _ in parts for _, rows in lines), recipe_id
+        ):  # a table would hold reasons alone
+            _print_reasons(console, recipe_id, results)
+            continue
         table = Table(title=recipe_id, title_justify="left", title_style="bold", box=box.SIMPLE)
         for header in ("", "value", "95 % interval", "items"):
             table.add_column(header, justify="right" if header else "left")
@@ -116,12 +149,27 @@ def print_results(results: Row) -> None:
             rows = [(name, rows[recipe_id]) for name, rows in lines if recipe_id in rows]
             for name, row in rows:
                 if row["value"] is None:
-                    table.add_row(name, "", row["reason"], "")
+                    cell = absent_cell(row)
+                    table.add_row(name, "", cell.text, *(cell.notes or ("",)))
                     continue
                 value = number(recipe_id, row["value"], signed)
-                table.add_row(name, value, interval(recipe_id, row, signed), str(row["n"]))
+                table.add_row(name, value, interval(recipe_id, row, signed), items_of(row))
             table.add_section()
         console.print(table)
     for kind, rows in side_rows(results):
         for line in kind.side_lines(rows):
             console.print(line)
+    for name, text in failed_lines(results):
+        console.print(f"{name}: {text}", markup=False)
+
+
+def _print_reasons(console: Console, recipe_id: str, results: Row) -> None:
+    """Why a recipe has no number: one line per reason, with the conditions that it is of."""
+    conditions: dict[str, list[str]] = {}
+    for _, lines in sections(results):
+        for name, rows in lines:
+            if recipe_id in rows:
+                cell = absent_cell(rows[recipe_id])
+                conditions.setdefault(" ".join((cell.text, *cell.notes)), []).append(name)
+    for reason, names in conditions.items():
+        console.print(f"{recipe_id}: {reason} ({', '.join(names)})", markup=False)

@@ -152,6 +152,11 @@ def test_a_killed_fit_resumes_and_ends_in_the_same_clusters(hubert, corpus, tmp_
     assert not (tmp_path / "killed.safetensors").exists()
     with pytest.raises(UserError, match="other settings"):
         fit_kmeans(config("killed.safetensors", seed=1), utterances)
+    data = (corpus / "3.wav").read_bytes()
+    (corpus / "3.wav").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"changed: 1 of 13 hold something else, .*3\.wav"):
+        fit_kmeans(config("killed.safetensors"), utterances)
+    (corpus / "3.wav").write_bytes(data)  # touched, but the same
     calls.clear()
     resumed = fit_kmeans(config("killed.safetensors"), utterances)
     assert resumed["resumed"] is True

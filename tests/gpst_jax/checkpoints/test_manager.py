@@ -6,31 +6,14 @@ import resource
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding
+from stored_checkpoint import CONFIG, DATASET, make_params, write_run
 
 from gpst_jax.checkpoints import manager, storage
 from gpst_jax.checkpoints import record as run_record
-from gpst_jax.config import GPSTConfig, RunConfig, TrainConfig, TransformerConfig
-
-NET = TransformerConfig(d_model=8, num_layers=2, num_heads=2, d_ff=16)
-CONFIG = RunConfig(name="toy", model=GPSTConfig(global_net=NET, local_net=NET))
-DATASET = {"fingerprint": "f", "splits": {"train": {"hours": 0.5}}, "text_tokenizer": None}
-
-
-def make_params(seed=0.0):
-    return {"a": {"kernel": jnp.arange(32.0).reshape(4, 8) / 7 + seed}, "b": {"scale": jnp.ones(8)}}
-
-
-def write_run(workdir, config=CONFIG, steps=(1,), **items):
-    record = run_record.describe_run(config, "Toy", DATASET) | {"data": {"row": 8, "plan": "p"}}
-    saves = manager.Checkpoints(workdir, keep_latest=10)
-    for step in steps:
-        saves.save(step, {"params": make_params(step)} | items, record)
-    saves.close()
-    return record
+from gpst_jax.config import TrainConfig
 
 
 def test_a_checkpoint_describes_itself(tmp_path):
@@ -136,6 +119,6 @@ def test_resume_rules():
         "optimizer.learning_rate: 0.0005 -> 1.0",
         "train.steps: 1000 -> 5",
     ]
-    new["config"]["model"]["global_net"]["d_model"] = 9
-    with pytest.raises(run_record.CheckpointError, match=r"w: .*global_net\.d_model is 8.* has 9"):
+    new["config"]["model"]["global_net"]["d_model"] = 10
+    with pytest.raises(run_record.CheckpointError, match=r"w: .*global_net\.d_model is 8.* has 10"):
         run_record.check_resume(old, new, "w")

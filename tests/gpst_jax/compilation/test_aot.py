@@ -113,10 +113,19 @@ def test_attention_kernels_count_visible_positions(causal):
     assert hlo_cost.kernel_flops(hlo.parse(text)) == 7 * 2 * rows * heads * seen * width
 
 
+@pytest.mark.parametrize("topology", ["v5e:3x7", "v5p:2x2", "v6e:32x32", "v9:4x4", "v5e"])
+def test_unknown_topology_is_one_line(topology):
+    with pytest.raises(ConfigError, match=f"topology '{topology}': .*") as error:
+        aot.topology_devices(topology)
+    assert "\n" not in str(error.value)
+
+
 @needs_compiler
-def test_unknown_topology_is_one_line():
-    with pytest.raises(ConfigError, match=r"topology 'v5e:3x7'.*v5e:16x16"):
-        aot.topology_devices("v5e:3x7")
+@pytest.mark.parametrize("topology", ["v5e:1x1", "v5e:4x8", "v6e:16x16", "v5p:2x4x4", "v4:4x4x4"])
+def test_existing_topologies_are_known_to_the_compiler(topology, capfd):
+    sides = topology.partition(":")[2].split("x")
+    assert len(aot.topology_devices(topology)) % math.prod(map(int, sides)) == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_out_of_memory_message():

@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -59,6 +61,25 @@ def test_changed_files_and_versions_are_measured_anew(files, tmp_path):
     assert len(CALLS) == 4
     _measure(files, tmp_path, _peak(version=2))
     assert len(CALLS) == 7
+
+
+def test_other_weights_in_a_directory_of_that_name_are_measured_again(files, tmp_path, monkeypatch):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    monkeypatch.setenv("TOY_WEIGHTS", str(weights))
+    toy = dataclasses.replace(_peak(), directory_variable="TOY_WEIGHTS")
+    keys = []
+    for content in (b"a" * 9, b"b" * 9, b"a" * 9):
+        (weights / "model.safetensors").write_bytes(content)
+        keys.append(toy.key())
+    assert keys[0] == keys[2] != keys[1]
+    shutil.copytree(weights, tmp_path / "moved")
+    monkeypatch.setenv("TOY_WEIGHTS", str(tmp_path / "moved"))
+    assert toy.key() == keys[0]
+    _measure(files, tmp_path, toy)
+    (tmp_path / "moved" / "model.safetensors").write_bytes(b"b" * 9)
+    _measure(files, tmp_path, toy)
+    assert len(CALLS) == 2 * 3
 
 
 def test_interrupted_work_is_kept_except_for_a_truncated_line(files, tmp_path):

@@ -5,6 +5,7 @@ import pytest
 
 from data_pipeline.runtime.errors import UserError
 from gpst_jax.evaluation.metrics import registry
+from gpst_jax.evaluation.report.tables import print_results
 from gpst_jax.evaluation.suite import EvaluationConfig, evaluate
 
 WER, SIM, MOS = "wer/toy", "sim-o/toy", "mos/toy"
@@ -122,6 +123,43 @@ def test_metrics_of_zero_items_leave_no_rows(toy_settings, toy_samples):
     assert set(results["recipes"]) == {WER, SIM, MOS}
     assert set(results["timings_s"]) == {"toy/wer"}
     assert items["codec"][0]["similarity"] is None
+
+
+def test_failed_samples_are_named_with_their_reasons(config, toy_samples):
+    path = toy_samples / "codec" / "manifest.jsonl"
+    third = json.loads(path.read_text(encoding="utf-8").splitlines()[3])
+    (path.parent / third["audio"]).write_bytes(b"RIFF")
+    results, _ = evaluate(toy_samples, config, show_progress=False)
+    (missing,) = results["failed"]["speaker_transfer"].values()
+    assert missing == "no such file"
+    assert list(results["failed"]) == ["codec", "speaker_transfer"]
+    assert list(results["failed"]["codec"]) == [third["id"]]
+    assert results["modes"]["speaker_transfer"]["closer_to_prompt"]["failed"] == 1
+
+
+def test_failed_samples_are_named_even_if_no_metric_reads_them(toy_settings, toy_samples, capsys):
+    for path in toy_samples.glob("*/manifest.jsonl"):
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [row | {"text": None, "pair": None} for row in rows]
+        path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    settings = toy_settings | {"similarity_items": 0, "mos_items": 0}
+    config = EvaluationConfig(registry.configure(**settings), processes=1, resamples=50)
+    results, _ = evaluate(toy_samples, config, show_progress=False)
+    assert list(results["failed"]) == ["speaker_transfer"]
+    print_results(results)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "speaker transfer: 1 of 12 failed (1 no such file)" in printed
+    assert "wer/toy: not available: no transcripts (recording," in printed
+    assert "interval" not in printed  # no table without a number
+    assert "sim-o" not in printed
+    assert "mos/toy" not in printed
+
+
+def test_the_table_counts_what_failed(results, capsys):
+    print_results(results)
+    printed = capsys.readouterr().out
+    assert "12, 1 failed" in printed
+    assert "1 of 12 failed" in printed
 
 
 def test_settings_are_one_flat_object(config):

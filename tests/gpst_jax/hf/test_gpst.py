@@ -42,29 +42,46 @@ def pair(request, stored, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def batch(pair, request):
-    """Two packed rows, the second with padding."""
-    model, _ = pair
+def batch_of(request):
+    """Makes two packed rows for a model, the second with padding."""
     pack_rows, random_part = (request.getfixturevalue(n) for n in ("pack_rows", "random_part"))
-    layout, rng = model.spec.layout(), np.random.default_rng(1)
-    segments = [
-        tokens.segment_tokens(
-            layout,
-            [random_part(layout, rng, units, frames)],
-            positions=model.config.data.positions,
-        )
-        for units, frames in ((7, 10), (5, 8), (9, 12))
-    ]
-    return pack_rows([segments[:2], segments[2:]], 40, 24)
+
+    def make(model):
+        layout, rng = model.spec.layout(), np.random.default_rng(1)
+        segments = [
+            tokens.segment_tokens(
+                layout,
+                [random_part(layout, rng, units, frames)],
+                positions=model.config.data.positions,
+            )
+            for units, frames in ((7, 10), (5, 8), (9, 12))
+        ]
+        return pack_rows([segments[:2], segments[2:]], 40, 24)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def batch(pair, batch_of):
+    """The rows of `pair`."""
+    return batch_of(pair[0])
 
 
 def _tensors(batch):
-    return {name: torch.from_numpy(np.asarray(value, np.int64)) for name, value in batch.items()}
+    """The loader's arrays as they are."""
+    assert {value.dtype.name for value in batch.values()} == {"int32"}
+    return {name: torch.from_numpy(value) for name, value in batch.items()}
+
+
+def _jax_loss(model, batch):
+    objective = GPSTObjective(model.config, model.spec.layout())
+    with jax.default_matmul_precision("highest"):
+        weights = objective.weights(batch)
+        return objective.loss(model.params, batch, jax.random.key(0), weights, False)[0]
 
 
 def test_logits_and_loss_are_equal(pair, batch):
     model, loaded = pair
-    objective = GPSTObjective(model.config, model.spec.layout())
     ours = gpst.bind(model.config.model_as(GPSTConfig), model.spec.layout(), model.params)
     with jax.default_matmul_precision("highest"):
         hidden = ours.hidden(*(batch[n] for n in ("tokens", "positions", "streams", "segment_ids")))
@@ -75,16 +92,43 @@ def test_logits_and_loss_are_equal(pair, batch):
             picked.reshape(-1, picked.shape[-1]), batch["frames"].reshape(-1, depth)
         )
         acoustic = np.asarray(ours.acoustic_logits(local)).reshape(*batch["frames"].shape, -1)
-        loss = objective.loss(
-            model.params, batch, jax.random.key(0), objective.weights(batch), False
-        )[0]
     with torch.no_grad():
         output = loaded(**_tensors(batch))
     real, frames = batch["segment_ids"] > 0, batch["frame_segments"] > 0
     assert np.abs(semantic[real] - output.semantic_logits.numpy()[real]).max() < 1e-4
     assert np.abs(acoustic[frames] - output.acoustic_logits.numpy()[frames]).max() < 1e-4
     assert np.abs(semantic[real]).max() > 1  # not equal because all is near zero
-    np.testing.assert_allclose(output.loss.item(), loss, rtol=1e-5)
+    np.testing.assert_allclose(output.loss.item(), _jax_loss(model, batch), rtol=1e-5)
+
+
+def test_int64_gives_the_loss_of_int32(pair, batch):
+    _, loaded = pair
+    tensors = _tensors(batch)
+    with torch.no_grad():
+        output = loaded(**{name: array.long() for name, array in tensors.items()})
+        assert output.loss == loaded(**tensors).loss
+
+
+def test_bfloat16_gives_a_near_loss_and_gradients(modern, batch_of):
+    model, directory = modern
+    loaded = hf.GPSTForSpeech.from_pretrained(directory, dtype=torch.bfloat16)
+    batch = batch_of(model)
+    loss = loaded(**_tensors(batch)).loss
+    assert loss.dtype == torch.float32
+    np.testing.assert_allclose(loss.item(), _jax_loss(model, batch), rtol=0.03)
+    loss.backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in loaded.parameters())
+
+
+@pytest.mark.parametrize("nothing", ["semantic_targets", "frame_segments"])
+def test_a_batch_without_targets_of_a_stream_has_its_loss_in_jax(modern, batch_of, nothing):
+    model, directory = modern
+    loaded = hf.GPSTForSpeech.from_pretrained(directory)
+    batch = dict(batch_of(model))
+    batch[nothing] = np.full_like(batch[nothing], {"semantic_targets": -1}.get(nothing, 0))
+    with torch.no_grad():
+        loss = loaded(**_tensors(batch)).loss.item()
+    np.testing.assert_allclose(loss, _jax_loss(model, batch), rtol=1e-5)
 
 
 def test_greedy_decoding_is_equal_in_every_mode(pair, random_part):

@@ -99,6 +99,14 @@ def test_soundstorm_runs_every_task_and_resumes(generate, tmp_path):
     assert lines[-1] == "dialogue: 1 samples are there"
     with pytest.raises(UserError, match="differ in flow, soundstorm"):
         generate("flow", tmp_path)
+    models = tmp_path / "models.json"
+    held = json.loads(models.read_text())
+    assert set(held) == {"stage", "language"}
+    models.write_text(json.dumps(held | {"language": "0" * 32}))  # of another run
+    with pytest.raises(UserError, match=r"samples of other parameters are there \(language\)"):
+        generate("soundstorm", tmp_path, lines.append, perceptual=settings)
+    models.unlink()  # of an older version
+    assert generate("soundstorm", tmp_path, lines.append, perceptual=settings) == {}
 
 
 def test_flow_keeps_the_settings_of_old_directories(generate, tmp_path):

@@ -19,6 +19,8 @@ from toy_run import (
     with_train,
 )
 
+from data_pipeline.runtime import claim
+from data_pipeline.runtime.errors import UserError
 from gpst_jax.checkpoints import manager, record, storage
 from gpst_jax.config import ConfigError, MeshConfig
 from gpst_jax.trackers import jsonl
@@ -270,3 +272,24 @@ def test_metrics_file_survives_a_line_cut_short(tmp_path):
     run_train(tmp_path, with_train(config, steps=4))
     text = (tmp_path / jsonl.METRICS_FILE).read_text()
     assert [json.loads(line)["step"] for line in text.splitlines()] == [1, 2, 3, 4]
+
+
+def test_a_workdir_in_use_is_refused_and_nothing_in_it_changes(tmp_path):
+    """Half-written checkpoints of the live run included, which a start would clear away."""
+    half = tmp_path / manager.CHECKPOINT_DIRECTORY / "2.orbax-checkpoint-tmp"
+    half.mkdir(parents=True)
+    with claim.claimed(tmp_path), pytest.raises(UserError, match="another process is writing"):
+        run_train(tmp_path, toy_config())
+    assert half.exists()
+    run_train(tmp_path, with_train(toy_config(), steps=1))
+    assert claim.holder(tmp_path) is None
+    assert not half.exists()
+
+
+def test_a_workdir_of_an_odd_name_trains_and_is_read(tmp_path):
+    for name in ("a {1} é#%20@\n", "x" * 240):
+        run_train(tmp_path / name, with_train(toy_config(), steps=1))
+        assert manager.load_params(tmp_path / name).step == 1
+    with pytest.raises(UserError, match="choose another directory"):
+        run_train(tmp_path / "[1]", toy_config())
+    assert not (tmp_path / "[1]").exists()

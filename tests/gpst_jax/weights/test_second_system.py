@@ -12,6 +12,7 @@ from grammars import free_grammar
 from in_memory import MemorySource, make_sequences
 from stored_model import make_dataset
 
+from data_pipeline.loading.batches import padding_arrays
 from data_pipeline.tokenizers import load_codec
 from gpst_jax.config import DataConfig, FlowConfig, RunConfig, SemanticLMConfig, TransformerConfig
 from gpst_jax.config.models import RopeScaling
@@ -22,6 +23,7 @@ from gpst_jax.generation.frame_batches import FrameRequest
 from gpst_jax.generation.lm_grammar import answer_grammar
 from gpst_jax.generation.lm_sampler import LMDecoder, LMRequest
 from gpst_jax.models import flow_matching, semantic_lm
+from gpst_jax.objectives import SemanticLMObjective
 from gpst_jax.weights import loading
 from gpst_jax.weights.directory import export
 
@@ -93,6 +95,37 @@ def test_language_model_logits(language_model):
         found = loaded(torch.from_numpy(ids)).logits.numpy()
     assert np.abs(expected).max() > 1
     assert np.abs(found - expected).max() < 1e-4
+
+
+def test_language_model_loss_of_the_loaders_arrays(language_model):
+    """int32 as they are, -1 where nothing is predicted; in bfloat16 nearly the same."""
+    model, params, spec, loaded, out = language_model
+    if model.block != "modern":
+        pytest.skip("transformers' own class shifts its labels itself")
+    rng = np.random.default_rng(4)
+    batch = padding_arrays("sequences", spec.vocabulary.padding, B=2, L=40)
+    for row, length in enumerate((40, 25)):
+        batch["tokens"][row, :length] = rng.integers(0, spec.vocabulary.size, length)
+        batch["positions"][row, :length] = np.arange(length)
+        batch["segment_ids"][row, :length] = 1
+        batch["targets"][row, 5 : length - 1] = batch["tokens"][row, 6:length]
+    silent = batch | {"targets": np.full_like(batch["targets"], -1)}
+    config = RunConfig("lm", model, DataConfig(batch_size=2, sequence_length=40))
+    objective = SemanticLMObjective(config, spec.vocabulary)
+    half = type(loaded).from_pretrained(out, dtype=torch.bfloat16)
+    for arrays in (batch, silent):
+        with jax.default_matmul_precision("highest"):
+            weights = objective.weights(arrays)
+            expected = objective.loss(params, arrays, jax.random.key(0), weights, False)[0]
+        for network, rtol in ((loaded, 1e-5), (half, 0.03)):
+            with torch.no_grad():
+                found = network(
+                    torch.from_numpy(arrays["tokens"]),
+                    torch.from_numpy(arrays["positions"]),
+                    torch.from_numpy(arrays["segment_ids"]),
+                    torch.from_numpy(arrays["targets"]),
+                ).loss
+            np.testing.assert_allclose(found.item(), expected, rtol=rtol)
 
 
 def test_language_model_round_trip(language_model, tmp_path):
@@ -186,6 +219,33 @@ def test_velocities(flow):
         found = loaded(*map(torch.from_numpy, (x, e, context, t, valid))).numpy()
     assert np.abs(expected[valid]).max() > 0.1
     assert np.abs(found - expected)[valid].max() < 1e-4
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.15)])
+def test_velocities_of_the_loaders_arrays(flow, dtype, tolerance):
+    """int32 codes, units and segment_ids as they are."""
+    model, params, layout, _, out = flow
+    loaded = hf.FlowForSpeech.from_pretrained(out, dtype=getattr(torch, dtype)).eval()
+    rng = np.random.default_rng(3)
+    batch = padding_arrays("frames", B=2, F=20, Q=layout.num_codebooks)
+    for row, length in enumerate((20, 13)):
+        batch["units"][row, :length] = rng.integers(0, layout.num_units, length)
+        codes = rng.integers(0, layout.codebook_size, (length, layout.num_codebooks))
+        batch["codes"][row, :length], batch["segment_ids"][row, :length] = codes, 1
+    assert {array.dtype.name for array in batch.values()} == {"int32"}
+    valid = batch["segment_ids"] > 0
+    t = np.array([0.2, 0.9], np.float32)
+    ours = flow_matching.bind(model, layout, params)
+    with jax.default_matmul_precision("highest"):
+        x, e = ours.latents(batch["codes"]), ours.semantics(batch["units"])
+        expected = np.asarray(ours.velocity(x, e, 0 * x, t, jnp.asarray(valid)))
+    with torch.no_grad():
+        x = loaded.latents(torch.from_numpy(batch["codes"]))
+        e = loaded.semantics(torch.from_numpy(batch["units"]))
+        segments = torch.from_numpy(batch["segment_ids"])
+        found = loaded(x, e, 0 * x, torch.from_numpy(t), segments).numpy()
+    scale = np.abs(expected[valid]).max()
+    assert np.abs(found - expected)[valid].max() < tolerance * max(scale, 1.0)
 
 
 def test_latents_by_the_same_noise(flow):

@@ -88,7 +88,27 @@ def test_results_without_samples_or_curves_still_make_a_page(tmp_path):
     pytest.importorskip("librosa")
     empty = {"modes": {}, "ceilings": {}, "floors": {}, "differences": {}, "recipes": {}}
     report.render_report(empty, None, None, tmp_path / "r.html", "Nothing")
-    assert "Nothing" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    source = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "Nothing" in source
+    assert "<table" not in source
+
+
+def test_failed_samples_are_listed_and_columns_without_rows_are_not(rendered):
+    page, results, output = rendered
+    assert "1 of 12 failed (1 no such file)" in "".join(page.text)
+    results["failed"] = {}
+    for section in ("modes", "ceilings", "floors", "differences"):
+        for rows in results[section].values():
+            rows.pop("mos/toy", None)
+            rows.pop("sim-o/toy", None)
+    for rows in results["differences"].values():
+        rows["wer/toy"] = {"value": None, "ci95": None, "n": 0, "reason": "none in common"}
+    report.render_report(results, None, None, output, "Less")
+    source = output.read_text(encoding="utf-8")
+    assert "Failed samples" not in source
+    assert "Paired differences" not in source
+    assert "mos/<wbr>toy" not in source
+    assert "wer/<wbr>toy" in source
 
 
 def test_corrupt_metrics_are_named(tmp_path):

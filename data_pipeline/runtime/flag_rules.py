@@ -1,0 +1,51 @@
+"""What flags may hold and which may be given together, checked before any work."""
+
+import re
+
+from absl import flags
+
+from data_pipeline.runtime.errors import UserError
+
+# Written by the programs that have them; all of these need files that can be locked and replaced.
+_OUTPUTS = (
+    "output",
+    "workdir",
+    "lm_workdir",
+    "json_out",
+    "items_out",
+    "html_out",
+    "hlo_out",
+    "hlo_dir",
+    "report",
+    "cache_dir",
+    "samples",
+)
+_REMOTE = re.compile(r"[A-Za-z][\w+.-]+:/")
+
+
+def check_local(flag: str, path: str) -> None:
+    """Raises UserError for an output in a bucket, such as gs://BUCKET/RUN: none is written yet."""
+    if _REMOTE.match(path):
+        raise UserError(
+            f"--{flag}={path}: buckets are not written directly; mount the bucket on every host "
+            "(gcsfuse, or a file system such as Filestore) and give the mounted path"
+        )
+
+
+def check_outputs() -> None:
+    """`check_local` of every output of the program."""
+    for name in _OUTPUTS:
+        value = flags.FLAGS[name].value if name in flags.FLAGS else None
+        if isinstance(value, str):
+            check_local(name, value)
+
+
+def given(*names: str) -> list[str]:
+    """Those of the flags that the command line has."""
+    return [name for name in names if flags.FLAGS[name].present]
+
+
+def refuse(names: tuple[str, ...], reason: str) -> None:
+    """Raises UserError if the command line has one of the flags; `reason` says what excludes it."""
+    for name in given(*names):
+        raise UserError(f"--{name}: {reason}")

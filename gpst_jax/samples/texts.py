@@ -1,0 +1,118 @@
+"""Transcripts as text to compare: numerals, rules of normalisation, languages and scripts."""
+
+import re
+import unicodedata
+from collections import Counter
+
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.synthetic.questions import DIGITS
+
+ENGLISH = ("en", "eng", "english")
+LATIN = "LATIN"
+
+_NUMERALS = {str(value): word for value, word in enumerate(DIGITS)} | {"oh": "zero", "o": "zero"}
+_TEENS = (
+    "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen",
+    "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_SCALES = ((10**6, "million"), (1000, "thousand"), (100, "hundred"))
+_LONGEST_NUMBER = 9  # digits; longer ones are read digit by digit
+# More letters of other scripts than this share: the text is not of the language, it quotes nothing.
+_FOREIGN_LETTERS = 0.1
+_LANGUAGES = {
+    "ar": "Arabic", "cs": "Czech", "de": "German", "en": "English", "es": "Spanish",
+    "fr": "French", "hi": "Hindi", "it": "Italian", "ja": "Japanese", "ko": "Korean",
+    "mul": "several languages", "nl": "Dutch", "pl": "Polish", "pt": "Portuguese", "ru": "Russian",
+    "tr": "Turkish", "uk": "Ukrainian", "vi": "Vietnamese", "yue": "Cantonese", "zh": "Chinese",
+}  # fmt: skip
+_SCRIPTS = {"CJK": "Chinese characters", "HANGUL": "Korean", "HIRAGANA": "Japanese"}
+_UNKNOWN = ("", "und", "unknown", "mis", "zxx")
+
+
+def _digit_words(text: str) -> list[str]:
+    """Lower-case words without punctuation, numerals spelled digit by digit."""
+    cleaned = re.sub(r"[^\w\s]|_", " ", re.sub(r"(\d)", r" \1 ", text.lower()))
+    return [_NUMERALS.get(word, word) for word in cleaned.split()]
+
+
+def normalise_digits(text: str) -> str:
+    """Lower case, punctuation dropped, numerals spelled digit by digit, "oh" read as "zero".
+
+    Raises:
+        UserError: a word is no digit, so the digit grammar could never recognise it.
+    """
+    words = _digit_words(text)
+    foreign = sorted(set(words) - set(DIGITS))
+    if foreign:
+        raise UserError(
+            f"transcript {text!r} is marked as digits but holds {', '.join(foreign)}; "
+            "give such samples text_kind 'free'"
+        )
+    return " ".join(words)
+
+
+def normalise_librispeech(text: str) -> str:
+    """Upper case; numbers spelled; letters without accents, and apostrophes; single spaces."""
+    spelled = _spell_numbers(text.replace("\u2019", "'"))
+    plain = "".join(c for c in unicodedata.normalize("NFKD", spelled) if not _is_accent(c))
+    return " ".join(re.sub(r"[^A-Z' ]+", " ", plain.upper()).split())
+
+
+def _is_accent(character: str) -> bool:
+    return unicodedata.combining(character) > 0
+
+
+def text_kind(text: str | None) -> str:
+    """The kind "digits" where every word or numeral of the text names a digit, else "free"."""
+    words = _digit_words(text or "")
+    return "digits" if words and set(words) <= set(DIGITS) else "free"
+
+
+def _spell_numbers(text: str) -> str:
+    """Numbers as English words: "7" is "seven", "1,250" "one thousand two hundred fifty"."""
+    joined = re.sub(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))", "", text)
+    pointed = re.sub(r"(?<=[0-9])\.(?=[0-9])", " point ", joined)
+    return re.sub(r"[0-9]+", lambda found: f" {_number(found[0])} ", pointed)
+
+
+def _number(numeral: str) -> str:
+    if len(numeral) > _LONGEST_NUMBER or (len(numeral) > 1 and numeral[0] == "0"):
+        return " ".join(DIGITS[int(digit)] for digit in numeral)
+    return _cardinal(int(numeral))
+
+
+def _cardinal(value: int) -> str:
+    if value < 10:
+        return DIGITS[value]
+    if value < 20:
+        return _TEENS[value - 10]
+    for scale, name in _SCALES:
+        if value >= scale:
+            rest = f" {_cardinal(value % scale)}" if value % scale else ""
+            return f"{_cardinal(value // scale)} {name}{rest}"
+    return _TENS[value // 10 - 2] + (f" {DIGITS[value % 10]}" if value % 10 else "")
+
+
+def other_language(
+    language: str | None, text: str, languages: tuple[str, ...] = ENGLISH, script: str = LATIN
+) -> str | None:
+    """What a text is in, where rules for `languages` in `script` cannot score it; else None.
+
+    Args:
+        language: code of the text, such as `zh` or `en-US`; None or `und` where it is not known.
+        text: the text, whose script tells where the language does not.
+        languages: codes, in lower case and without region, that can be scored.
+        script: first word of the names of its letters in Unicode.
+    """
+    code = re.split(r"[-_]", (language or "").strip().lower())[0]
+    if code not in _UNKNOWN and code not in languages:
+        return f"{_LANGUAGES[code]} ({code})" if code in _LANGUAGES else f"language {code!r}"
+    letters = (c for c in text if unicodedata.category(c)[0] == "L")
+    scripts = Counter(unicodedata.name(letter, "UNKNOWN").split(" ")[0] for letter in letters)
+    total = sum(scripts.values())
+    if not total or total - scripts[script] <= _FOREIGN_LETTERS * total:
+        return None
+    del scripts[script]
+    name = scripts.most_common(1)[0][0]
+    return _SCRIPTS.get(name, f"{name.capitalize()} script")

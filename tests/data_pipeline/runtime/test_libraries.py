@@ -1,0 +1,51 @@
+"""The message that matters stands alone: libraries print nothing at their start."""
+
+import os
+import subprocess
+import sys
+
+from data_pipeline.runtime import libraries
+
+_PROGRAM = """
+import jax
+from data_pipeline.runtime import cli
+from data_pipeline.runtime.errors import UserError
+
+def main(argv):
+    print(jax.devices())  # not flushed when standard output is a file
+    raise UserError("what matters")
+
+cli.run(main)
+"""
+
+
+def test_an_error_is_the_only_line_of_stderr_and_the_last_of_both():
+    inherited = ("TPU_", "TF_CPP", "GRPC_", "PYTHONUNBUFFERED", "JAX_PLATFORMS")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(inherited)}
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 2
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "error: what matters"
+    assert len(lines) == 2, done.stdout
+
+
+def test_settings_of_the_user_and_of_a_machine_with_a_tpu_stay(monkeypatch):
+    for name in libraries.WITHOUT_TPU:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    monkeypatch.setattr(libraries, "_has_tpu", lambda: True)
+    libraries.quieten()
+    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0"
+    assert not libraries.WITHOUT_TPU.keys() & os.environ.keys()
+    monkeypatch.setattr(libraries, "_has_tpu", lambda: False)
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "host1,host2")
+    libraries.quieten()
+    assert os.environ["TPU_WORKER_HOSTNAMES"] == "host1,host2"
+    for name in libraries.WITHOUT_TPU:
+        monkeypatch.delenv(name)

@@ -1,0 +1,218 @@
+"""Flags and configurations are refused before any work, in one line, from any directory."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from stored_archive import unpack_with_recordings
+
+from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.flag_rules import check_local
+from experiments.common import RunLoaders
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory) -> Path:
+    return unpack_with_recordings(tmp_path_factory.mktemp("stored"))
+
+
+# Runs a program once for each line of arguments: most of the time goes into its imports.
+_DRIVER = """
+import contextlib, importlib, io, json, sys
+from absl import flags
+from data_pipeline.runtime import cli
+module = importlib.import_module(sys.argv[1])
+getattr(module, "_define_flags", lambda: None)()
+found = []
+for line in json.load(sys.stdin):
+    flags.FLAGS.unparse_flags()
+    sys.argv[1:] = line.split()
+    out, error = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        try:
+            cli.run(module.main)
+        except SystemExit as end:
+            found.append((end.code, out.getvalue(), error.getvalue()))
+print(json.dumps(found))
+"""
+
+
+def outcomes(program: str, lines: list[str], cwd: Path) -> list[tuple[int, str, str]]:
+    """Exit code, stdout and stderr of a program for every line of arguments."""
+    done = subprocess.run(
+        [sys.executable, "-c", _DRIVER, program],
+        input=json.dumps(lines),
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        text=True,
+        capture_output=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def refused(program: str, cases: dict[str, str], cwd: Path) -> None:
+    """Every line of arguments, which holds no spaces in words, ends with its message alone."""
+    found = outcomes(program, list(cases), cwd)
+    for (case, message), (code, printed, error) in zip(cases.items(), found, strict=True):
+        assert code == 2, (case, error)
+        assert message in error, (case, error)
+        assert error.startswith("error: "), (case, error)
+        assert error.count("\n") == 1, (case, error)
+        assert printed == "", (case, printed)
+
+
+def test_the_demo_checks_everything_first_and_runs_from_any_directory(tmp_path):
+    workdir = f"--workdir={tmp_path}/run"
+    refused(
+        "experiments.demo",
+        {
+            f"{workdir} --source=folder": "--audio_dir is missing",
+            f"{workdir} --source=folder --audio_dir=nowhere": "--audio_dir=nowhere: no such",
+            f"{workdir} --audio_dir=recordings": "--audio_dir: is for --source=folder",
+            f"{workdir} --set=model.width=1": "config field model.width: no such field",
+            f"{workdir} --config=my.py": "--config=my.py: no such file",
+            f"{workdir} --smoke --items=3": "--items: is fixed by --smoke",
+            "--workdir=gs://bucket/demo": "buckets are not written directly",
+        },
+        cwd=Path("/"),
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_second_demo_checks_its_configurations_first(tmp_path):
+    refused(
+        "experiments.demo_coig",
+        {f"--workdir={tmp_path}/run --flow_config=my.py": "--flow_config=my.py: no such file"},
+        cwd=Path("/"),
+    )
+
+
+def test_tokenisation_refuses_outputs_in_buckets(tmp_path):
+    lines = ("--audio_dir=. --output=gs://bucket/tokens", "--audio_dir=. --output=s3://b/tokens")
+    cases = dict.fromkeys(lines, "buckets are not written directly")
+    refused("data_pipeline.tokenize_corpus", cases, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["runs/a", "/mnt/gpst/a:b", "C:/runs", "a b/c", "runs//x", "."])
+def test_paths_of_file_systems_are_none_in_buckets(path):
+    check_local("output", path)
+
+
+def test_generation_refuses_flags_without_effect(stored):
+    rest = "--audio_dir=recordings --output=out"
+    gpst, flow = f"--workdir=runs/gpst {rest}", f"--workdir=runs/flow {rest}"
+    refused(
+        "experiments.generate",
+        {
+            f"{gpst} --flow_steps=3": "--flow_steps: is for models of family 'flow'",
+            f"{gpst} --soundstorm_steps=3": "--soundstorm_steps: is for models of family",
+            f"{gpst} --lm_workdir=runs/lm": "--lm_workdir: is for models of family",
+            f"{gpst} --dialogue=d.jsonl": "--dialogue: is for models of family",
+            f"{flow} --top_k=3": "--top_k: is for models of family 'gpst'",
+            f"{flow} --dialogue=d.jsonl": "which --lm_workdir names",
+            "--workdir=runs/gpst --output=gs://b/samples": "buckets are not written directly",
+        },
+        stored,
+    )
+    assert not (stored / "out").exists()
+
+
+def test_fine_tuning_checks_its_flags_before_it_tokenises(stored):
+    tune = "--checkpoint=runs/gpst --workdir=out --audio_dir=recordings"
+    refused(
+        "experiments.finetune",
+        {
+            f"{tune} --dataset=d": "--audio_dir: is for recordings",
+            f"{tune} --source=folder:x": "one of --audio_dir, --source",
+            f"{tune} --rank=3": "--rank: is for --method=lora",
+            f"{tune} --vocabulary=extend": "--vocabulary: is for a --dataset",
+            f"{tune} --set=data.path=x": "give the data as --dataset",
+            f"{tune} --set=train.step=9": "train.step: no such field",
+            f"{tune} --method=lora --targets=[": "is no regular expression",
+            "--checkpoint=a --audio_dir=. --workdir=gs://b/run": "buckets are not written",
+        },
+        stored,
+    )
+    assert not (stored / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "cases"),
+    [
+        (
+            "experiments.evaluate",
+            {
+                "--samples=. --title=A": "--title: is for the page",
+                "--samples=gs://bucket/samples": "buckets are not written directly",
+            },
+        ),
+        (
+            "experiments.export",
+            {
+                "--checkpoint=a --output=b --public": "--public: is given with --upload only",
+                "--checkpoint=a --output=gs:/bucket/b": "buckets are not written directly",
+            },
+        ),
+        (
+            "experiments.pretrain",
+            {"--config=a.py --workdir=b --process_id=1": "is given with --coordinator only"},
+        ),
+    ],
+)
+def test_other_programs_refuse_flags_without_effect(program, cases, tmp_path):
+    refused(program, cases, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_relative_dataset_is_found_from_another_directory(stored, tmp_path):
+    """The stored runs are of a version that did not record where they started."""
+    (tmp_path / "alone").mkdir()
+    shutil.copytree(stored / "runs" / "soundstorm", tmp_path / "alone" / "soundstorm")
+    rest = f"--audio_dir={stored}/recordings --items=1 --unseen_items=0 --prompt_seconds=1"
+    rest += f" --soundstorm_steps=1 --output={tmp_path}/samples"
+    found, lost = outcomes(
+        "experiments.generate",
+        [f"--workdir={stored}/runs/soundstorm {rest}", f"--workdir=alone/soundstorm {rest}"],
+        tmp_path,
+    )
+    assert found[0] == 0, found
+    assert lost[0] == 2
+    assert "give the dataset, or a copy of it, as --dataset" in lost[2]
+
+
+def test_recordings_too_few_to_hold_one_out_are_refused_before_training(tmp_path):
+    code = "import sys; from pathlib import Path; from experiments import demo; "
+    code += "demo._check_splits(Path(sys.argv[1]))"
+    counts = {"train": {"num_records": 4}}
+    (tmp_path / "dataset.json").write_text(json.dumps({"splits": counts}))
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert "holds 4 recordings, too few" in done.stderr
+    assert "with 5 or more, one is" in done.stderr
+
+
+def test_evaluation_without_validation_data_is_refused(monkeypatch):
+    loaders = object.__new__(RunLoaders)
+    loaders._data = SimpleNamespace(path="tokens")
+    for loader, expected in (
+        (None, "no split 'valid'"),
+        (SimpleNamespace(rows_per_epoch=0), "no rows"),
+    ):
+        monkeypatch.setattr(loaders, "make", lambda split, loader=loader: loader, raising=False)
+        with pytest.raises(
+            UserError, match=rf"tokens has {expected}.*5 recordings.*eval_batches=0"
+        ):
+            loaders.check_validation(8)
+        loaders.check_validation(0)
+    monkeypatch.setattr(loaders, "make", lambda split: SimpleNamespace(rows_per_epoch=1))
+    loaders.check_validation(8)
