@@ -1,4 +1,4 @@
-"""Several processes as one run: how they connect, agree, and end together."""
+"""Multi-process runs: how processes connect, agree on flags, and exit together."""
 
 import faulthandler
 import logging
@@ -22,27 +22,27 @@ def connect(
     connect_seconds: int,
     heartbeat_seconds: int,
 ) -> None:
-    """Connects this process with the others of its run; before anything else touches a device.
+    """Connects this process with the others of its run; call before anything touches a device.
 
-    A process that dies is noticed by the others within `heartbeat_seconds`; they then end too, each
-    with its stacks on standard error.
+    The others detect a dead process within `heartbeat_seconds`; they then exit too, each with its
+    stack traces on standard error.
 
     Args:
-        coordinator: HOST:PORT of process 0; None where the cluster (TPU pod, SLURM) tells it.
+        coordinator: HOST:PORT of process 0; None where the cluster (TPU pod, SLURM) provides it.
         num_processes: with `coordinator`.
         process_id: with `coordinator`.
         connect_seconds: how long to wait for all processes.
         heartbeat_seconds: silence after which a process counts as dead.
 
     Raises:
-        ConfigError: the settings do not fit together. Where not all processes come in time, the
-            library below ends this one with its stacks; the line printed first says what it
-            was waiting for.
+        ConfigError: the settings are inconsistent. Where a process does not connect in time, JAX
+            aborts this one with its stack traces; the line printed first says what it was
+            waiting for.
     """
     print(
-        f"joining the run at {coordinator or 'the address that the cluster gives'} as process "
-        f"{process_id} of {num_processes}: all must come within {connect_seconds} s, with the same "
-        "--coordinator and --num_processes, and its port must be open",
+        f"joining the run at {coordinator or 'the address given by the cluster'} as process "
+        f"{process_id} of {num_processes}: all must connect within {connect_seconds} s, with the "
+        "same --coordinator and --num_processes, and its port must be open",
         flush=True,
     )
     try:
@@ -58,7 +58,7 @@ def connect(
 
 
 def print_stacks_on_death() -> None:
-    """A crash or abort prints the stacks of all threads; SIGUSR1 prints them and goes on."""
+    """Prints all threads' stack traces on a crash or abort, and on SIGUSR1 without exiting."""
     faulthandler.enable(all_threads=True)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
 
@@ -71,10 +71,11 @@ def any_process(*flags: bool) -> tuple[bool, ...]:
 
 
 def leave_at_once(code: int) -> NoReturn:
-    """Ends this process without what usually runs at its end.
+    """Exits without running exit handlers.
 
-    For where that would wait for other processes, which may themselves be waiting in a collective
-    for this one (they notice its silence instead, see `connect`), or write to a failed disk again.
+    For cases where those would wait for other processes, which may themselves be waiting in a
+    collective for this one (they miss its heartbeats instead, see `connect`), or would write to a
+    failed disk again.
     """
     logging.shutdown()
     sys.stdout.flush()
