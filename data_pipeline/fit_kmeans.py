@@ -31,7 +31,9 @@ def _define_flags() -> None:
     flags.DEFINE_integer("passes", KMeansConfig.passes, "Passes over the recordings.")
     flags.DEFINE_float("max_hours", KMeansConfig.max_hours, "Hours of audio in one pass.")
     flags.DEFINE_integer("batch_frames", KMeansConfig.batch_frames, "Frames per update.")
-    flags.DEFINE_float("min_seconds", KMeansConfig.min_seconds, "Shorter recordings are skipped.", 0)
+    flags.DEFINE_float(
+        "min_seconds", KMeansConfig.min_seconds, "Shorter recordings are skipped.", 0
+    )
     flags.DEFINE_integer("seed", 0, "Seeds the splits, the order and the clusters.", 0)
     flags.DEFINE_float("valid_fraction", 0.05, "Fraction of a speaker's recordings left out.", 0, 1)
 

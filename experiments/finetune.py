@@ -35,7 +35,7 @@ from experiments.common import RunLoaders
 from gpst_jax.checkpoints.record import CheckpointError
 from gpst_jax.checkpoints.storage import StorageError, check_name
 from gpst_jax.config import ConfigError, RunConfig
-from gpst_jax.models.lora import STACKS, LoraConfig
+from gpst_jax.models.lora import LAYER_MATRICES, LoraConfig
 from gpst_jax.objectives import Objective, make_objective
 from gpst_jax.objectives.lora import LoraObjective
 from gpst_jax.training.log import DivergenceError
@@ -79,7 +79,7 @@ _DROPOUT = flags.DEFINE_float(
     "dropout", LoraConfig.dropout, "lora: dropout rate of the adapters' inputs.", 0, 1
 )
 _TARGETS = flags.DEFINE_multi_string(
-    "targets", list(STACKS), "lora: regular expression of parameters that get adapters."
+    "targets", list(LAYER_MATRICES), "lora: regular expression of parameters that get adapters."
 )
 _TRAINED = flags.DEFINE_multi_string(
     "trained", [], "lora: regular expression of parameters that are trained in full."

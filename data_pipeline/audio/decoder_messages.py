@@ -51,7 +51,7 @@ def decoder_messages_hidden() -> Iterator[None]:
 
 def _divert() -> None:
     with contextlib.suppress(OSError):  # no stderr, no space: messages stay where they are
-        file = tempfile.TemporaryFile()
+        file = tempfile.TemporaryFile()  # noqa: SIM115 (closed when diverted no more)
         _flush()
         _Diverted.stderr = os.dup(_STDERR)
         os.dup2(file.fileno(), _STDERR)

@@ -41,7 +41,7 @@ class Flattened(nnx.Module):
         self.rope_base = model.rope_base
         self.global_net = gpst.TokenTransformer(
             config,
-            block_config._replace(rotary=block_config.modern),
+            block_config._replace(rope=block_config.modern),
             vocab=layout.global_vocab,
             positions=0 if block_config.modern else flat_length(workload),
             rngs=rngs,

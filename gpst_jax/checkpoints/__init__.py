@@ -1,1 +1,1 @@
-"""Checkpoints: what is saved, how it is checked, and the record that describes a run."""
+"""Checkpoints: saving, restoring, integrity checks, and the record that describes a run."""

@@ -1,7 +1,7 @@
-"""Checksums of arrays, computed where the arrays are.
+"""Checksums of arrays, computed on the devices that hold them.
 
-They travel in a checkpoint's record and are computed again after a restore, so that a wrong value
-is found whatever made it wrong: the disk, the file format, or the way to another mesh. Sums of
+They are stored in a checkpoint's record and computed again after a restore, so that a wrong value
+is detected whatever caused it: the disk, the file format, or resharding to another mesh. Sums of
 integers do not depend on their order, so any sharding gives the same checksum.
 """
 
@@ -18,14 +18,14 @@ from gpst_jax.parallel.sharding import path_string
 
 # Odd constants of which each dimension takes the next; they mix positions into weights.
 _MIX = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0xD3A2646D)
-_PIECE = 1 << 16  # elements that the host handles at once: they stay in the cache
+_PIECE = 1 << 16  # elements per block on the host, which fit into the CPU's cache
 
 
 def checksums(tree: Any) -> dict[str, int]:
     """The checksum of every leaf by its path.
 
     It is the sum, modulo 2^32, of the leaf's words times odd weights that depend on the position.
-    One changed bit always changes it; any other damage goes unseen with a chance of 2^-32.
+    One flipped bit always changes it; other corruption goes undetected with probability 2^-32.
 
     Args:
         tree: of jax arrays, on one device or sharded; every process must call this.
@@ -38,10 +38,10 @@ def checksums(tree: Any) -> dict[str, int]:
 
 
 def rows_checksum(rows: np.ndarray, first: int) -> int:
-    """What the rows of a leading axis, from row `first` on, add to the checksum of their array.
+    """Contribution of some rows of the leading axis, from row `first` on, to an array's checksum.
 
-    The sum over all rows, modulo 2^32, is what `checksums` gives for the whole. Runs in NumPy, in
-    pieces that stay in the cache: nothing is compiled, and no copy of the rows is made.
+    The sum over all rows, modulo 2^32, is the checksum that `checksums` gives. Runs in NumPy, in
+    blocks that fit into the cache: nothing is compiled, and the rows are not copied.
     """
     return _host_checksum(rows, (first, *(0,) * (rows.ndim - 1)) if rows.ndim else ())
 
@@ -65,7 +65,7 @@ def _host_checksum(array: np.ndarray, offsets: tuple[int, ...]) -> int:
 
 
 def differences(expected: Mapping[str, int], found: Mapping[str, int]) -> list[str]:
-    """The paths whose checksums differ, or that stand on one side only."""
+    """The paths whose checksums differ, or that only one side has."""
     return sorted(
         path for path in expected.keys() | found.keys() if expected.get(path) != found.get(path)
     )

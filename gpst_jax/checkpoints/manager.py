@@ -1,10 +1,9 @@
-"""Checkpoints: what a run needs to continue exactly, and all that sampling from it needs.
+"""Checkpoints: all that a run needs to resume exactly, and all that sampling from it needs.
 
 A checkpoint is the directory `<workdir>/checkpoints/<step>`, where `step` counts finished steps. It
-holds the parameters, their average where one is kept, the rest of the training state, and as JSON
+holds the parameters, their EMA where one is kept, the rest of the training state, and as JSON
 (Orbax's custom metadata) the data state, the description of the run (configuration, dataset, code
-version) and the checksums of all arrays. Whatever is read is checked against them.
-"""
+version) and checksums of all arrays, against which whatever is read is checked."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -41,13 +40,13 @@ class Checkpoints:
     """The checkpoints of one run: asynchronous saves, restores onto any sharding.
 
     Args:
-        workdir: directory of the run; made when missing.
-        keep_latest: how many of the newest stay.
-        keep_every: multiples of this step stay for good; 0 keeps none for good.
-        keep_best: how many with the smallest `best_metric` stay; 0 keeps none for that.
+        workdir: directory of the run; created if missing.
+        keep_latest: how many of the newest are kept.
+        keep_every: multiples of this step are kept as well; 0: none.
+        keep_best: how many with the smallest `best_metric` are kept as well; 0: none.
         best_metric: name of one of the metrics given to `save`.
-        writable: whether this process is the one that saves; it then clears away what a killed run
-            left half written. A reader must not, for a live run may be writing it.
+        writable: whether this process saves; it then removes incomplete checkpoints of a killed
+            run. A reader must not, as a live run may be writing them.
 
     Raises:
         UserError: checkpoints written under this name could not be read, see `storage.check_name`.
@@ -72,7 +71,7 @@ class Checkpoints:
             policies.append(_POLICIES.EveryNSteps(keep_every))
         if keep_best:
             best = _POLICIES.BestN(
-                # The policy keeps the largest.
+                # The policy keeps the largest values.
                 get_metric_fn=lambda metrics: -metrics[best_metric],
                 n=keep_best,
                 keep_checkpoints_without_metrics=False,
@@ -90,7 +89,7 @@ class Checkpoints:
 
     @property
     def directory(self) -> Path:
-        """Where the steps stand."""
+        """The directory of the steps."""
         return Path(self._checkpointer.directory)
 
     @property
@@ -105,14 +104,14 @@ class Checkpoints:
         record: Mapping[str, Any],
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Begins to save in the background; returns once the arrays may be overwritten.
+        """Starts to save in the background; returns once the arrays may be overwritten.
 
         The first checkpoint of a process is completed and read back before anything relies on it.
 
         Args:
             step: finished steps.
             items: trees of jax arrays by name.
-            record: anything JSON; comes back from `read_record`.
+            record: JSON values; `read_record` returns them.
             metrics: of an evaluation at this very step, if there was one.
 
         Raises:
@@ -165,7 +164,7 @@ class Checkpoints:
     def _saving(self, step: int) -> Iterator[None]:
         try:
             yield
-        # The file formats below raise errors of many kinds; whatever comes, it was not saved.
+        # Orbax and TensorStore raise many kinds of errors; any of them means not saved.
         except Exception as error:
             raise storage_error(self.directory / str(step), error) from error
 
@@ -173,14 +172,14 @@ class Checkpoints:
         """Returns the record given to `save`, with the shapes, dtypes and checksums of `arrays`.
 
         Raises:
-            DamagedCheckpointError: it cannot be read, or is not what was written.
+            DamagedCheckpointError: it cannot be read, or differs from what was written.
         """
         with self._reading(step):
             sealed = self._checkpointer.checkpointables_metadata(step).custom_metadata
         return unseal(sealed, self.directory / str(step))
 
     def read_shapes(self, step: int, item: str) -> Any:
-        """Returns a tree of dicts, such as parameters are, with a ShapeDtypeStruct at each leaf.
+        """Returns an item as nested dicts, with a ShapeDtypeStruct at each leaf.
 
         Raises:
             CheckpointError: the checkpoint has no such item, or is damaged.
@@ -198,15 +197,15 @@ class Checkpoints:
         return tree
 
     def restore(self, step: int, abstract_items: Mapping[str, Any]) -> dict[str, Any]:
-        """Reads items onto the shapes, dtypes and shardings given; the saved ones do not matter.
+        """Restores items to the shapes, dtypes and shardings given, whatever the saved ones.
 
         Args:
             step: one of `steps`.
             abstract_items: trees of ShapeDtypeStruct with shardings, by item name.
 
         Raises:
-            DamagedCheckpointError: an array cannot be read, or is not what was written; in every
-                process, if it is so in one.
+            DamagedCheckpointError: an array cannot be read, or differs from what was written;
+                raised in all processes if it happens in one.
         """
         record, items, failure = None, {}, None
         try:
@@ -224,8 +223,8 @@ class Checkpoints:
             wrong = checksums.differences(expected, checksums.checksums(tree))
             if wrong:
                 raise DamagedCheckpointError(
-                    f"{self.directory / str(step)}: {len(wrong)} arrays of {name!r} are not what "
-                    f"was written, the first is {wrong[0]}"
+                    f"{self.directory / str(step)}: {len(wrong)} arrays of {name!r} differ from "
+                    f"what was written, the first is {wrong[0]}"
                 )
         return items
 
@@ -233,7 +232,7 @@ class Checkpoints:
     def _reading(self, step: int) -> Iterator[None]:
         try:
             yield
-        # All that Orbax, TensorStore and JSON raise for files that are missing or damaged.
+        # What Orbax, TensorStore and JSON raise for missing or damaged files.
         except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise DamagedCheckpointError(
@@ -244,14 +243,14 @@ class Checkpoints:
         """Reads every array of a checkpoint onto the first device and compares its checksum.
 
         Raises:
-            DamagedCheckpointError: the checkpoint is not what was written.
+            DamagedCheckpointError: the checkpoint differs from what was written.
         """
         first = SingleDeviceSharding(jax.local_devices()[0])
         for item in self.read_record(step)["arrays"]:
             with self._reading(step):
-                found = self._checkpointer.checkpointables_metadata(step).metadata[item]
+                saved = self._checkpointer.checkpointables_metadata(step).metadata[item]
                 shapes = jax.tree.map(
-                    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=first), found
+                    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=first), saved
                 )
             self.restore(step, {item: shapes})
 
@@ -281,9 +280,9 @@ class Checkpoints:
             raise failure or DamagedCheckpointError(f"{path}: another process could not read it")
 
     def set_aside(self, step: int) -> Path:
-        """Moves a damaged checkpoint out of the way of later ones; returns where it is now.
+        """Moves a damaged checkpoint to `damaged_checkpoints`; returns its new path.
 
-        Nothing is deleted. Every process must call it; the first one moves.
+        Nothing is deleted. Every process must call it; process 0 moves.
         """
         target = self._workdir / DAMAGED_DIRECTORY / str(step)
         if jax.process_index() == 0:
@@ -291,12 +290,12 @@ class Checkpoints:
             while target.exists():
                 target = target.with_name(target.name + "-again")
             os.rename(self.directory / str(step), target)
-        multihost.any_process(False)  # the others must not look before it is gone
+        multihost.any_process(False)  # barrier: the others list the steps after the move
         self._checkpointer.reload()
         return target
 
     def close(self) -> None:
-        """Waits for the save in progress, raises its error, and releases the threads."""
+        """Waits for the save in progress, raises its error, and stops the threads."""
         try:
             self.wait()
         finally:
@@ -305,7 +304,7 @@ class Checkpoints:
 
 
 def _storage() -> ocp.Context:
-    """Large arrays in chunks of leading rows, so that a part can be read without the whole."""
+    """Storage options: large arrays in chunks of rows, so that slices of them can be read."""
 
     def options(path: Any, value: Any) -> Any:
         del path
@@ -319,7 +318,7 @@ def _storage() -> ocp.Context:
 
 
 class Loaded(NamedTuple):
-    """A model read from a checkpoint, with what describes it."""
+    """A model read from a checkpoint, and its description."""
 
     params: Any  # nested dict of jax arrays
     config: RunConfig
@@ -340,9 +339,9 @@ def load_params(
     Args:
         workdir: directory of the run.
         step: which checkpoint; None is the newest.
-        average: take the moving average of the parameters where one was kept.
+        average: take the EMA of the parameters where one was kept.
         shardings: maps the tree of shapes to a tree of shardings, for instance
-            `lambda shapes: parameter_shardings(mesh, shapes)`; None puts all on the first device.
+            `lambda shapes: parameter_shardings(mesh, shapes)`; None places all on the first device.
 
     Raises:
         CheckpointError: there is no checkpoint, or not this one; the message names the directory.
@@ -358,7 +357,7 @@ def load_params(
         else:
             target = shardings(shapes)
         abstract = jax.tree.map(
-            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             shapes,
             target,
         )
@@ -370,7 +369,7 @@ def load_params(
 def reading(
     workdir: str | os.PathLike[str], step: int | None = None
 ) -> Iterator[tuple[Checkpoints, int]]:
-    """The checkpoints of a run, never changed, and which of them is meant; None is the newest.
+    """Opens the checkpoints of a run read-only; yields them and the step (None: the newest).
 
     Raises:
         CheckpointError: there is no checkpoint, or not this one; the message names the directory.

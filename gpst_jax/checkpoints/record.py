@@ -1,7 +1,7 @@
-"""What a checkpoint says about its run, and which run may continue it.
+"""The record of a checkpoint, which describes its run, and which run may resume from it.
 
-The record is JSON: configuration, dataset, code version, the loader's place, and the checksums of
-the arrays beside it. It carries a digest of itself, so that a damaged record is never believed.
+The record is JSON: configuration, dataset, code version, data state, and the checksums of the
+arrays beside it. It contains its own digest, so that a damaged record is detected.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ _DIGEST = "record_sha256"
 
 
 class CheckpointError(Exception):
-    """A checkpoint is missing, or does not belong to the run that asks for it."""
+    """A checkpoint is missing, or belongs to another run."""
 
 
 class DamagedCheckpointError(CheckpointError):
-    """A checkpoint does not hold what was written."""
+    """A checkpoint cannot be read, or differs from what was written."""
 
 
 def seal(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,11 +39,11 @@ def unseal(sealed: Mapping[str, Any] | None, path: Any) -> dict[str, Any]:
     """The record that was sealed.
 
     Args:
-        sealed: what `seal` returned, after its way over a disk.
+        sealed: the result of `seal`, read back from storage.
         path: named in the message.
 
     Raises:
-        DamagedCheckpointError: it is another.
+        DamagedCheckpointError: the digest does not match.
     """
     record = dict(sealed or {})
     if record.pop(_DIGEST, None) != _digest(record):
@@ -56,7 +56,7 @@ def _digest(record: Mapping[str, Any]) -> str:
 
 
 def describe_run(config: RunConfig, family: str, dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says about its run.
+    """The part of a record that describes the run.
 
     Args:
         config: the resolved configuration.
@@ -95,7 +95,7 @@ def locate_dataset(
 
 
 def read_config(record: Mapping[str, Any]) -> RunConfig:
-    """The configuration in a checkpoint's record, of any version.
+    """The configuration in the record of a checkpoint, of any version.
 
     Raises:
         ConfigError: it has a field that is not known.
@@ -104,10 +104,10 @@ def read_config(record: Mapping[str, Any]) -> RunConfig:
 
 
 def check_resume(saved: Mapping[str, Any], current: Mapping[str, Any], workdir: Any) -> list[str]:
-    """Compares the record of a checkpoint with the run that wants to continue it.
+    """Compares the record of a checkpoint with the run that resumes from it.
 
     Args:
-        saved: the checkpoint's record: `describe_run` and `data`, the loader's state.
+        saved: the checkpoint's record: `describe_run` and `data`, the data state.
         current: the same of the new run.
         workdir: named in the message.
 
@@ -126,7 +126,7 @@ def check_resume(saved: Mapping[str, Any], current: Mapping[str, Any], workdir: 
         if old != new:
             raise _mismatch(workdir, name, old, new)
     changes = []
-    # Read and written anew, so that names and values of former versions count as those of today.
+    # Parsed and written again, so that records of former versions compare equal.
     old_fields, new_fields = (
         _flatten(json.loads(read_config(record).to_json())) for record in (saved, current)
     )
@@ -159,7 +159,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def code_version() -> str:
-    """The package's version, with the git commit where the code stands in a repository."""
+    """The package's version, with the git commit where the code is in a repository."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return gpst_jax.__version__

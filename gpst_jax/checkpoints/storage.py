@@ -1,4 +1,4 @@
-"""Failures of the disk below a run, told from failures of the run, and names it cannot have."""
+"""Storage failures, as errors distinct from those of the run itself, and unusable names."""
 
 import glob
 import os
@@ -19,7 +19,7 @@ class StorageError(Exception):
 
 @contextmanager
 def storing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns an OSError of the body into a StorageError that names `path` and the remedy."""
+    """Converts an OSError in the body to a StorageError that names `path` and the remedy."""
     try:
         yield
     except OSError as error:

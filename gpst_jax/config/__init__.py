@@ -1,4 +1,4 @@
-"""What a run is: frozen, checked dataclasses with an exact JSON form. The public import path."""
+"""Configuration of a run: frozen, validated dataclasses with an exact JSON form."""
 
 from gpst_jax.config.fields import ConfigError, from_dict
 from gpst_jax.config.models import (

@@ -1,4 +1,4 @@
-"""What every configuration shares: checked fields, and reading nested dicts exactly."""
+"""Shared by all configurations: field checks, and strict construction from nested dicts."""
 
 import dataclasses
 import functools
@@ -27,9 +27,9 @@ def choice(config: Any, name: str, choices: tuple[str, ...]) -> None:
 
 
 def fraction(config: Any, name: str) -> None:
-    """Checks that a field lies in [0, 1]."""
+    """Checks that a field is in [0, 1]."""
     value = getattr(config, name)
-    require(0 <= value <= 1, name, f"must lie in [0, 1], is {value}")
+    require(0 <= value <= 1, name, f"must be in [0, 1], is {value}")
 
 
 def positive(config: Any, *names: str) -> None:
@@ -41,13 +41,14 @@ def positive(config: Any, *names: str) -> None:
 def stored_as(
     renamed: dict[str, str] | None = None, absent: dict[str, Any] | None = None
 ) -> Callable[[type[Config]], type[Config]]:
-    """Class decorator: how records that older versions stored are read.
+    """Class decorator: how configurations stored by older versions are read.
 
     Args:
-        renamed: old name of a field -> its name now. `from_dict` reads both; the constructor
-            raises ConfigError that says the new name.
-        absent: values of fields that records do not have which were stored before the fields were
-            there. They are not the defaults: editing a default changes no stored model.
+        renamed: former name of a field -> its present name. `from_dict` accepts both; the
+            constructor raises ConfigError that names the present one.
+        absent: values of fields that are missing from records older than the field. They state
+            what was computed then, whatever the present default: changing a default changes no
+            stored model.
     """
     names, values = renamed or {}, absent or {}
 
@@ -74,14 +75,14 @@ _STORED: dict[type, tuple[dict[str, str], dict[str, Any]]] = {}
 
 
 def renamed_to(cls: type, name: str) -> str | None:
-    """What a field of former versions is called now; None for any other name."""
+    """The present name of a renamed field; None for any other name."""
     return _STORED.get(cls, ({}, {}))[0].get(name)
 
 
 def from_dict(cls: type, tree: Any, path: str = "") -> Any:
     """Builds dataclass `cls` from nested dicts, checking names and types at every level.
 
-    Names of former versions are read as those of today, see `stored_as`.
+    Records of older versions are read too, see `stored_as`.
 
     Raises:
         ConfigError: a field is unknown, missing, given twice or of another type.
@@ -91,7 +92,9 @@ def from_dict(cls: type, tree: Any, path: str = "") -> Any:
     renamed, absent = _STORED.get(cls, ({}, {}))
     for old in renamed.keys() & tree.keys():
         if renamed[old] in tree:
-            raise ConfigError(f"config field {path}{old}: given as {renamed[old]} as well")
+            raise ConfigError(
+                f"config field {path}{old}: is now {path}{renamed[old]}, which is given as well"
+            )
     tree = absent | {renamed.get(name, name): value for name, value in tree.items()}
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
@@ -126,11 +129,11 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
 
 
 def _one_of(hints: list[Any], value: Any, path: str) -> Any:
-    """The type that a value is of; among configurations, the one its `family` names."""
+    """The member of a union for a value; among configurations, the one its `family` names."""
     if len(hints) == 1:
         return hints[0]
     families = {_default(hint, "family"): hint for hint in hints}
-    # Runs from before there were several families did not say theirs.
+    # Runs stored before there were several families do not name theirs.
     family = value.get("family", next(iter(families))) if isinstance(value, dict) else None
     require(family in families, f"{path}.family", f"{family!r} is not one of {sorted(families)}")
     return families[family]

@@ -1,7 +1,7 @@
 """Dimensions and variants of every model family: frozen, validated dataclasses.
 
 Vocabulary sizes, codebooks, latent widths and rates are not here: they come from the dataset.
-Each family names itself in `family`, by which a configuration is read back from JSON.
+`family` names the class when a configuration is read back from JSON.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from gpst_jax.config.fields import choice, fraction, positive, require, stored_a
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-    """Dimensions of one stack of transformer blocks."""
+    """Dimensions of one transformer."""
 
     d_model: int
     num_layers: int
@@ -40,7 +40,7 @@ class TransformerConfig:
 
     @property
     def kv_heads(self) -> int:
-        """Heads of keys and values."""
+        """Number of key and value heads."""
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
 
@@ -58,15 +58,15 @@ class GPSTConfig:
     shared_acoustic_head: bool = False  # one head for all codebooks, or one per codebook
     semantic_loss: bool = True
     label_smoothing: float = 0.0  # the paper: 0.1
-    local_drop: float = 0.0  # share of frames the local net skips in training; Hi-Res: 0.5
+    local_drop: float = 0.0  # fraction of frames the local transformer skips; Hi-Res: 0.5
     dropout: float = 0.0  # the paper: 0.1
-    max_positions: int = 1629  # rows of the learned position table of the `paper` block
-    # RoPE base of the `modern` block. Rows of speech are short, and the two streams meet at offsets
-    # of a tick or two: at the 10,000 that is usual for text, half of each head cannot tell such
-    # offsets apart, and a model takes longer to align frames with their units.
+    max_positions: int = 1629  # size of the learned position table (`paper`)
+    # RoPE base of the `modern` block. Frames attend to units a tick or two away, in short segments:
+    # with the 10,000 that is usual for text, half of the dimensions of a head do not resolve such
+    # offsets, and the alignment of frames with units is learned more slowly.
     rope_base: float = 300.0
     rope_time_scale: float = 1.0  # positions are multiplied by it before RoPE (`modern`)
-    norm_epsilon: float = 1e-6  # of RMSNorm (`modern`); LayerNorm of `paper` has 1e-5
+    norm_epsilon: float = 1e-6  # of RMSNorm (`modern`); LayerNorm (`paper`) has 1e-5
     dtype: str = "float32"  # of activations; parameters, logits and losses stay float32
     remat: str = "none"  # none | dots | full: what the backward pass recomputes
     attention: str = "auto"  # auto | xla | cudnn | splash
@@ -83,7 +83,7 @@ class GPSTConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """Llama 3's stretch of rotary wavelengths beyond the context of its pretraining."""
+    """Llama 3's RoPE scaling, for contexts longer than in its pretraining."""
 
     factor: float
     low_freq_factor: float
@@ -96,11 +96,11 @@ class SemanticLMConfig:
     """A decoder-only language model over text and semantic units (arXiv 2401.13527, stage one)."""
 
     net: TransformerConfig
-    block: str = "modern"  # modern: with QK-norm and its biases; llama: the published Llama block
+    block: str = "modern"  # modern: QK-norm and query and key biases; llama: as published
     rope_base: float = 10_000.0
     rope_scaling: RopeScaling | None = None
     norm_epsilon: float = 1e-5
-    tie_embeddings: bool = False  # the output matrix is the embedding table
+    tie_embeddings: bool = False  # the output matrix is the embedding table, transposed
     label_smoothing: float = 0.0
     dropout: float = 0.0
     dtype: str = "float32"  # of activations; parameters, logits and losses stay float32
@@ -124,16 +124,16 @@ class FlowConfig:
     net: TransformerConfig
     backbone: str = "uconformer"  # uconformer | conformer | dit
     chain: str = "implicit"  # implicit: semantic prior | plain: prior N(0, I) | explicit: residual
-    semantics: str = "codebook"  # codebook: vectors of the first codebook | table: learned
-    sigma: float = 0.0  # width of the path at its end
-    prior_std: float = 1.0  # of the noise that paths begin with, in widths of what is modelled
+    semantics: str = "codebook"  # codebook: first codebook's vectors | table: learned
+    sigma: float = 0.0  # standard deviation of the probability path at t = 1
+    prior_std: float = 1.0  # standard deviation of the prior; the modelled latents have 1
     conv_kernel: int = 31
     rope_base: float = 10_000.0  # RoPE over the indices of frames
-    time_scale: float = 1000.0  # of flow times in [0, 1] before their sines and cosines (dit)
-    norm_epsilon: float = 1e-6  # of RMSNorm (dit); LayerNorm of the others has 1e-5
-    max_prompt_seconds: float = 6.0  # longest prompt drawn in training
-    prompt_per_item: bool = False  # a prompt length for each item; the paper: one for the batch
-    guidance_drop: float = 0.0  # share of items trained without condition, for guidance
+    time_scale: float = 1000.0  # flow times in [0, 1] times this are embedded (dit)
+    norm_epsilon: float = 1e-6  # of RMSNorm (dit); LayerNorm (conformers) has 1e-5
+    max_prompt_seconds: float = 6.0  # longest prompt sampled in training
+    prompt_per_item: bool = False  # sample a prompt length per item; the paper: one per batch
+    guidance_drop: float = 0.0  # probability of no condition, for classifier-free guidance
     dropout: float = 0.0  # the paper: 0.1
     dtype: str = "float32"
     remat: str = "none"  # none | dots | full
@@ -160,14 +160,14 @@ class FlowConfig:
 @stored_as(absent={"rope_base": 10_000.0})
 @dataclasses.dataclass(frozen=True)
 class SoundStormConfig:
-    """SoundStorm (arXiv 2305.09636), the masked baseline of the second stage."""
+    """SoundStorm (arXiv 2305.09636), the masked-prediction baseline of the second stage."""
 
     net: TransformerConfig
-    semantics: str = "codebook"  # codebook: units are the first one | table: of another model
+    semantics: str = "codebook"  # codebook: units are its first codebook | table: others
     conv_kernel: int = 31
     rope_base: float = 10_000.0  # RoPE over the indices of frames
-    max_prompt_seconds: float = 6.0  # longest prompt drawn in training
-    prompt_per_item: bool = False  # a prompt length for each item; the paper: one for the batch
+    max_prompt_seconds: float = 6.0  # longest prompt sampled in training
+    prompt_per_item: bool = False  # sample a prompt length per item; the paper: one per batch
     dropout: float = 0.0
     dtype: str = "float32"
     remat: str = "none"  # none | dots | full

@@ -54,17 +54,17 @@ Model = TypeVar("Model")
 )
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which shards are read and how rows are packed from them."""
+    """Which dataset is read, and how its records are packed into batches."""
 
     path: str = ""  # directory that holds dataset.json, or a mixture.json
-    batch_size: int = 8  # rows of one global batch
-    sequence_length: int = 512  # positions of one row; on TPU a multiple of 128
-    frame_budget: int = 320  # predicted stacks of one row, end-of-speech stacks included
+    batch_size: int = 8  # sequences per optimiser step, over all devices
+    sequence_length: int = 512  # positions of a packed sequence; on TPUs a multiple of 128
+    frame_budget: int = 320  # predicted frames per sequence, end-of-speech frames included
     crop_seconds: float = 4.0  # longest segment
     deduplicate: bool = False  # collapse repeated units; positions must then be `running`
     positions: str = "time"  # time: ticks of the common multiple of both rates; running: 0, 1, 2
     join_speakers: bool = True  # fill segments with further utterances of the same speaker
-    seed: int = 0
+    seed: int = 0  # seeds record order, crops and rows
     num_workers: int = 0  # loader processes; 0 reads in threads of this process
 
     def __post_init__(self):
@@ -86,13 +86,13 @@ class OptimizerConfig:
     muon_learning_rate: float = 1e-2
     schedule: str = "cosine"  # inverse_sqrt | cosine | wsd
     warmup_steps: int = 100
-    decay_fraction: float = 0.2  # share of the steps in which wsd decays
+    decay_fraction: float = 0.2  # fraction of the steps in which wsd decays
     final_fraction: float = 0.0  # learning rate at the end over its peak (cosine, wsd)
     beta1: float = 0.9
     beta2: float = 0.98
     weight_decay: float = 0.01  # on matrices only
     clip_norm: float = 1.0
-    spike_factor: float = 0.0  # skip a step whose gradient norm exceeds this many averages; 0: off
+    spike_factor: float = 0.0  # skip steps with gradient norms above this times its average; 0: off
     max_skipped: int = 20  # stop after so many skipped steps in a row
 
     def __post_init__(self):
@@ -106,11 +106,11 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices by axis; one axis may be -1, which takes the devices that are left."""
+    """Sizes of the mesh axes; one may be -1, which takes the remaining devices."""
 
-    replica: int = 1  # data parallel, across slices over the data-centre network
-    fsdp: int = -1  # data parallel with sharded parameters
-    tensor: int = 1  # sharded heads and feed-forward
+    replica: int = 1  # data parallel, also between slices over the data-centre network
+    fsdp: int = -1  # data parallel with sharded parameters (FSDP)
+    tensor: int = 1  # tensor parallel: heads, feed-forward and vocabulary
 
     def __post_init__(self):
         sizes = (self.replica, self.fsdp, self.tensor)
@@ -125,26 +125,26 @@ class MeshConfig:
 @stored_as(renamed={"accumulate": "grad_accum_steps"})
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """The loop: how long, how often, and what is kept."""
+    """The training loop: its length, its intervals, and which checkpoints are kept."""
 
     steps: int = 1000
     seed: int = 0
-    init_from: str = ""  # a run's directory, or an export, that the first parameters come from
-    grad_accum_steps: int = 1  # micro-batches added up for one update
+    init_from: str = ""  # warm start: directory of a run or of exported weights
+    grad_accum_steps: int = 1  # micro-batches per update
     log_every: int = 10
     eval_every: int = 200  # 0: only at the end
     eval_batches: int = 8
     preview_every: int = 0  # steps between sampled previews in TensorBoard; 0: none
-    ema_decay: float = 0.0  # 0: no average is kept
+    ema_decay: float = 0.0  # 0: no EMA
     checkpoint_every_steps: int = 500
     checkpoint_every_minutes: float = 10.0
     keep_latest: int = 2
     keep_every: int = 0  # also keep each multiple of this step; 0: none
     keep_best: int = 0  # also keep this many with the smallest best_metric; 0: none
-    best_metric: str = "loss"  # of the evaluation; counts for steps with evaluation and checkpoint
-    stall_factor: float = 10.0  # a step longer than this times the median prints all stacks ...
-    stall_seconds: float = 60.0  # ... but not before this many seconds
-    stall_abort_minutes: float = 60.0  # without a finished step the process gives up; 0: never
+    best_metric: str = "loss"  # of the evaluation; for steps with evaluation and checkpoint
+    stall_factor: float = 10.0  # a step longer than this times the median prints stack traces
+    stall_seconds: float = 60.0  # shortest step that counts as a stall
+    stall_abort_minutes: float = 60.0  # without a finished step the process aborts; 0: never
 
     def __post_init__(self):
         positive(
@@ -172,11 +172,11 @@ class RunConfig:
         )
 
     def model_as(self, kind: type[Model]) -> Model:
-        """The model as the configuration of one family; raises ConfigError for another one."""
+        """The model's configuration, typed; raises ConfigError if it is of another family."""
         if not isinstance(self.model, kind):
             raise ConfigError(
-                f"config field model.family: {self.model.family!r} is not the family that this "
-                f"needs, which is configured by {kind.__name__}"
+                f"config field model.family: {self.model.family!r} is not the family needed "
+                f"here, which is configured by {kind.__name__}"
             )
         return self.model
 
@@ -217,13 +217,13 @@ class RunConfig:
 
 
 def _no_field(section: Any, parts: list[str], part: str) -> str:
-    """Why `part` of a dotted name is no field, with its name of today where it had another."""
+    """The message for a dotted name whose `part` is no field; a renamed field is pointed out."""
     new = renamed_to(type(section), part)
     return "no such field" if new is None else f"is now {'.'.join([*parts[:-1], new])}"
 
 
 def parse_range(flag: str, text: str | None) -> range:
-    """`100:103` as 100, 101, 102 and 103; None as nothing.
+    """Parses an inclusive range: `100:103` is 100 to 103; None is the empty range.
 
     Raises:
         ConfigError: not two positive numbers in order; the message names the flag.

@@ -1,1 +1,1 @@
-"""Parameters to tokens: `*_decode` is a jitted loop, `*_sampler` batches requests on the host."""
+"""Sampling tokens: `*_decode` is a jitted loop, `*_sampler` batches requests on the host."""

@@ -1,4 +1,4 @@
-"""How tokens are sampled, the same for every autoregressive family."""
+"""Sampling settings, shared by the autoregressive families."""
 
 import dataclasses
 
@@ -9,8 +9,7 @@ from gpst_jax.config import ConfigError
 class SamplingConfig:
     """How one stream is sampled. `top_k` = 1 is greedy; 0 keeps every class.
 
-    Of the classes kept by `top_k`, the likeliest are drawn from whose probabilities add up to
-    `top_p` (language model only).
+    `top_p` is nucleus sampling among the classes kept by `top_k` (language model only).
     """
 
     temperature: float = 1.0

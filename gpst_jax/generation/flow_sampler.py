@@ -1,4 +1,4 @@
-"""Sampling latents by flow matching, for `decode_vectors` of the codec."""
+"""Sampling latents by flow matching, for the codec's `decode_vectors`."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -18,13 +18,13 @@ FlowRequest = FrameRequest
 
 @dataclasses.dataclass(frozen=True)
 class FlowSettings:
-    """How the flow is solved.
+    """Settings of the ODE solver and of classifier-free guidance.
 
     Attributes:
         solver: a name of `ode_solvers.SOLVERS`.
-        steps: equal steps from noise to latents.
-        guidance: w of v + w (v - v without prompt and semantics); 0 is without guidance.
-        temperature: of the noise that paths begin with; below 1, samples vary less than the data.
+        steps: equal steps from t = 0 to 1.
+        guidance: w of v + w (v - v_uncond), v_uncond without prompt and semantics; 0: no guidance.
+        temperature: scale of the prior noise; below 1, samples vary less than the data.
     """
 
     solver: str = "midpoint"
@@ -42,7 +42,7 @@ class FlowSettings:
 
     @property
     def evaluations(self) -> int:
-        """Network evaluations for each item; guidance takes two where one is taken without."""
+        """Network evaluations per item; guidance doubles the solver's function evaluations."""
         calls = ode_solvers.num_evaluations(self.solver, self.steps)
         return calls * (2 if self.guidance else 1)
 
@@ -54,10 +54,10 @@ class FlowSampler:
         config: the model.
         layout: token layout of its dataset.
         params: its parameters.
-        settings: how the flow is solved.
+        settings: solver and guidance.
 
     Raises:
-        ConfigError: guidance of a model that was not trained for it.
+        ConfigError: guidance with a model that was not trained for it.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class FlowSampler:
     ):
         if settings.guidance and not config.guidance_drop:
             raise ConfigError(
-                "guidance: the model never saw an item without its prompt; train it with "
+                "guidance: the model was trained without dropping its condition; train it with "
                 "model.guidance_drop above 0, or take guidance 0"
             )
         self.config, self.layout, self.params, self.settings = config, layout, params, settings
@@ -87,7 +87,7 @@ class FlowSampler:
 
         Args:
             requests: the items.
-            seed: with each request's `item`, fixes the noise, whatever the batch.
+            seed: fixes the noise, together with each request's `item`, in any batch.
             batch_size: items sampled at once.
             on_progress: called with the number of items after each batch.
 
@@ -106,31 +106,31 @@ class FlowSampler:
     def _sample(self, params, units, codes, prompts, lengths, items, seed) -> jax.Array:
         """Latents (B, T, D) of prompts and targets; see `FrameBatch` for the arguments."""
         model = flow_matching.bind(self.config, self.layout, params)
-        at = jnp.arange(units.shape[1])[None]
-        valid = at < lengths[:, None]
+        index = jnp.arange(units.shape[1])[None]
+        valid = index < lengths[:, None]
         e = jnp.where(valid[..., None], model.semantics(units), 0.0)
-        context = flow_matching.prompt_context(model.latents(codes), at >= prompts[:, None])
+        context = flow_matching.prompt_context(model.latents(codes), index >= prompts[:, None])
         keys = frame_keys(seed, items, units.shape[1])
         noise = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, e.shape[2:])))(keys)
         start, _ = model.endpoints(jnp.zeros_like(e), e, self.settings.temperature * noise)
-        weight = self.settings.guidance
+        guidance = self.settings.guidance
 
-        def twice(x, other):
+        def pair(x, other):
             return jnp.concatenate([x, other])
 
         def field(x, t):
             times = jnp.full(len(x), t)
-            if not weight:
+            if not guidance:
                 return model.velocity(x, e, context, times, valid)
             both = model.velocity(
-                twice(x, x),
-                twice(e, jnp.zeros_like(e)),
-                twice(context, jnp.zeros_like(context)),
-                twice(times, times),
-                twice(valid, valid),
+                pair(x, x),
+                pair(e, jnp.zeros_like(e)),
+                pair(context, jnp.zeros_like(context)),
+                pair(times, times),
+                pair(valid, valid),
             )
             conditional, unconditional = jnp.split(both, 2)
-            return conditional + weight * (conditional - unconditional)
+            return conditional + guidance * (conditional - unconditional)
 
         latents = ode_solvers.integrate(field, start, self.settings.steps, self.settings.solver)
         if self.config.chain == "explicit":

@@ -1,7 +1,7 @@
-"""Requests to the samplers of the perceptual stage, and the padded batches they run in.
+"""Requests to the samplers of the perceptual stage, and the padded batches that they run in.
 
-A row is the prompt's frames, then the target's, then padding. Lengths are padded to few sizes, so
-that few programs are compiled.
+A row is the frames of the prompt, those of the target, then padding. Lengths are bucketed, so that
+few programs are compiled.
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ _BUCKET = 64  # padded lengths are multiples
 
 @dataclasses.dataclass(frozen=True)
 class FrameRequest:
-    """One item to render.
+    """One item to sample.
 
     Attributes:
-        units: (T,) semantic units, one for each frame, never de-duplicated.
+        units: (T,) semantic units, one per frame, not de-duplicated.
         prompt_codes: (Q, Tp) codes of a prompt, or None.
         prompt_units: (Tp,) units of the prompt; None where they are its first codebook.
         item: index of the item's random stream.
@@ -35,18 +35,18 @@ class FrameRequest:
 
 @dataclasses.dataclass(frozen=True)
 class FrameBatch:
-    """Padded rows; `indices` are the places of its requests, rows behind them are empty."""
+    """Padded rows; `indices` are those of its requests, further rows are empty."""
 
     indices: list[int]
     units: np.ndarray  # (B, T) int32
-    codes: np.ndarray  # (B, T, Q) int32, zeros behind the prompt
+    codes: np.ndarray  # (B, T, Q) int32, zeros after the prompt
     prompts: np.ndarray  # (B,) int32 frames
     lengths: np.ndarray  # (B,) int32 frames of prompt and target
     items: np.ndarray  # (B,) int32
 
     @property
     def arrays(self) -> tuple[np.ndarray, ...]:
-        """What a jitted sampler takes: units, codes, prompts, lengths, items."""
+        """Arguments of a jitted sampler: units, codes, prompts, lengths, items."""
         return self.units, self.codes, self.prompts, self.lengths, self.items
 
 
@@ -57,7 +57,7 @@ def batches(
 
     Raises:
         ValueError: no frames, units or codes out of range, or a prompt whose units and codes differ
-            in length; the message says which request.
+            in length; the message names the request.
     """
     rows = [_row(index, request, layout) for index, request in enumerate(requests)]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
@@ -69,10 +69,10 @@ def batches(
         units, codes = np.zeros(shape, np.int32), np.zeros((*shape, layout.num_codebooks), np.int32)
         prompts, lengths, items = (np.zeros(size, np.int32) for _ in range(3))
         for row, index in enumerate(chosen):
-            own_units, own_codes = rows[index]
-            units[row, : len(own_units)] = own_units
-            codes[row, : len(own_codes)] = own_codes
-            prompts[row], lengths[row] = len(own_codes), len(own_units)
+            row_units, prompt_codes = rows[index]
+            units[row, : len(row_units)] = row_units
+            codes[row, : len(prompt_codes)] = prompt_codes
+            prompts[row], lengths[row] = len(prompt_codes), len(row_units)
             items[row] = requests[index].item
         yield FrameBatch(chosen, units, codes, prompts, lengths, items)
 
@@ -84,32 +84,32 @@ def sample_targets(
     batch_size: int,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[np.ndarray]:
-    """What `run` gives for the targets, (T, ...) for each request.
+    """Runs all requests in batches; returns the targets, (T, ...) of each request.
 
     Args:
-        run: a batch of B rows to (B, T, ...), prompts and padding included.
+        run: maps a batch of B rows to (B, T, ...), prompts and padding included.
         requests: the items.
         layout: token layout of their units and codes.
-        batch_size: items of a batch.
+        batch_size: items per batch.
         on_progress: called with the number of items after each batch.
 
     Raises:
         ValueError: see `batches`.
     """
-    found: list[np.ndarray] = [np.zeros(0)] * len(requests)
+    targets: list[np.ndarray] = [np.zeros(0)] * len(requests)
     for batch in batches(requests, layout, batch_size):
         rows = run(batch)
         for row, index in enumerate(batch.indices):
-            found[index] = rows[row, batch.prompts[row] : batch.lengths[row]]
+            targets[index] = rows[row, batch.prompts[row] : batch.lengths[row]]
         if on_progress is not None:
             on_progress(len(batch.indices))
-    return found
+    return targets
 
 
 def frame_keys(seed: jax.Array, items: jax.Array, length: int) -> jax.Array:
-    """A random key for each frame of each item: (B, T), whatever the batch and its padding."""
-    of_items = jax.vmap(lambda item: jax.random.fold_in(jax.random.key(seed), item))(items)
-    return fold_each(of_items[:, None], jnp.arange(length)[None])
+    """A random key per frame of each item, (B, T), independent of batch and padding."""
+    item_keys = jax.vmap(lambda item: jax.random.fold_in(jax.random.key(seed), item))(items)
+    return fold_each(item_keys[:, None], jnp.arange(length)[None])
 
 
 def fold_each(keys: jax.Array, data: jax.Array) -> jax.Array:
@@ -126,17 +126,18 @@ def _row(index: int, request: FrameRequest, layout: TokenLayout) -> tuple[np.nda
         codes = np.zeros((layout.num_codebooks, 0), np.int32)
     codes = np.asarray(codes)
     if units.ndim != 1 or not len(units):
-        raise ValueError(f"request {index}: units must be (T,) with T > 0, are {units.shape}")
+        raise ValueError(f"request {index}: units must be (T,) with T > 0, got {units.shape}")
     if codes.ndim != 2 or len(codes) != layout.num_codebooks:
         raise ValueError(
-            f"request {index}: prompt codes must be ({layout.num_codebooks}, Tp), are {codes.shape}"
+            f"request {index}: prompt codes must be ({layout.num_codebooks}, Tp), got {codes.shape}"
         )
-    before = codes[0] if request.prompt_units is None else np.asarray(request.prompt_units)
-    if len(before) != codes.shape[1]:
+    given = request.prompt_units
+    prompt_units = codes[0] if given is None else np.asarray(given)
+    if len(prompt_units) != codes.shape[1]:
         raise ValueError(
-            f"request {index}: {len(before)} units and {codes.shape[1]} frames of prompt differ"
+            f"request {index}: the prompt has {len(prompt_units)} units and {codes.shape[1]} frames"
         )
-    units = np.concatenate([before, units])
+    units = np.concatenate([prompt_units, units])
     for name, values, limit in (
         ("units", units, layout.num_units),
         ("codes", codes, layout.codebook_size),

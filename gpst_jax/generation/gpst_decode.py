@@ -1,8 +1,8 @@
-"""The device side of sampling: jitted loops over a static cache.
+"""The device side of sampling from GPST: jitted loops over a static KV cache.
 
-Shapes depend on the batch only through padded lengths, so that a handful of programs serve any
-set of requests. A row that has ended keeps its index: what it still writes is overwritten by its
-next real position, and no position sees later ones.
+Shapes depend on the batch only through padded lengths, so that few programs are compiled for any
+set of requests. The cache length of a row that has ended stays: what is written after it is
+overwritten by the next real position, and attention is causal.
 """
 
 import functools
@@ -25,9 +25,9 @@ class _State(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def decode_batch(config, layout, positions, static, params, seed, items, units, codes, limits):
-    """Runs the four steps on right-padded prefixes; see gpst_sampler.Decoder.decode.
+    """Prefills and samples both streams from right-padded prefixes; see `gpst_sampler`.
 
-    Under a mesh (`jax.set_mesh`) the parameters may lie as in training, over any number of
+    Under a mesh (`jax.set_mesh`) the parameters may be sharded as in training, over any number of
     processes, all of which then call this with equal arguments and get all of the results.
 
     Args:
@@ -39,13 +39,13 @@ def decode_batch(config, layout, positions, static, params, seed, items, units, 
         seed: of the random streams; uint32 scalar.
         items: (B,) int32, index of each row's random stream.
         units: semantic prefix: tokens (B, P, Q), times (B, P) in ticks, lengths (B,).
-        codes: acoustic prefix, alike.
+        codes: acoustic prefix, as for `units`.
         limits: (B,) arrays max_units, min_frames, max_frames, unit_start, frame_start (ticks),
             and temperatures (2,).
 
     Returns:
         Arrays by name: units (B, max_units) and frames (B, max_frames, Q) as ids, their numbers,
-        whether the ends were drawn, and summed log-probabilities.
+        whether the ends were sampled, and summed log-probabilities.
     """
     semantic_top_k, acoustic_top_k, max_units, max_frames, length = static
     model = gpst.bind(config, layout, params)
@@ -70,7 +70,7 @@ def decode_batch(config, layout, positions, static, params, seed, items, units, 
 
 
 def _empty_outputs(name: str, shape: tuple[int, ...]) -> dict[str, jax.Array]:
-    """What a stream that is not sampled gives."""
+    """The outputs of a stream that is not sampled."""
     rows = shape[0]
     return {
         name: jnp.zeros(shape, jnp.int32),
@@ -81,7 +81,7 @@ def _empty_outputs(name: str, shape: tuple[int, ...]) -> dict[str, jax.Array]:
 
 
 def _prefill(model, positions, state: _State, prefix, stream: int) -> _State:
-    """Reads a right-padded prefix. Padding is written too, and overwritten by what follows."""
+    """Prefills the cache from a right-padded prefix; the next positions overwrite the padding."""
     tokens, lengths = prefix["tokens"], prefix["lengths"]
     times = prefix["times"]
     if positions == "running":
@@ -92,13 +92,13 @@ def _prefill(model, positions, state: _State, prefix, stream: int) -> _State:
     return _State(cache, last, state.cache_length + lengths)
 
 
-def _decode_step(model, positions, state: _State, stack, time, stream: int, active) -> _State:
-    """Feeds one stack (B, Q) to the active rows; the others keep their state."""
+def _decode_step(model, positions, state: _State, token, time, stream: int, active) -> _State:
+    """One decode step with the ids `token` (B, Q); rows that are not active keep their state."""
     if positions == "running":
         time = state.cache_length
-    streams = jnp.full((stack.shape[0], 1), stream, jnp.int32)
+    streams = jnp.full((token.shape[0], 1), stream, jnp.int32)
     hidden, cache = model.extend(
-        stack[:, None], time[:, None], streams, state.cache_length, state.cache
+        token[:, None], time[:, None], streams, state.cache_length, state.cache
     )
     return _State(
         cache,
@@ -112,8 +112,8 @@ def _sample_token(logits, allowed, keys, temperature, top_k: int):
     log_probs = jax.nn.log_softmax(logits)
     logits = jnp.where(allowed, logits / temperature, -jnp.inf)
     if top_k:
-        worst = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][:, -1:]
-        logits = jnp.where(logits >= worst, logits, -jnp.inf)
+        lowest = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][:, -1:]
+        logits = jnp.where(logits >= lowest, logits, -jnp.inf)
     classes = (
         jnp.argmax(logits, axis=-1)
         if top_k == 1
@@ -142,19 +142,19 @@ def _sample_units(model, positions, state, keys, limits, top_k, max_units):
         ended = ended | (~done & (unit == EOS))
         active = ~done & (unit != EOS)
         units = units.at[:, step].set(jnp.where(active, unit, units[:, step]))
-        stack = jnp.full((rows, layout.num_codebooks), PAD, jnp.int32).at[:, 0].set(unit)
+        ids = jnp.full((rows, layout.num_codebooks), PAD, jnp.int32).at[:, 0].set(unit)
         time = limits["unit_start"] + (count + 1) * layout.ticks_per_unit
-        state = _decode_step(model, positions, state, stack, time, SEMANTIC, active)
+        state = _decode_step(model, positions, state, ids, time, SEMANTIC, active)
         count = count + active
         done = done | ended | (count >= limits["max_units"])
         return step + 1, state, done, ended, units, count, log_prob
 
-    given = limits["max_units"] <= 0
+    complete = limits["max_units"] <= 0
     initial = (
         jnp.zeros((), jnp.int32),
         state,
-        given,
-        given,
+        complete,
+        complete,
         jnp.zeros((rows, max_units), jnp.int32),
         jnp.zeros(rows, jnp.int32),
         jnp.zeros(rows),
@@ -216,9 +216,9 @@ def _sample_frames(model, positions, state, keys, limits, top_k, max_frames):
 
 
 def sample_frame(model: gpst.GPST, hidden, may_end, keys, temperature, top_k: int):
-    """Samples the stack that a global hidden state predicts, one codebook after another.
+    """Samples the frame that a global hidden state predicts, one codebook after another.
 
-    The end is a class of the first codebook only; after it every class below a code is masked.
+    The end is allowed in the first codebook only; the other special classes are always masked.
 
     Args:
         model: the bound model.
@@ -229,8 +229,8 @@ def sample_frame(model: gpst.GPST, hidden, may_end, keys, temperature, top_k: in
         top_k: 0 for all classes.
 
     Returns:
-        Local ids (B, Q), whether the end was drawn (B,), and the log-probability (B,) of the
-        stack; of an end, that of a whole stack of ends.
+        Local ids (B, Q), whether the end was sampled (B,), and the log-probability (B,) of the
+        frame; for an end, that of the end in all codebooks.
     """
     layout, net = model.layout, model.local_net
     assert net.positions is not None
@@ -248,11 +248,11 @@ def sample_frame(model: gpst.GPST, hidden, may_end, keys, temperature, top_k: in
         logits = model.codebook_logits(out[:, 0], codebook)
         code_keys = jax.vmap(lambda key: jax.random.fold_in(key, codebook))(keys)
         allowed = jnp.where(codebook == 0, first_allowed, codes_only)
-        drawn, drawn_log_prob = _sample_token(logits, allowed, code_keys, temperature, top_k)
-        end = end | (drawn == EOS)
+        sampled, sampled_log_prob = _sample_token(logits, allowed, code_keys, temperature, top_k)
+        end = end | (sampled == EOS)
         end_log_prob = jax.nn.log_softmax(logits)[:, EOS]
-        log_prob = log_prob + jnp.where(end, end_log_prob, drawn_log_prob)
-        ids = jnp.where(end, EOS, drawn + codebook * layout.codebook_size)
+        log_prob = log_prob + jnp.where(end, end_log_prob, sampled_log_prob)
+        ids = jnp.where(end, EOS, sampled + codebook * layout.codebook_size)
         return (net.lookup(ids), cache, end, log_prob), ids
 
     start = (

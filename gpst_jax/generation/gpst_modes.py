@@ -1,7 +1,7 @@
-"""The inference modes of GPST as builders of decode requests (arXiv 2406.00976, section 3.3).
+"""The inference modes of GPST, as builders of decode requests (arXiv 2406.00976, section 3.3).
 
-A mode states what is given and what is decoded; all share `gpst_sampler.Decoder`. Speech is a list
-of parts: (units (S,), codes (Q, T)) of the same audio, in the order in which they are spoken.
+A mode defines which tokens are given and which are sampled; all share `gpst_sampler.Decoder`.
+Speech is a list of parts, (units (S,), codes (Q, T)) of the same audio, in temporal order.
 """
 
 import dataclasses
@@ -15,14 +15,14 @@ from gpst_jax.generation.gpst_sampler import Request
 Part = tuple[np.ndarray, np.ndarray]
 
 
-def join(stretches: Sequence[Part], silence: Part) -> list[Part]:
-    """The stretches with silence between them."""
-    parts: list[Part] = []
-    for stretch in stretches:
-        if parts:
-            parts.append(silence)
-        parts.append(stretch)
-    return parts
+def join(parts: Sequence[Part], silence: Part) -> list[Part]:
+    """The parts with silence between them."""
+    joined: list[Part] = []
+    for part in parts:
+        if joined:
+            joined.append(silence)
+        joined.append(part)
+    return joined
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class RequestBuilder:
         layout: token layout of the model's dataset.
         silence: encoded 0.1 s of silence, which breaks the linguistic continuation between a
             prompt and its target (arXiv 2406.00976, section 3.3).
-        deduplicated: whether the model reads collapsed units. Durations are then unknown: the
+        deduplicated: whether the model takes de-duplicated units. Durations are then unknown: the
             model ends the speech itself, within twice the expected number of frames.
     """
 
@@ -42,16 +42,16 @@ class RequestBuilder:
     deduplicated: bool = False
 
     def unconditional(self, seconds: float, *, item: int) -> Request:
-        """Nothing is given: units are sampled, at most `seconds` of them, and no frames.
+        """Unconditional generation: samples at most `seconds` of units, and no frames.
 
-        Render the units with `semantic_to_acoustic`.
+        `semantic_to_acoustic` makes frames of the units.
         """
         empty = np.zeros((self.layout.num_codebooks, 0), np.int32)
         max_units = round(seconds * self.layout.unit_rate)
         return Request(np.zeros(0, np.int32), empty, max_units=max_units, item=item)
 
     def semantic_to_acoustic(self, units: np.ndarray, *, item: int) -> Request:
-        """Raw units are given, the speaker is not: content is kept, the voice is drawn.
+        """Semantic-to-acoustic: raw units are given, the speaker identity is sampled.
 
         Args:
             units: (S,) raw units, or the units that `unconditional` sampled.
@@ -64,22 +64,22 @@ class RequestBuilder:
     def speaker_transfer(
         self, prompt: Sequence[Part], target: Sequence[Part], *, item: int
     ) -> Request:
-        """What is said comes from the target, the voice from the prompt.
+        """Speaker identity transfer: content of the target, speaker identity of the prompt.
 
-        Units: prompt, silence, target. Frames: prompt and silence, whose continuation in the
-        voice of the prompt speaks the target's units. The result holds the target's frames only.
+        Given are the units of prompt, silence and target, and the frames of prompt and silence.
+        The sampled frames are those of the target's units; the result holds no others.
         """
         given = [*prompt, self.silence]
         codes = np.concatenate([codes for _, codes in given], axis=1)
         units = [units for units, _ in (*given, *target)]
         lengths = [(len(units), codes.shape[1]) for units, codes in (*given, *target)]
         frames = sum(frames for _, frames in lengths[len(given) :])
-        # The target continues as one part, from where the silence ends.
+        # The target is one part, which begins where the silence ends.
         lengths = [*lengths[: len(given)], (sum(u for u, _ in lengths[len(given) :]), frames)]
         return self._request(units, codes, lengths, frames, item)
 
     def continuation(self, target: Sequence[Part], seconds: float, *, item: int) -> Request:
-        """All units and the first `seconds` of frames are given; the rest of the frames follow."""
+        """Acoustic continuation: all units and the first `seconds` of frames are given."""
         units = [units for units, _ in target]
         codes = np.concatenate([codes for _, codes in target], axis=1)
         given = round(seconds * self.layout.frame_rate)

@@ -1,9 +1,8 @@
-"""Decoding with a static cache: semantic units, then frames code by code.
+"""Decoding GPST with a static KV cache: semantic units, then frames code by code.
 
-A batch of requests runs in four steps: the semantic prefix is read, units are sampled until each
-item ends (where asked), the acoustic prefix is read, frames are sampled. Each item has its own
-random stream, its own lengths and its own end, so what is drawn for it does not depend on the
-batch it is in.
+A batch of requests runs in four phases: prefill of the semantic prefix, sampling of units (unless
+they are complete), prefill of the acoustic prefix, sampling of frames. Each item has its own random
+stream, lengths and end, so its samples do not depend on its batch.
 """
 
 import dataclasses
@@ -23,13 +22,13 @@ class Request:
     """One item to decode.
 
     Attributes:
-        units: (S,) units given, de-duplicated where the model is.
-        codes: (Q, T) frames given, which begin the acoustic stream.
-        max_units: 0 when the units are complete, else how many may be sampled after `units`.
+        units: (S,) given units, de-duplicated if the model's are.
+        codes: (Q, T) given frames, the beginning of the acoustic stream.
+        max_units: 0 if the units are complete, else how many may be sampled after `units`.
         min_frames: frames before which the end is not allowed.
         max_frames: frames after which sampling stops.
         part_lengths: (raw units, frames) of the joined parts of the given streams, for positions
-            in time; the last part is the one that sampling continues. None: one part.
+            in time; sampling continues the last part. None: one part.
         item: index of the item's random stream.
     """
 
@@ -44,7 +43,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What was decoded for one request.
+    """The sampled tokens of one request.
 
     Attributes:
         units: (S',) sampled units, without those given.
@@ -70,7 +69,7 @@ class Decoder:
     Args:
         config: the model.
         layout: token layout of its dataset.
-        params: its parameters; arrays sharded for a mesh are decoded under it (`jax.set_mesh`).
+        params: its parameters; sharded ones need their mesh at decoding (`jax.set_mesh`).
         positions: "time" or "running", as in training.
     """
 
@@ -92,7 +91,7 @@ class Decoder:
 
         Args:
             requests: the items.
-            seed: with each request's `item`, fixes what is drawn.
+            seed: fixes the samples, together with each request's `item`.
             semantic: how units are sampled.
             acoustic: how codes are sampled.
             batch_size: items decoded at once.
@@ -103,7 +102,7 @@ class Decoder:
 
         Raises:
             ValueError: units or codes out of range, or no requests.
-            ConfigError: a request exceeds the model's table of positions.
+            ConfigError: a request exceeds the model's position table.
         """
         if not requests:
             raise ValueError("decode: no requests")
@@ -121,7 +120,7 @@ class Decoder:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             padded = [requests[i] for i in chosen]
-            if len(order) > batch_size:  # a last, smaller batch would compile again
+            if len(order) > batch_size:  # a last, smaller batch would recompile
                 padded += [padded[0]] * (batch_size - len(padded))
             outputs = self._decode_batch(padded, shape, seed, semantic, acoustic)
             for row, i in enumerate(chosen):
@@ -163,10 +162,10 @@ class Decoder:
         """Both prefixes, right-padded: [BOS_s, units] and [BOS_a, frames]."""
         semantic, acoustic = [], []
         for request in requests:
-            stacks = np.full((len(request.units) + 1, self.layout.num_codebooks), PAD, np.int32)
-            stacks[0, 0] = EOS
-            stacks[1:, 0] = self.layout.units_to_ids(request.units)
-            semantic.append((stacks, np.concatenate([[0], self.prefix_times(request)[0]])))
+            tokens = np.full((len(request.units) + 1, self.layout.num_codebooks), PAD, np.int32)
+            tokens[0, 0] = EOS
+            tokens[1:, 0] = self.layout.units_to_ids(request.units)
+            semantic.append((tokens, np.concatenate([[0], self.prefix_times(request)[0]])))
             frames = self.layout.codes_to_ids(request.codes) + self.layout.semantic_vocab
             bos = np.full((1, self.layout.num_codebooks), self.layout.bos_acoustic, np.int32)
             times = np.concatenate([[0], self.prefix_times(request)[1]])
@@ -233,7 +232,7 @@ class _Shape:
 
 
 def _length(request: Request) -> int:
-    """Positions of a request at its longest, both start symbols included."""
+    """Maximum length of a request's sequence, BOS_s and BOS_a included."""
     given = len(request.units) + request.codes.shape[1]
     return 2 + given + request.max_units + request.max_frames
 
@@ -247,10 +246,10 @@ def _pad_prefix(items: list[tuple[np.ndarray, np.ndarray]], length: int) -> dict
     depth = items[0][0].shape[1]
     tokens = np.full((len(items), length, depth), PAD, np.int32)
     times = np.zeros((len(items), length), np.int32)
-    for row, (stacks, ticks) in enumerate(items):
-        tokens[row, : len(stacks)] = stacks
+    for row, (prefix, ticks) in enumerate(items):
+        tokens[row, : len(prefix)] = prefix
         times[row, : len(ticks)] = ticks
-    lengths = np.array([len(stacks) for stacks, _ in items], np.int32)
+    lengths = np.array([len(prefix) for prefix, _ in items], np.int32)
     return {"tokens": tokens, "times": times, "lengths": lengths}
 
 

@@ -1,7 +1,7 @@
-"""The device side of the language model's sampling: one jitted loop over a static cache.
+"""The device side of sampling from the language model: one jitted loop over a static KV cache.
 
-Prompts are right-padded. What a row writes beyond its end is overwritten by its next real id, and
-no position sees later ones, so rows of different lengths share a batch.
+Prompts are right-padded. The next real id of a row overwrites the padding in the cache, and
+attention is causal, so rows of different lengths share a batch.
 """
 
 import functools
@@ -14,14 +14,14 @@ from gpst_jax.config import SemanticLMConfig
 from gpst_jax.models import semantic_lm
 from gpst_jax.models.transformer import Cache
 
-CHUNK = 64  # positions of the prompts that are read at once
+CHUNK = 64  # positions per chunk of the prefill
 
 
 class Sampling(NamedTuple):
-    """How ids are drawn in each of M phases."""
+    """How ids are sampled in each of M phases."""
 
     temperature: jax.Array  # (M,)
-    top_k: jax.Array  # (M,) int, the number of candidates where every id may be one
+    top_k: jax.Array  # (M,) int, the vocabulary size for no limit
     top_p: jax.Array  # (M,)
 
 
@@ -43,7 +43,7 @@ def decode_batch(
     Args:
         config: the model.
         max_new: steps of the loop.
-        candidates: most ids that any phase draws from.
+        candidates: the largest `top_k` of any phase.
         params: parameters.
         keys: (B,) random keys.
         prompts: (B, P) ids, right-padded; P is a multiple of CHUNK.
@@ -59,7 +59,7 @@ def decode_batch(
     model = semantic_lm.bind(config, params)
     rows, width = prompts.shape
     cache = model.net.init_cache(rows, width + max_new)
-    cache, hidden = read(model, cache, prompts, lengths)
+    cache, hidden = prefill(model, cache, prompts, lengths)
     allowed, following = tables
     num_phases = allowed.shape[0]
 
@@ -67,15 +67,16 @@ def decode_batch(
         step, cache, hidden, cache_length, phase, done, ids, log_probs, count = carry
         step_keys = jax.vmap(lambda key: jax.random.fold_in(key, step))(keys)
         logits = model.logits(hidden)
-        at = jnp.minimum(phase, num_phases - 1)
-        how = jax.tree.map(lambda values: values[at], sampling)
-        token = draw(jnp.where(allowed[at], logits, -jnp.inf), step_keys, how, candidates)
+        current = jnp.minimum(phase, num_phases - 1)
+        row_sampling = jax.tree.map(lambda values: values[current], sampling)
+        masked = jnp.where(allowed[current], logits, -jnp.inf)
+        token = sample_ids(masked, step_keys, row_sampling, candidates)
         log_prob = jnp.take_along_axis(
             jax.nn.log_softmax(logits, axis=-1), token[:, None], axis=-1
         )[:, 0]
         ids = ids.at[:, step].set(jnp.where(done, 0, token))
         log_probs = log_probs.at[:, step].set(jnp.where(done, 0.0, log_prob))
-        phase = jnp.where(done, phase, following[at, token])
+        phase = jnp.where(done, phase, following[current, token])
         count = count + ~done
         done = done | (phase == num_phases) | (count >= limits)
         extended, cache = model.extend(token[:, None], cache_length, cache)
@@ -99,22 +100,25 @@ def decode_batch(
     return {"ids": ids, "log_probs": log_probs, "count": count, "ended": phase == num_phases}
 
 
-def read(
+def prefill(
     model: semantic_lm.SemanticLM, cache: Cache, prompts: jax.Array, lengths: jax.Array
 ) -> tuple[Cache, jax.Array]:
-    """Reads prompts (B, P) of `lengths` (B,) into an empty cache; also the last states (B, D).
+    """Prefills an empty cache from prompts (B, P) of `lengths` (B,).
 
-    In chunks: the attention weights of one chunk are in memory, not those of whole prompts.
+    In chunks, which bounds the memory of the attention weights.
+
+    Returns:
+        The cache, and the hidden state (B, D) of each row's last position.
     """
     rows, width = prompts.shape
-    last_chunk, last_place = (lengths - 1) // CHUNK, (lengths - 1) % CHUNK
+    last_chunk, last_offset = (lengths - 1) // CHUNK, (lengths - 1) % CHUNK
 
     def body(carry, inputs):
         cache, last = carry
         number, tokens = inputs
         cache_length = jnp.full(rows, number * CHUNK, jnp.int32)
         hidden, cache = model.extend(tokens, cache_length, cache)
-        here = jnp.take_along_axis(hidden, last_place[:, None, None], axis=1)[:, 0]
+        here = jnp.take_along_axis(hidden, last_offset[:, None, None], axis=1)[:, 0]
         return (cache, jnp.where((last_chunk == number)[:, None], here, last)), None
 
     chunks = prompts.reshape(rows, width // CHUNK, CHUNK).swapaxes(0, 1)
@@ -123,20 +127,21 @@ def read(
     return cache, last
 
 
-def draw(logits: jax.Array, keys: jax.Array, how: Sampling, candidates: int) -> jax.Array:
-    """One id for each row.
+def sample_ids(
+    logits: jax.Array, keys: jax.Array, sampling: Sampling, candidates: int
+) -> jax.Array:
+    """Samples one id per row, (B,).
 
     Args:
         logits: (B, V), -inf where an id is not allowed.
         keys: (B,) random keys.
-        how: fields (B,): temperature, then the `top_k` likeliest, then of these the fewest whose
-            probabilities add up to `top_p`.
-        candidates: no `top_k` is larger.
+        sampling: fields (B,); temperature, then top-k, then nucleus sampling (top-p).
+        candidates: the largest `top_k`.
     """
-    logits, ids = jax.lax.top_k(logits / how.temperature[:, None], candidates)
-    logits = jnp.where(jnp.arange(candidates)[None] < how.top_k[:, None], logits, -jnp.inf)
+    logits, ids = jax.lax.top_k(logits / sampling.temperature[:, None], candidates)
+    logits = jnp.where(jnp.arange(candidates)[None] < sampling.top_k[:, None], logits, -jnp.inf)
     probabilities = jax.nn.softmax(logits, axis=-1)
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
-    logits = jnp.where(before < how.top_p[:, None], logits, -jnp.inf)
+    logits = jnp.where(before < sampling.top_p[:, None], logits, -jnp.inf)
     chosen = jax.vmap(jax.random.categorical)(keys, logits)
     return jnp.take_along_axis(ids, chosen[:, None], axis=-1)[:, 0]

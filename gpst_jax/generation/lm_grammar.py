@@ -1,8 +1,8 @@
-"""What a language model over text and units may write: which ids, and what follows them.
+"""Grammars that constrain decoding of a language model over text and units.
 
-A grammar is a handful of phases. In each some ids are allowed, and the id that is drawn leads to
-the next phase, so that a span of speech holds units alone and ends with its marker, and an answer
-has the parts that its task asks for (`data_pipeline.sequences.templates`).
+A grammar is a finite automaton. Its states, the phases, allow some ids, and the sampled id selects
+the next phase, so that a span of speech contains only units and ends with its marker, and an answer
+has the parts of its task (`data_pipeline.sequences.templates`).
 """
 
 import dataclasses
@@ -12,9 +12,9 @@ import numpy as np
 
 from data_pipeline.tokens.vocabulary import Vocabulary
 
-END = ""  # where generation stops
+END = ""  # name of the final state
 TEXT, UNITS = "text", "units"
-_ROWS = 16
+_ROWS = 16  # phases in tables are padded to multiples
 PARTS = ("question_transcript", "text_answer", "speech_answer")
 
 
@@ -24,9 +24,8 @@ class Phase:
 
     Attributes:
         name: of the phase.
-        kind: TEXT or UNITS: how its ids are sampled.
-        rules: (first id, id behind the last, name of the phase they lead to); all other ids are
-            not allowed.
+        kind: TEXT or UNITS, which selects the sampling settings.
+        rules: (first id, last id + 1, name of the phase they lead to); other ids are not allowed.
     """
 
     name: str
@@ -36,10 +35,10 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Grammar:
-    """Phases; the first one begins.
+    """Phases; the first one is the initial state.
 
     Raises:
-        ValueError: two phases of a name, a rule that leads nowhere, or a phase without rules.
+        ValueError: two phases of one name, a rule to an unknown phase, or a phase without rules.
     """
 
     phases: tuple[Phase, ...]
@@ -47,7 +46,7 @@ class Grammar:
     def __post_init__(self):
         names = [phase.name for phase in self.phases]
         if len(set(names)) < len(names) or END in names:
-            raise ValueError(f"phases must have names of their own, have {names}")
+            raise ValueError(f"names of phases must be unique, got {names}")
         for phase in self.phases:
             leads = {rule[2] for rule in phase.rules}
             if not leads or not leads <= {*names, END}:
@@ -56,8 +55,8 @@ class Grammar:
     def tables(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Allowed ids (M, V) bool, and the number of the phase that each leads to, (M, V) int32.
 
-        M, the number of phases rounded up, stands for the end: most grammars share a program.
-        ValueError where a rule names ids beyond V.
+        M is the number of phases rounded up, so that most grammars share a program, and stands for
+        the end. Raises ValueError where a rule names ids beyond V.
         """
         count = -(-len(self.phases) // _ROWS) * _ROWS
         numbers = {phase.name: number for number, phase in enumerate(self.phases)} | {END: count}
@@ -73,12 +72,12 @@ class Grammar:
 
 
 def answer_grammar(vocabulary: Vocabulary, parts: Sequence[str]) -> Grammar:
-    """An answer of the given parts, none of them empty, and the end.
+    """The grammar of an answer with the given parts, none of them empty.
 
     Args:
         vocabulary: the ids.
-        parts: of PARTS, in this order: a transcript for recognition, a spoken answer for reading
-            aloud, all of them for a spoken dialogue.
+        parts: of PARTS, in this order: the transcript for speech recognition, the spoken answer
+            for text-to-speech, all of them for spoken dialogue.
 
     Raises:
         ValueError: no such parts, or another order.
@@ -107,7 +106,7 @@ def answer_grammar(vocabulary: Vocabulary, parts: Sequence[str]) -> Grammar:
 def _span(
     vocabulary: Vocabulary, name: str, kind: str, closing: tuple[int, int, str]
 ) -> tuple[Phase, Phase]:
-    """Text or units, at least one id, and what ends them."""
+    """The phases of a span of text or units of at least one id, up to `closing`."""
     first, stop = 0, vocabulary.text_size
     if kind == UNITS:
         first, stop = vocabulary.unit_start, vocabulary.size

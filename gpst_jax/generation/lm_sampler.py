@@ -1,7 +1,6 @@
-"""Batched sampling from the semantic language model, within a grammar.
+"""Batched sampling from the semantic language model, constrained by a grammar.
 
-Each item has its own random stream, length and end, so what is drawn for it does not depend on
-the batch it is in.
+Each item has its own random stream, length and end, so its samples do not depend on its batch.
 """
 
 import dataclasses
@@ -22,11 +21,11 @@ PUBLISHED = SamplingConfig(temperature=0.7, top_k=50, top_p=0.8)  # of arXiv 230
 
 @dataclasses.dataclass(frozen=True)
 class LMRequest:
-    """One item to continue.
+    """One prompt to continue.
 
     Attributes:
         prompt: (P,) ids, at least one.
-        max_new: new ids after which it stops without an end.
+        max_new: maximum number of new ids.
         item: index of its random stream.
     """
 
@@ -37,7 +36,7 @@ class LMRequest:
 
 @dataclasses.dataclass(frozen=True)
 class LMResult:
-    """How a request was continued.
+    """The continuation of one request.
 
     Attributes:
         ids: (n,) int32 new ids, markers and the end included.
@@ -86,9 +85,9 @@ class LMDecoder:
         Args:
             requests: the items.
             grammar: what may follow their prompts.
-            seed: with each request's `item`, fixes what is drawn.
+            seed: fixes the samples, together with each request's `item`.
             text: how ids are sampled in phases of text.
-            units: the same in phases of units.
+            units: how ids are sampled in phases of units.
             batch_size: items decoded at once.
             on_progress: called with the number of items after each batch.
 
@@ -118,7 +117,7 @@ class LMDecoder:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             padded = [requests[i] for i in chosen]
-            if len(order) > batch_size:  # a last, smaller batch would compile again
+            if len(order) > batch_size:  # a last, smaller batch would recompile
                 padded += [padded[0]] * (batch_size - len(padded))
             prompts = np.full((len(padded), width), self.vocabulary.padding, np.int32)
             for row, request in enumerate(padded):
@@ -136,13 +135,13 @@ class LMDecoder:
                 tables,
                 sampling,
             )
-            found = jax.tree.map(np.asarray, outputs)
+            outputs = jax.tree.map(np.asarray, outputs)
             for row, i in enumerate(chosen):
-                count = found["count"][row]
+                count = outputs["count"][row]
                 results[i] = LMResult(
-                    ids=found["ids"][row, :count],
-                    log_probs=found["log_probs"][row, :count],
-                    ended=bool(found["ended"][row]),
+                    ids=outputs["ids"][row, :count],
+                    log_probs=outputs["log_probs"][row, :count],
+                    ended=bool(outputs["ended"][row]),
                 )
             if on_progress is not None:
                 on_progress(len(chosen))
@@ -162,7 +161,7 @@ class LMDecoder:
             )
 
     def _top_k(self, config: SamplingConfig) -> int:
-        """How many ids it draws from."""
+        """The number of ids to sample from."""
         return min(config.top_k or self.vocabulary.size, self.vocabulary.size)
 
 

@@ -1,7 +1,7 @@
-"""What the semantic language model is asked to do: read aloud, write down, answer.
+"""Tasks of the semantic language model: text-to-speech, speech recognition, spoken dialogue.
 
-Prompts are built and answers read by the templates that it was trained on; units keep their frame
-rate, so that the second stage has one for every frame (arXiv 2401.13527, section 3).
+Prompts are built and answers parsed with the templates of its training; units keep their frame
+rate, so that the second stage has one per frame (arXiv 2401.13527, section 3).
 """
 
 import copy
@@ -22,16 +22,16 @@ from gpst_jax.generation.lm_sampler import LMDecoder, LMRequest
 
 
 class SemanticTasks:
-    """A trained language model behind its templates.
+    """A trained language model with its templates.
 
     Args:
         model: a loaded checkpoint of a semantic language model.
         dataset_dir: the sequences that it was trained on, for the text tokenizer.
         text: how text is sampled.
         units: how units are sampled.
-        max_seconds: of speech, after which an answer is cut off.
+        max_seconds: limit on the ids of an answer, as seconds of speech.
         batch_size: items decoded at once.
-        seed: fixes what is drawn.
+        seed: fixes the samples.
 
     Raises:
         UserError: the dataset is missing or damaged.
@@ -74,7 +74,7 @@ class SemanticTasks:
     def read_aloud(
         self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None
     ) -> list[np.ndarray]:
-        """Units (T,) of each text; none where the model gave none."""
+        """Text-to-speech: units (T,) of each text; T = 0 where the model generated none."""
         examples = [
             Example(instruction=choose_instruction("tts", text), question_text=text)
             for text in texts
@@ -87,7 +87,7 @@ class SemanticTasks:
         speech: Sequence[np.ndarray],
         on_progress: Callable[[int], None] | None = None,
     ) -> list[str]:
-        """The words of each utterance's units (T,)."""
+        """Speech recognition: the transcript of each utterance's units (T,)."""
         examples = [
             Example(
                 instruction=choose_instruction("asr", index), question_units=tuple(units.tolist())
@@ -102,15 +102,15 @@ class SemanticTasks:
         speech: Sequence[np.ndarray],
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Example]:
-        """The answer to each spoken question, by chain of modality.
+        """Spoken dialogue: the answer to each spoken question, by chain of modality.
 
         Args:
             speech: units (T,) of each question.
             on_progress: called with the number of items after each batch.
 
         Returns:
-            Examples whose `transcript` is what was understood, `answer_text` the answer in writing
-            and `answer_units` in speech; what the model did not give is None.
+            Examples whose `transcript` is that of the question, `answer_text` the written and
+            `answer_units` the spoken answer; parts that the model did not generate are None.
         """
         examples = [
             Example(
@@ -133,7 +133,7 @@ class SemanticTasks:
             for index, example in enumerate(examples)
         ]
         results = self._decoder.decode(requests, grammar, on_progress=on_progress, **self._sampling)
-        # What the model wrote is read as the assistant's turn.
+        # The new ids are parsed as the assistant's turn.
         begin = [self.spec.vocabulary.id("assistant")]
         return [self._template.parse([*begin, *result.ids.tolist()]) for result in results]
 

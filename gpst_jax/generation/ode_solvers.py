@@ -1,8 +1,8 @@
 """Explicit Runge-Kutta solvers of dx/dt = f(x, t) from t = 0 to 1, on a fixed grid.
 
-`steps=N` means N steps of 1 / N. One scan over a table of coefficients serves every method; a
-library of solvers (diffrax) would add adaptive grids, whose cost is not known ahead and which
-gain nothing on paths that are nearly straight.
+`steps=N` means N steps of 1 / N. One scan over a Butcher tableau serves every method; a library
+of solvers (diffrax) would add adaptive step sizes, whose cost is not known in advance and which
+gain nothing on nearly straight paths.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from gpst_jax.config import ConfigError
 
 
 class Tableau(NamedTuple):
-    """Coefficients of a method: k_i = f(x + h sum_j a_ij k_j, t + c_i h), then x += h b k."""
+    """Butcher tableau of a method: k_i = f(x + h sum_j a_ij k_j, t + c_i h), then x += h b k."""
 
     a: tuple[tuple[float, ...], ...]
     b: tuple[float, ...]
@@ -37,12 +37,12 @@ SOLVERS = {
 def tableau(solver: str) -> Tableau:
     """The coefficients of a method; raises ConfigError for an unknown one."""
     if solver not in SOLVERS:
-        raise ConfigError(f"solver {solver!r} is unknown; take one of {', '.join(SOLVERS)}")
+        raise ConfigError(f"solver {solver!r} is unknown; choose one of {', '.join(SOLVERS)}")
     return SOLVERS[solver]
 
 
 def num_evaluations(solver: str, steps: int) -> int:
-    """How often `integrate` evaluates the field."""
+    """The number of function evaluations of `integrate`."""
     return steps * len(tableau(solver).b)
 
 
@@ -52,7 +52,7 @@ def integrate(
     steps: int,
     solver: str = "midpoint",
 ) -> jax.Array:
-    """The state at t = 1.
+    """Solves the ODE; returns the state at t = 1.
 
     Args:
         field: maps a state and a time (scalar float32) to the derivative.
@@ -65,12 +65,12 @@ def integrate(
     """
     method = tableau(solver)
     if steps < 1:
-        raise ConfigError(f"steps: {steps} is too few to reach the end; give at least 1")
-    size = 1.0 / steps
+        raise ConfigError(f"steps: must be at least 1, got {steps}")
+    step_size = 1.0 / steps
 
     def weighted(state, weights, slopes):
         for weight, slope in zip(weights, slopes, strict=True):
-            state = state if weight == 0.0 else state + size * weight * slope
+            state = state if weight == 0.0 else state + step_size * weight * slope
         return state
 
     def step(state, index):

@@ -1,8 +1,8 @@
-"""Sampling codes with SoundStorm: the first level in several rounds, each further one at once.
+"""Sampling codes with SoundStorm: the first level iteratively, every other level in one pass.
 
-The rounds are those of MaskGIT (arXiv 2202.04200): all hidden codes are drawn, the surest are kept,
-and fewer are hidden again from round to round. What is known, the prompt first of all, never
-changes.
+The iterations are those of MaskGIT (arXiv 2202.04200): all masked codes are sampled, the most
+confident ones are kept, the others are masked again, fewer in each iteration. Known codes, such as
+those of the prompt, never change.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ from gpst_jax.models import soundstorm
 
 @dataclasses.dataclass(frozen=True)
 class SoundStormSettings:
-    """How the first level is drawn; all others are greedy.
+    """How the first level is sampled; all others are greedy.
 
     Attributes:
-        steps: rounds; 1 draws all codes at once.
-        temperature: of the first round; it falls linearly towards 0. 0 is greedy.
-        top_share: share of the classes, the likeliest, from which is drawn.
+        steps: iterations; 1 samples all codes in parallel.
+        temperature: of the first iteration; it decreases linearly towards 0. 0 is greedy.
+        top_share: fraction of the classes, the most probable, to sample from.
     """
 
     steps: int = 8
@@ -54,7 +54,7 @@ class SoundStormSampler:
         config: the model.
         layout: token layout of its dataset.
         params: its parameters.
-        settings: rounds and temperature.
+        settings: iterations and temperature.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class SoundStormSampler:
 
     @property
     def evaluations(self) -> int:
-        """Network evaluations for each item."""
+        """Network evaluations per item."""
         return self.settings.steps + soundstorm.num_levels(self.config, self.layout) - 1
 
     def sample(
@@ -84,7 +84,7 @@ class SoundStormSampler:
 
         Args:
             requests: the items.
-            seed: with each request's `item`, fixes what is drawn, whatever the batch.
+            seed: fixes the samples, together with each request's `item`, in any batch.
             batch_size: items sampled at once.
             on_progress: called with the number of items after each batch.
 
@@ -101,15 +101,15 @@ class SoundStormSampler:
                 codes = np.concatenate([batch.units[..., None], codes], axis=-1)
             return codes
 
-        found = sample_targets(run, requests, self.layout, batch_size, on_progress)
-        return [codes.T for codes in found]
+        targets = sample_targets(run, requests, self.layout, batch_size, on_progress)
+        return [codes.T for codes in targets]
 
     def _sample(self, params, units, codes, prompts, lengths, items, seed) -> jax.Array:
         """Codes (B, T, L) of prompts and targets; see `FrameBatch` for the arguments."""
         model = soundstorm.bind(self.config, self.layout, params)
-        at = jnp.arange(units.shape[1])[None]
-        valid = at < lengths[:, None]
-        target = valid & (at >= prompts[:, None])
+        index = jnp.arange(units.shape[1])[None]
+        valid = index < lengths[:, None]
+        target = valid & (index >= prompts[:, None])
         units = jnp.where(valid, units, -1)
         known = codes[..., soundstorm.first_level(self.config) :]
         codes = jnp.where(target[..., None], model.mask_id, known)
@@ -127,8 +127,8 @@ class SoundStormSampler:
 
         def greedy(codes, level):
             best = predict(codes, level).argmax(axis=-1)
-            own = jnp.take(codes, level, axis=2)
-            return codes.at[..., level].set(jnp.where(target, best, own)), None
+            known = jnp.take(codes, level, axis=2)
+            return codes.at[..., level].set(jnp.where(target, best, known)), None
 
         return jax.lax.scan(greedy, codes, jnp.arange(1, model.num_levels))[0]
 
@@ -141,50 +141,50 @@ def fill(
     mask_id: int,
     settings: SoundStormSettings,
 ) -> tuple[jax.Array, jax.Array]:
-    """Fills the hidden codes of one level in `settings.steps` rounds.
+    """Samples the masked codes of one level in `settings.steps` iterations.
 
     Args:
         predict: ids (B, T) to logits (B, T, N).
         ids: (B, T), `mask_id` on target frames.
-        target: (B, T) bool, frames to fill.
+        target: (B, T) bool, frames to sample.
         keys: (B, T) random keys.
-        mask_id: what stands for a hidden code.
-        settings: rounds, temperature, share of classes.
+        mask_id: id of a masked code.
+        settings: iterations, temperature, fraction of classes.
 
     Returns:
-        The ids, and those after every round (steps, B, T).
+        The ids, and those after every iteration (steps, B, T).
     """
     total = target.sum(axis=1)
 
-    def one_round(ids, index):
-        hidden = ids == mask_id
+    def iteration(ids, index):
+        masked = ids == mask_id
         logits = predict(ids)
         log_probs = jax.nn.log_softmax(logits, axis=-1)
         kept = max(1, math.ceil(settings.top_share * logits.shape[-1]))
         lowest = jax.lax.top_k(logits, kept)[0][..., -1:]
         scores = jnp.where(logits >= lowest, logits, -jnp.inf)
-        drawn = scores.argmax(axis=-1)
+        sampled = scores.argmax(axis=-1)
         if settings.temperature > 0:
             temperature = settings.temperature * (1.0 - index / settings.steps)
             noise = jax.vmap(jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[2:])))(
                 fold_each(keys, index[None, None])
             )
-            drawn = (scores / temperature + noise).argmax(axis=-1)
-        sure = jnp.take_along_axis(log_probs, drawn[..., None], axis=-1)[..., 0]
-        ids = jnp.where(hidden, drawn.astype(ids.dtype), ids)
-        left = hidden_count(total, index + 1, settings.steps)
-        ranks = jnp.argsort(jnp.argsort(jnp.where(hidden, sure, jnp.inf), axis=1), axis=1)
-        ids = jnp.where(hidden & (ranks < left[:, None]), mask_id, ids)
+            sampled = (scores / temperature + noise).argmax(axis=-1)
+        confidence = jnp.take_along_axis(log_probs, sampled[..., None], axis=-1)[..., 0]
+        ids = jnp.where(masked, sampled.astype(ids.dtype), ids)
+        count = masked_count(total, index + 1, settings.steps)
+        ranks = jnp.argsort(jnp.argsort(jnp.where(masked, confidence, jnp.inf), axis=1), axis=1)
+        ids = jnp.where(masked & (ranks < count[:, None]), mask_id, ids)
         return ids, ids
 
-    return jax.lax.scan(one_round, ids, jnp.arange(settings.steps))
+    return jax.lax.scan(iteration, ids, jnp.arange(settings.steps))
 
 
-def hidden_count(total: jax.Array, done: jax.Array, steps: int) -> jax.Array:
-    """How many of `total` codes are hidden after `done` of `steps` rounds: a cosine that ends at 0.
+def masked_count(total: jax.Array, done: jax.Array, steps: int) -> jax.Array:
+    """Codes of `total` that are masked after `done` of `steps` iterations: a cosine schedule.
 
-    Each round fills at least one code where any is left.
+    Each iteration unmasks at least one code where any is left.
     """
-    share = jnp.cos(0.5 * jnp.pi * done / steps)
-    count = jnp.floor(total * share).astype(jnp.int32)
+    ratio = jnp.cos(0.5 * jnp.pi * done / steps)
+    count = jnp.floor(total * ratio).astype(jnp.int32)
     return jnp.where(done >= steps, 0, jnp.minimum(count, jnp.maximum(total - done, 0)))

@@ -5,7 +5,7 @@
 
     model = AutoModel.from_pretrained("DIRECTORY")
 
-Importing this package registers the classes. They come with this package, never with the weights.
+Importing this package registers the classes; no code is loaded with the weights.
 """
 
 from transformers import AutoConfig, AutoModel

@@ -10,13 +10,13 @@ from gpst_jax.config.models import FlowConfig, GPSTConfig, SemanticLMConfig
 
 
 class SemanticLMSpeechConfig(PreTrainedConfig):
-    """The semantic language model of the `modern` block; Llama's block is transformers' own.
+    """The semantic language model, `modern` block; `llama` is exported as transformers' Llama.
 
     Attributes:
         model: the fields of `gpst_jax.config.models.SemanticLMConfig`.
         vocab_size: ids of text, markers and units.
         vocabulary: the fields of `data_pipeline.tokens.vocabulary.Vocabulary`.
-        gpst_jax: what the exporter noted of the run.
+        gpst_jax: metadata of the run, from the exporter.
     """
 
     model_type = "gpst_semantic_lm"
@@ -31,15 +31,15 @@ class SemanticLMSpeechConfig(PreTrainedConfig):
 
 
 class FlowSpeechConfig(PreTrainedConfig):
-    """Flow matching with the sizes of its dataset.
+    """Flow matching, with the vocabulary sizes and rates of its dataset.
 
     Attributes:
         model: the fields of `gpst_jax.config.models.FlowConfig`.
         layout: the fields of `data_pipeline.tokens.TokenLayout`.
         latent_size: width of the codec's vectors.
-        positions: of the run; no meaning here.
-        deduplicate: of the run; no meaning here.
-        gpst_jax: what the exporter noted of the run.
+        positions: of the run; not used here.
+        deduplicate: of the run; not used here.
+        gpst_jax: metadata of the run, from the exporter.
     """
 
     model_type = "gpst_flow"
@@ -60,14 +60,14 @@ class FlowSpeechConfig(PreTrainedConfig):
 
 
 class GPSTSpeechConfig(PreTrainedConfig):
-    """GPST with the sizes of its dataset.
+    """GPST, with the vocabulary sizes and rates of its dataset.
 
     Attributes:
         model: the fields of `gpst_jax.config.models.GPSTConfig`.
         layout: the fields of `data_pipeline.tokens.TokenLayout`.
         positions: `time` or `running`.
-        deduplicate: whether the model reads collapsed units.
-        gpst_jax: what the exporter noted of the run; None for a model made in torch.
+        deduplicate: whether the model takes de-duplicated units.
+        gpst_jax: metadata of the run, from the exporter; None for a model created in torch.
     """
 
     model_type = "gpst"

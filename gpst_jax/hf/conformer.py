@@ -14,11 +14,11 @@ _TIME_FEATURES = 256
 
 
 class Frames(NamedTuple):
-    """What every layer sees beside its input."""
+    """What every layer takes besides its input."""
 
-    angles: torch.Tensor  # (1, T, D/H/2)
+    angles: torch.Tensor  # (1, T, D/H/2) RoPE angles
     valid: torch.Tensor | None = None  # (B, T) bool
-    time: torch.Tensor | None = None  # (B, D)
+    time: torch.Tensor | None = None  # (B, D) embedding of the flow time
 
 
 def frame_context(
@@ -34,7 +34,7 @@ def frame_context(
 
 
 class FrameAttention(nn.Module):
-    """Multi-head self-attention in both directions."""
+    """Bidirectional multi-head self-attention with RoPE."""
 
     def __init__(self, config: TransformerConfig, modern: bool, epsilon: float = 0.0):
         super().__init__()
@@ -59,7 +59,7 @@ class FrameAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear maps with a swish between them."""
+    """Two linear layers with a Swish between them."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -72,7 +72,7 @@ class FeedForward(nn.Module):
 
 
 class ConvModule(nn.Module):
-    """Gated pointwise map, depthwise convolution, channel norm, and back."""
+    """Gated projection, depthwise convolution, channel norm, projection back."""
 
     def __init__(self, width: int, kernel: int):
         super().__init__()
@@ -84,7 +84,7 @@ class ConvModule(nn.Module):
         self.down = nn.Linear(inner, width)
 
     def forward(self, x: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
-        """(B, T, D) to (B, T, D); frames that are not valid enter and leave as zeros."""
+        """(B, T, D) to (B, T, D); invalid frames are zeroed around the convolution."""
         keep = None if valid is None else valid[..., None]
         x = self.up(x) * self.gate(x).sigmoid()
         x = x if keep is None else x * keep
@@ -93,14 +93,14 @@ class ConvModule(nn.Module):
         x = functional.conv1d(x.transpose(1, 2), taps, padding=kernel // 2, groups=inner)
         x = x.transpose(1, 2) + self.taps_bias
         x = functional.silu(x if keep is None else x * keep)
-        wide = x.float()
-        wide = wide - wide.mean(-1, keepdim=True)
-        variance = wide.square().mean(-1, keepdim=True).clamp(min=_MIN_VARIANCE)
-        return self.down((wide * variance.rsqrt() * self.channel_scale.float()).to(x.dtype))
+        y = x.float()
+        y = y - y.mean(-1, keepdim=True)
+        variance = y.square().mean(-1, keepdim=True).clamp(min=_MIN_VARIANCE)
+        return self.down((y * variance.rsqrt() * self.channel_scale.float()).to(x.dtype))
 
 
 class ConformerBlock(nn.Module):
-    """One block; with `skip` it first joins a second input to its own."""
+    """One block; with `skip` it first projects its input and a skip input to one."""
 
     def __init__(self, config: TransformerConfig, kernel: int, skip: bool = False):
         super().__init__()
@@ -126,7 +126,7 @@ class ConformerBlock(nn.Module):
 
 
 class Layers(nn.Module):
-    """Layers under the name that their arrays have."""
+    """Layers below the name `layers`, as in the JAX parameters."""
 
     def __init__(self, layers: list[nn.Module]):
         super().__init__()
@@ -134,7 +134,7 @@ class Layers(nn.Module):
 
 
 class Conformer(nn.Module):
-    """Blocks in sequence."""
+    """Conformer blocks in sequence."""
 
     def __init__(self, config: TransformerConfig, kernel: int):
         super().__init__()
@@ -149,7 +149,7 @@ class Conformer(nn.Module):
 
 
 class UConformer(nn.Module):
-    """Contracting, bottleneck and expanding blocks; skips join the first to the last."""
+    """Contracting, bottleneck and expanding blocks; skips connect the i-th and the i-th last."""
 
     def __init__(self, config: TransformerConfig, kernel: int):
         super().__init__()
@@ -176,7 +176,7 @@ class UConformer(nn.Module):
 
 
 class DiTBlock(nn.Module):
-    """Attention and feed-forward, each scaled, shifted and gated by the time."""
+    """Attention and feed-forward, each scaled, shifted and gated by the flow time."""
 
     def __init__(self, config: TransformerConfig, epsilon: float):
         super().__init__()
@@ -196,7 +196,7 @@ class DiTBlock(nn.Module):
 
 
 class DiT(nn.Module):
-    """Blocks and a final norm, all of them conditioned on the flow time (adaLN-zero)."""
+    """Blocks and a final norm, all conditioned on the flow time (adaLN-zero)."""
 
     def __init__(self, config: TransformerConfig, time_scale: float, epsilon: float):
         super().__init__()
@@ -208,8 +208,8 @@ class DiT(nn.Module):
 
     def forward(self, x: torch.Tensor, frames: Frames, t: torch.Tensor) -> torch.Tensor:
         """(B, T, D) at times t (B,) to (B, T, D)."""
-        steps = torch.linspace(0.0, -9.21, _TIME_FEATURES // 2, device=x.device)
-        angles = self.time_scale * t[:, None] * steps.exp()
+        exponents = torch.linspace(0.0, -9.21, _TIME_FEATURES // 2, device=x.device)
+        angles = self.time_scale * t[:, None] * exponents.exp()
         features = torch.cat([angles.sin(), angles.cos()], dim=-1).to(x.dtype)
         time = functional.silu(self.time_out(functional.silu(self.time_in(features))))
         frames = frames._replace(time=time)
@@ -220,7 +220,7 @@ class DiT(nn.Module):
 
 
 def make_backbone(config: FlowConfig) -> nn.Module:
-    """The backbone of a model."""
+    """The backbone that the configuration names."""
     if config.backbone == "dit":
         return DiT(config.net, config.time_scale, config.norm_epsilon)
     kind = UConformer if config.backbone == "uconformer" else Conformer

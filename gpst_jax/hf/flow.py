@@ -1,4 +1,4 @@
-"""Flow matching in torch (see gpst_jax/models/flow_matching.py): velocities and ODE solving."""
+"""Flow matching in torch (see gpst_jax/models/flow_matching.py): velocity and ODE solver."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class FlowForSpeech(PreTrainedModel):
-    """The velocity network with the codec's vectors; see `forward` and `generate`."""
+    """The velocity network with the codec's codebooks; see `forward` and `generate`."""
 
     config_class = FlowSpeechConfig
     base_model_prefix = ""
@@ -69,9 +69,9 @@ class FlowForSpeech(PreTrainedModel):
             x: (B, T, D) points on the paths.
             e: (B, T, D) semantics.
             context: (B, T, D), x1 on prompt frames and 0 on the others.
-            t: (B,) times in [0, 1].
+            t: (B,) flow times in [0, 1].
             valid: (B, T), above 0 on frames, such as the loader's `segment_ids`; None where every
-                frame is. `latents` and `semantics` take the loader's `codes` and `units`.
+                frame is valid. `latents` and `semantics` take the loader's `codes` and `units`.
         """
         dtype = self.to_embed.weight.dtype
         x, e, context = x.to(dtype), e.to(dtype), context.to(dtype)
@@ -97,9 +97,9 @@ class FlowForSpeech(PreTrainedModel):
 
         Args:
             requests: as for `gpst_jax.generation.flow_sampler.FlowSampler`.
-            settings: how the flow is solved.
-            seed: with each request's `item`, fixes the noise; the numbers are not those of JAX.
-            noise: of each request, (Tp + T, D), in place of drawing it.
+            settings: solver and guidance.
+            seed: fixes the noise, together with each request's `item`; it differs from JAX's.
+            noise: of each request, (Tp + T, D); None samples it.
         """
         from gpst_jax.generation.flow_sampler import FlowSettings
 
@@ -126,11 +126,11 @@ class FlowForSpeech(PreTrainedModel):
             context[:, :prompt] = self.latents(codes)
         if noise is None:
             generator = torch.Generator(e.device).manual_seed(seed * 1_000_003 + request.item)
-            drawn = torch.randn(e.shape, generator=generator, device=e.device)
+            start = torch.randn(e.shape, generator=generator, device=e.device)
         else:
-            drawn = torch.as_tensor(noise, device=e.device)[None]
-        drawn = self.model_config.prior_std * settings.temperature * drawn
-        x = e + drawn if self.model_config.chain == "implicit" else drawn
+            start = torch.as_tensor(noise, device=e.device)[None]
+        start = self.model_config.prior_std * settings.temperature * start
+        x = e + start if self.model_config.chain == "implicit" else start
 
         def field(x: torch.Tensor, t: float) -> torch.Tensor:
             time = torch.full((1,), t, device=x.device)
@@ -140,16 +140,16 @@ class FlowForSpeech(PreTrainedModel):
             unconditional = self(x, torch.zeros_like(e), torch.zeros_like(context), time)
             return conditional + settings.guidance * (conditional - unconditional)
 
-        method, size = ode_solvers.tableau(settings.solver), 1.0 / settings.steps
+        method, step_size = ode_solvers.tableau(settings.solver), 1.0 / settings.steps
         for step in range(settings.steps):
             slopes: list[torch.Tensor] = []
             for weights, shift in zip(method.a, method.c, strict=True):
                 point = x
                 for weight, slope in zip(weights, slopes, strict=True):
-                    point = point + size * weight * slope
+                    point = point + step_size * weight * slope
                 slopes.append(field(point, (step + shift) / settings.steps))
             for weight, slope in zip(method.b, slopes, strict=True):
-                x = x + size * weight * slope
+                x = x + step_size * weight * slope
         if self.model_config.chain == "explicit":
             x = x + e
         latents = x * self.latent_scale + self.latent_shift[1]
@@ -162,9 +162,9 @@ class FlowForSpeech(PreTrainedModel):
         codes = np.zeros((self.layout.num_codebooks, 0), np.int64)
         if request.prompt_codes is not None:
             codes = np.asarray(request.prompt_codes, np.int64)
-            own = request.prompt_units
-            first = codes[0] if own is None else np.asarray(own, np.int64)
-            units = np.concatenate([first, units])
+            given = request.prompt_units
+            prompt_units = codes[0] if given is None else np.asarray(given, np.int64)
+            units = np.concatenate([prompt_units, units])
         return (
             torch.as_tensor(codes.T, device=device)[None],
             torch.as_tensor(units, device=device)[None],
@@ -173,7 +173,7 @@ class FlowForSpeech(PreTrainedModel):
 
 
 class _Table(nn.Module):
-    """Vectors of codes (Q, N, D), which never change."""
+    """Frozen codebooks (Q, N, D)."""
 
     def __init__(self, *shape: int):
         super().__init__()

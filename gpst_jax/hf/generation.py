@@ -1,7 +1,7 @@
 """Decoding in torch: the same requests and results as `gpst_jax.generation.gpst_sampler`.
 
 `gpst_jax.generation.gpst_modes.RequestBuilder` makes the requests of the inference modes. Greedy
-decoding equals JAX; random samples follow the same distributions with other random numbers.
+decoding equals that of JAX; random samples have the same distribution, but other random numbers.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from gpst_jax.generation.gpst_sampler import Request, Result
 
 
-class _Run:
-    """One item in progress: keys and values so far, and the newest hidden state."""
+class _Item:
+    """One item in progress: its KV cache and newest hidden state."""
 
     def __init__(self, model: Any, request: "Request", device: torch.device, seed: int):
         self.model, self.request, self.device = model, request, device
@@ -28,29 +28,29 @@ class _Run:
         self.cache_length = 0
         self.generator = torch.Generator(device).manual_seed(seed * 1_000_003 + request.item)
 
-    def feed(self, stacks: np.ndarray, times: np.ndarray, stream: int) -> None:
-        """Reads stacks (n, Q) that end at `times` (n,)."""
+    def extend(self, ids: np.ndarray, times: np.ndarray, stream: int) -> None:
+        """Prefill or decode step: ids (n, Q) at `times` (n,) in ticks."""
         if self.model.config.positions == "running":
-            times = self.cache_length + np.arange(len(stacks))
-        tokens = torch.as_tensor(np.asarray(stacks, np.int64), device=self.device)[None]
+            times = self.cache_length + np.arange(len(ids))
+        tokens = torch.as_tensor(np.asarray(ids, np.int64), device=self.device)[None]
         positions = torch.as_tensor(np.asarray(times, np.int64), device=self.device)[None]
         streams = torch.full_like(positions, stream)
         hidden, self.past = self.model.extend(tokens, positions, streams, self.past)
-        self.hidden, self.cache_length = hidden[:, -1], self.cache_length + len(stacks)
+        self.hidden, self.cache_length = hidden[:, -1], self.cache_length + len(ids)
 
-    def draw(
+    def sample(
         self, logits: torch.Tensor, allowed: torch.Tensor, sampling: "SamplingConfig"
     ) -> tuple[int, torch.Tensor]:
-        """A class, and the log-probabilities of all under the unmasked model."""
+        """Samples a class; also returns all log-probabilities under the unmasked model."""
         log_probs = logits.log_softmax(-1)
         logits = (logits / sampling.temperature).masked_fill(~allowed, -torch.inf)
         if sampling.top_k == 1:
             return int(logits.argmax()), log_probs
         if sampling.top_k:
-            worst = logits.topk(min(sampling.top_k, len(logits))).values[-1]
-            logits = logits.masked_fill(logits < worst, -torch.inf)
-        drawn = torch.multinomial(logits.softmax(-1), 1, generator=self.generator)
-        return int(drawn), log_probs
+            lowest = logits.topk(min(sampling.top_k, len(logits))).values[-1]
+            logits = logits.masked_fill(logits < lowest, -torch.inf)
+        sampled = torch.multinomial(logits.softmax(-1), 1, generator=self.generator)
+        return int(sampled), log_probs
 
 
 class SpeechGeneration:
@@ -72,10 +72,10 @@ class SpeechGeneration:
         """Decodes units and frames.
 
         Args:
-            requests: given and wanted tokens, as for `generation.gpst_sampler.Decoder`.
-            semantic: how units are sampled; None draws from the model.
-            acoustic: how codes are sampled.
-            seed: with each request's `item`, fixes what is drawn.
+            requests: the items, as for `gpst_jax.generation.gpst_sampler.Decoder`.
+            semantic: how units are sampled; None: temperature 1, all classes.
+            acoustic: how codes are sampled; None: temperature 1, all classes.
+            seed: fixes the samples, together with each request's `item`.
 
         Returns:
             One `gpst_jax.generation.gpst_sampler.Result` per request, in order.
@@ -98,25 +98,25 @@ class SpeechGeneration:
         from gpst_jax.generation.gpst_sampler import Decoder, Result
 
         layout = self.layout
-        times = Decoder(self.model_config, layout, {}, self.config.positions)
-        unit_times, frame_times = times.prefix_times(request)
-        unit_start, frame_start = times.next_times(request)
+        decoder = Decoder(self.model_config, layout, {}, self.config.positions)
+        unit_times, frame_times = decoder.prefix_times(request)
+        unit_start, frame_start = decoder.next_times(request)
         device = next(self.parameters()).device  # type: ignore[attr-defined]
-        run = _Run(self, request, device, seed)
+        item = _Item(self, request, device, seed)
 
         prefix = np.full((len(request.units) + 1, layout.num_codebooks), PAD)
         prefix[0, 0] = EOS
         prefix[1:, 0] = layout.units_to_ids(request.units)
-        run.feed(prefix, np.concatenate([[0], unit_times]), SEMANTIC)
-        units, units_ended, log_prob_units = self._sample_units(run, semantic, unit_start)
+        item.extend(prefix, np.concatenate([[0], unit_times]), SEMANTIC)
+        units, units_ended, log_prob_units = self._sample_units(item, semantic, unit_start)
 
         frames: list[np.ndarray] = []
         frames_ended, log_prob_frames = False, 0.0
         if request.max_frames:
             given = layout.codes_to_ids(request.codes) + layout.semantic_vocab
             bos = np.full((1, layout.num_codebooks), layout.bos_acoustic)
-            run.feed(np.concatenate([bos, given]), np.concatenate([[0], frame_times]), ACOUSTIC)
-            frames, frames_ended, log_prob_frames = self._sample_frames(run, acoustic, frame_start)
+            item.extend(np.concatenate([bos, given]), np.concatenate([[0], frame_times]), ACOUSTIC)
+            frames, frames_ended, log_prob_frames = self._sample_frames(item, acoustic, frame_start)
         ids = np.reshape(np.array(frames, np.int32), (-1, layout.num_codebooks))
         return Result(
             units=np.array(units, np.int32) - NUM_SPECIALS,
@@ -128,68 +128,68 @@ class SpeechGeneration:
         )
 
     def _sample_units(
-        self, run: _Run, sampling: "SamplingConfig", start: int
+        self, item: _Item, sampling: "SamplingConfig", start: int
     ) -> tuple[list[int], bool, float]:
-        """Ids of units until the end, whether it came, and their log-probability."""
+        """Sampled ids of units, whether they ended, and their log-probability."""
         layout = self.layout
-        classes = torch.arange(layout.semantic_vocab, device=run.device)
+        classes = torch.arange(layout.semantic_vocab, device=item.device)
         allowed = (classes == EOS) | (classes >= NUM_SPECIALS)
         units: list[int] = []
         total = 0.0
-        while len(units) < run.request.max_units:
-            logits = self.semantic_head(run.hidden)[0]  # type: ignore[attr-defined]
-            unit, log_probs = run.draw(logits, allowed, sampling)
+        while len(units) < item.request.max_units:
+            logits = self.semantic_head(item.hidden)[0]  # type: ignore[attr-defined]
+            unit, log_probs = item.sample(logits, allowed, sampling)
             total += float(log_probs[unit])
             if unit == EOS:
                 return units, True, total
             units.append(unit)
-            stack = np.full((1, layout.num_codebooks), PAD)
-            stack[0, 0] = unit
-            run.feed(stack, np.array([start + len(units) * layout.ticks_per_unit]), SEMANTIC)
-        return units, run.request.max_units == 0, total
+            ids = np.full((1, layout.num_codebooks), PAD)
+            ids[0, 0] = unit
+            item.extend(ids, np.array([start + len(units) * layout.ticks_per_unit]), SEMANTIC)
+        return units, item.request.max_units == 0, total
 
     def _sample_frames(
-        self, run: _Run, sampling: "SamplingConfig", start: int
+        self, item: _Item, sampling: "SamplingConfig", start: int
     ) -> tuple[list[np.ndarray], bool, float]:
-        """Local ids of frames until the end, whether it came, and their log-probability."""
+        """Local ids of sampled frames, whether they ended, and their log-probability."""
         layout = self.layout
         frames: list[np.ndarray] = []
         total = 0.0
-        while len(frames) < run.request.max_frames:
-            may_end = len(frames) >= run.request.min_frames
-            frame, log_prob = self._sample_frame(run, sampling, may_end)
+        while len(frames) < item.request.max_frames:
+            may_end = len(frames) >= item.request.min_frames
+            frame, log_prob = self._sample_frame(item, sampling, may_end)
             total += log_prob
             if frame is None:
                 return frames, True, total
             frames.append(frame)
-            stack = frame[None] + layout.semantic_vocab
+            ids = frame[None] + layout.semantic_vocab
             time = start + len(frames) * layout.ticks_per_frame
-            run.feed(stack, np.array([time]), ACOUSTIC)
+            item.extend(ids, np.array([time]), ACOUSTIC)
         return frames, False, total
 
     def _sample_frame(
-        self, run: _Run, sampling: "SamplingConfig", may_end: bool
+        self, item: _Item, sampling: "SamplingConfig", may_end: bool
     ) -> tuple[np.ndarray | None, float]:
         """Local ids (Q,), or None at the end, and their log-probability.
 
-        That of the end is the log-probability of a whole stack of ends.
+        That of the end is the log-probability of the end in all codebooks.
         """
         layout, net, head = self.layout, self.local_net, self.acoustic_head  # type: ignore[attr-defined]
-        classes = torch.arange(layout.acoustic_classes, device=run.device)
+        classes = torch.arange(layout.acoustic_classes, device=item.device)
         codes_only = classes >= NUM_SPECIALS
         ids: list[int] = []
         past, end, total = None, False, 0.0
-        x = self.projector(run.hidden)  # type: ignore[attr-defined]
+        x = self.projector(item.hidden)  # type: ignore[attr-defined]
         for codebook in range(layout.num_codebooks):
             x = (x + net.positions.weight[codebook])[:, None]
-            visible = AttentionContext(visible=causal(1, codebook, run.device))
-            out, past = net(x, visible, past)
+            context = AttentionContext(visible=causal(1, codebook, item.device))
+            out, past = net(x, context, past)
             weight = head.weight[codebook] if head.weight.ndim == 3 else head.weight
             logits = (out[0, 0] @ weight.T).float()
             allowed = codes_only | ((classes == EOS) & may_end) if codebook == 0 else codes_only
-            drawn, log_probs = run.draw(logits, allowed, sampling)
-            end = end or drawn == EOS
-            total += float(log_probs[EOS if end else drawn])
-            ids.append(EOS if end else drawn + codebook * layout.codebook_size)
-            x = net.lookup(torch.tensor([ids[-1]], device=run.device))
+            sampled, log_probs = item.sample(logits, allowed, sampling)
+            end = end or sampled == EOS
+            total += float(log_probs[EOS if end else sampled])
+            ids.append(EOS if end else sampled + codebook * layout.codebook_size)
+            x = net.lookup(torch.tensor([ids[-1]], device=item.device))
         return (None if end else np.array(ids, np.int32)), total

@@ -1,4 +1,4 @@
-"""GPST in torch: the same arrays, the same logits, the same loss (see gpst_jax/models/gpst.py)."""
+"""GPST in torch, with the parameters, logits and loss of gpst_jax/models/gpst.py."""
 
 import math
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ from gpst_jax.hf.layers import (
 
 @dataclass
 class GPSTOutput(ModelOutput):
-    """What a forward pass gives.
+    """The outputs of a forward pass.
 
     Attributes:
         loss: mean semantic plus mean acoustic loss, where targets were given.
         semantic_logits: (B, L, V_s).
         acoustic_logits: (B, F, Q, classes), where frames were given.
-        hidden: (B, L, D) of the global network.
+        hidden: (B, L, D) of the global transformer.
     """
 
     loss: torch.Tensor | None = None
@@ -41,18 +41,18 @@ class GPSTOutput(ModelOutput):
 
 
 class TokenTransformer(Transformer):
-    """A stack with its token table and, where `positions` is not 0, learned positions."""
+    """A transformer with a token embedding and, unless `positions` is 0, a position embedding."""
 
     def __init__(
         self,
         config: TransformerConfig,
         modern: bool,
-        rotary: bool,
+        rope: bool,
         vocab: int,
         positions: int,
         epsilon: float,
     ):
-        super().__init__(config, modern, rotary, epsilon)
+        super().__init__(config, modern, rope, epsilon)
         self.embed = nn.Embedding(vocab, config.d_model)
         self.positions = nn.Embedding(positions, config.d_model) if positions else None
 
@@ -70,7 +70,7 @@ class Head(nn.Module):
         self.weight = nn.Parameter(torch.empty(shape))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(..., D) to (..., classes) float32; of several matrices, (..., Q, D) each by its own."""
+        """(..., D) to (..., classes) float32; with one matrix per codebook, of (..., Q, D)."""
         if self.weight.ndim == 2:
             return functional.linear(hidden, self.weight).float()
         return torch.einsum("...qd,qcd->...qc", hidden, self.weight).float()
@@ -109,7 +109,7 @@ class GPSTForSpeech(SpeechGeneration, PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Fresh values; a pretrained model is what this class is for."""
+        """Plain normal initialisation; the class is made for pretrained parameters."""
         if isinstance(module, nn.Linear | nn.Embedding | Head):
             nn.init.normal_(module.weight, std=module.weight.shape[-1] ** -0.5)
         if isinstance(module, nn.Linear) and module.bias is not None:
@@ -126,16 +126,16 @@ class GPSTForSpeech(SpeechGeneration, PreTrainedModel):
         frame_segments: torch.Tensor | None = None,
         semantic_targets: torch.Tensor | None = None,
     ) -> GPSTOutput:
-        """Teacher-forced pass over the arrays of `data_pipeline.loading.loader`, by name.
+        """Teacher-forced forward pass over a batch, see `data_pipeline.loading.batches`.
 
         All are integers, int64 or the loader's int32.
 
         Args:
             tokens: (B, L, Q) global ids.
-            positions: (B, L) ticks or running numbers.
+            positions: (B, L) ticks or running indices.
             streams: (B, L), 0 semantic, 1 acoustic.
-            segment_ids: (B, L), positions see those of their own number only; None: one segment.
-            frame_index: (B, F) the position whose hidden state predicts each frame.
+            segment_ids: (B, L), attention stays within a segment; None: one segment.
+            frame_index: (B, F), the position whose hidden state predicts each frame.
             frames: (B, F, Q) local ids.
             frame_segments: (B, F), 0 where there is no frame; None: all are.
             semantic_targets: (B, L), -1 where nothing is predicted.
@@ -163,13 +163,13 @@ class GPSTForSpeech(SpeechGeneration, PreTrainedModel):
         past: list[KeysValues] | None = None,
         segment_ids: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, list[KeysValues]]:
-        """Hidden states (B, L, D) of positions after those in `past`, and keys and values of all.
+        """Hidden states (B, L, D) of the positions after `past`, and the KV cache of all.
 
         Args:
             tokens: (B, L, Q).
             positions: (B, L).
             streams: (B, L).
-            past: what this function returned for the positions before.
+            past: the KV cache of the previous positions.
             segment_ids: (B, L); only without a past.
         """
         net = self.global_net
@@ -190,7 +190,7 @@ class GPSTForSpeech(SpeechGeneration, PreTrainedModel):
         return net(x, AttentionContext(angles, visible), past)
 
     def acoustic_logits(self, hidden: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
-        """(N, Q, classes) of the frames (N, Q) local ids that hidden states (N, D) predict."""
+        """(N, Q, classes) from hidden states (N, D) and the frames (N, Q) that they predict."""
         net = self.local_net
         assert net.positions is not None
         first = self.projector(hidden)[:, None]

@@ -1,4 +1,4 @@
-"""Transformer blocks in torch, equal to those of `gpst_jax.models.transformer` weight by weight."""
+"""The transformer of `gpst_jax.models.transformer` in torch, with the same parameters."""
 
 from typing import NamedTuple
 
@@ -8,18 +8,18 @@ from torch.nn import functional
 
 from gpst_jax.config.models import TransformerConfig
 
-KeysValues = tuple[torch.Tensor, torch.Tensor]  # (B, H, C, D/H) each
+KeysValues = tuple[torch.Tensor, torch.Tensor]  # KV cache of one layer, (B, H_kv, C, D/H) each
 
 
 class AttentionContext(NamedTuple):
-    """What every layer of a stack sees beside its input."""
+    """What every layer takes besides its input."""
 
-    angles: torch.Tensor | None = None  # (B, L, D/H/2), None without rotary positions
-    visible: torch.Tensor | None = None  # (B or 1, 1, L, C) bool: which keys a position sees
+    angles: torch.Tensor | None = None  # (B, L, D/H/2), None: no RoPE
+    visible: torch.Tensor | None = None  # (B or 1, 1, L, C) bool attention mask
 
 
 class LayerNorm(nn.Module):
-    """With bias, in float32, epsilon 1e-5."""
+    """LayerNorm with bias, in float32, epsilon 1e-5."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -32,7 +32,7 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """In float32."""
+    """RMSNorm in float32."""
 
     def __init__(self, width: int, epsilon: float):
         super().__init__()
@@ -51,9 +51,16 @@ def make_norm(width: int, modern: bool, epsilon: float = 0.0) -> nn.Module:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; keys and values may have fewer heads."""
+    """Causal self-attention, grouped-query where there are fewer key and value heads.
 
-    def __init__(self, config: TransformerConfig, modern: bool, rotary: bool, epsilon: float):
+    Args:
+        config: dimensions.
+        modern: whether the block is `modern`; else `paper`.
+        rope: whether there are learned query and key biases, added before RoPE.
+        epsilon: of RMSNorm.
+    """
+
+    def __init__(self, config: TransformerConfig, modern: bool, rope: bool, epsilon: float):
         super().__init__()
         width, self.head_dim = config.d_model, config.head_dim
         narrow = config.kv_heads * self.head_dim
@@ -65,7 +72,7 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(self.head_dim, epsilon) if modern else None
         heads = {"q_bias": config.num_heads, "k_bias": config.kv_heads}
         for name, count in heads.items():
-            value = nn.Parameter(torch.zeros(count, self.head_dim)) if rotary else None
+            value = nn.Parameter(torch.zeros(count, self.head_dim)) if rope else None
             self.register_parameter(name, value)
 
     def forward(
@@ -114,10 +121,10 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """One pre-norm block."""
 
-    def __init__(self, config: TransformerConfig, modern: bool, rotary: bool, epsilon: float):
+    def __init__(self, config: TransformerConfig, modern: bool, rope: bool, epsilon: float):
         super().__init__()
         self.attn_norm = make_norm(config.d_model, modern, epsilon)
-        self.attn = Attention(config, modern, rotary, epsilon)
+        self.attn = Attention(config, modern, rope, epsilon)
         self.mlp_norm = make_norm(config.d_model, modern, epsilon)
         self.mlp = Mlp(config, modern)
 
@@ -131,12 +138,12 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Equal blocks and the final norm."""
+    """Blocks in sequence and the final norm."""
 
-    def __init__(self, config: TransformerConfig, modern: bool, rotary: bool, epsilon: float):
+    def __init__(self, config: TransformerConfig, modern: bool, rope: bool, epsilon: float):
         super().__init__()
         self.config = config
-        blocks = (Block(config, modern, rotary, epsilon) for _ in range(config.num_layers))
+        blocks = (Block(config, modern, rope, epsilon) for _ in range(config.num_layers))
         self.layers = nn.ModuleList(blocks)
         self.final_norm = make_norm(config.d_model, modern, epsilon)
 
@@ -145,9 +152,9 @@ class Transformer(nn.Module):
     ) -> tuple[torch.Tensor, list[KeysValues]]:
         """(B, L, D) to (B, L, D), and each layer's keys and values of the past and of x."""
         present = []
-        for number, block in enumerate(self.layers):
-            x, held = block(x, context, past[number] if past else None)
-            present.append(held)
+        for layer, block in enumerate(self.layers):
+            x, keys_values = block(x, context, past[layer] if past else None)
+            present.append(keys_values)
         return self.final_norm(x), present
 
 
@@ -170,7 +177,7 @@ def cross_entropy(
 
 
 def causal(length: int, past: int, device: torch.device) -> torch.Tensor:
-    """Which of `past` + `length` keys each of the last `length` positions sees: (1, 1, L, C)."""
+    """The causal mask of `length` positions after `past` ones, (1, 1, length, past + length)."""
     keys = torch.arange(past + length, device=device)
     return (keys[None] <= keys[past:, None])[None, None]
 
@@ -178,7 +185,7 @@ def causal(length: int, past: int, device: torch.device) -> torch.Tensor:
 def rope_angles(
     positions: torch.Tensor, head_dim: int, base: float, time_scale: float = 1.0
 ) -> torch.Tensor:
-    """Angles (B, L, head_dim / 2) float32 of positions (B, L)."""
+    """RoPE angles (B, L, head_dim / 2) float32 of positions (B, L)."""
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
     return (time_scale * positions.float())[..., None] * base ** (-exponents / head_dim)
 

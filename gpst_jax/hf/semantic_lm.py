@@ -1,6 +1,6 @@
-"""The semantic language model in torch, of the `modern` block (see gpst_jax/models/semantic_lm.py).
+"""The semantic language model in torch, `modern` block (see gpst_jax/models/semantic_lm.py).
 
-A model of Llama's block is exported as transformers' own `LlamaForCausalLM` instead.
+A model with Llama's block is exported as transformers' own `LlamaForCausalLM` instead.
 """
 
 import math
@@ -41,7 +41,7 @@ class SemanticLM(PreTrainedModel):
         super().__init__(config)
         self.model_config = model = config.model_config()
         if model.block != "modern" or model.rope_scaling is not None:
-            raise ConfigError("config field model.block: this class is that of 'modern' alone")
+            raise ConfigError("config field model.block: this class is for 'modern' only")
         width = model.net.d_model
         self.net = Transformer(model.net, True, True, model.norm_epsilon)
         self.embed = nn.Embedding(config.vocab_size, width)
@@ -62,15 +62,15 @@ class SemanticLM(PreTrainedModel):
     ) -> CausalLMOutput:
         """Logits (B, L, V) of ids (B, L).
 
-        The arrays are those of `data_pipeline.loading.loader`, int64 or int32: `tokens` are `input_ids`,
-        and `targets` are `labels`.
+        The arrays are those of `data_pipeline.loading.batches`, int64 or int32: `tokens` are
+        `input_ids`, and `targets` are `labels`.
 
         Args:
             input_ids: (B, L).
             positions: (B, L); None counts from 0.
-            segment_ids: (B, L), positions see those of their own number only; None: one segment.
-            labels: (B, L), the ids that follow each position (not shifted here), negative where none
-                is predicted.
+            segment_ids: (B, L), attention stays within a segment; None: one segment.
+            labels: (B, L), the next id of each position (they are not shifted here), -1 where
+                nothing is predicted.
         """
         hidden, _ = self.extend(input_ids, positions, segment_ids)
         logits, loss = self.logits(hidden), None
@@ -85,7 +85,7 @@ class SemanticLM(PreTrainedModel):
         segment_ids: torch.Tensor | None = None,
         past: list[KeysValues] | None = None,
     ) -> tuple[torch.Tensor, list[KeysValues]]:
-        """Hidden states (B, L, D) of ids after those in `past`, and keys and values of all."""
+        """Hidden states (B, L, D) of the ids after `past`, and the KV cache of all."""
         cache_length = past[0][0].shape[2] if past else 0
         if positions is None:
             positions = cache_length + torch.arange(ids.shape[1], device=ids.device)[None]
@@ -117,9 +117,9 @@ class SemanticLM(PreTrainedModel):
         Args:
             requests: the prompts.
             grammar: what may follow.
-            text: how ids are sampled in phases of text; None takes the published settings.
-            units: the same in phases of units.
-            seed: with each request's `item`, fixes what is drawn.
+            text: how ids are sampled in phases of text; None: the published settings.
+            units: how ids are sampled in phases of units; None: the published settings.
+            seed: fixes the samples, together with each request's `item`.
         """
         from gpst_jax.generation.lm_sampler import PUBLISHED
 
@@ -142,28 +142,28 @@ class SemanticLM(PreTrainedModel):
         generator = torch.Generator(device).manual_seed(seed * 1_000_003 + request.item)
         ids = torch.as_tensor(np.asarray(request.prompt, np.int64), device=device)[None]
         hidden, past = self.extend(ids)
-        found: list[int] = []
+        new_ids: list[int] = []
         log_probs: list[float] = []
         phase = 0
-        while len(found) < request.max_new and phase < len(allowed):
+        while len(new_ids) < request.max_new and phase < len(allowed):
             logits = self.logits(hidden[0, -1])
             kind = grammar.phases[phase].kind if phase < len(grammar.phases) else None
             mask = torch.as_tensor(np.asarray(allowed[phase]), device=device)
             sampling = units if kind == UNITS else text
-            token = draw(logits.masked_fill(~mask, -torch.inf), sampling, generator)
-            found.append(token)
+            token = sample_id(logits.masked_fill(~mask, -torch.inf), sampling, generator)
+            new_ids.append(token)
             log_probs.append(float(logits.log_softmax(-1)[token]))
             phase = int(following[phase][token])
             hidden, past = self.extend(torch.tensor([[token]], device=device), past=past)
         return LMResult(
-            ids=np.array(found, np.int32),
+            ids=np.array(new_ids, np.int32),
             log_probs=np.array(log_probs, np.float32),
             ended=phase == len(allowed),
         )
 
 
-def draw(logits: torch.Tensor, sampling: Any, generator: torch.Generator) -> int:
-    """An id: of the `top_k` likeliest, the fewest whose probabilities add up to `top_p`."""
+def sample_id(logits: torch.Tensor, sampling: Any, generator: torch.Generator) -> int:
+    """Samples an id: temperature, then top-k, then nucleus sampling (top-p)."""
     count = min(sampling.top_k or len(logits), len(logits))
     values, ids = (logits / sampling.temperature).topk(count)
     probabilities = values.softmax(-1)

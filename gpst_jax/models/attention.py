@@ -1,4 +1,4 @@
-"""Attention over packed segments or whole rows, and over a static cache for decoding."""
+"""Attention over packed segments or full rows, and over a static KV cache."""
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +19,15 @@ def attend(
     causal: bool = True,
     implementation: str = "auto",
 ) -> jax.Array:
-    """Self-attention in which a position sees only its own segment, causal or in both directions.
+    """Self-attention within the segments of packed rows, causal or bidirectional.
 
     Args:
         query: (B, L, H, D/H).
-        key: (B, L, H_kv, D/H); each of its heads serves H / H_kv neighbouring query heads.
+        key: (B, L, H_kv, D/H); each head is shared by H / H_kv adjacent query heads.
         value: like `key`.
-        segment_ids: (B, L) int, or None when every row is one segment.
-        key_mask: (B, L) bool, false where no position looks, such as padding; not with "splash".
-        causal: whether a position sees only what stands before it.
+        segment_ids: (B, L) int, or None where every row is one segment.
+        key_mask: (B, L) bool, false for masked keys, such as padding; not with "splash".
+        causal: whether a position attends only to itself and earlier ones.
         implementation: "xla", "cudnn", "splash", or "auto": splash on TPUs, cuDNN on GPUs in
             bfloat16, XLA elsewhere.
 
@@ -49,19 +49,19 @@ def attend(
         return jax.nn.dot_product_attention(
             query, key, value, mask=mask, is_causal=causal, implementation="cudnn"
         )
-    # Heads come first, so that every product is a plain batched one: faster on CPUs than
-    # jax.nn.dot_product_attention. A block of queries sees no key behind its end: nearly half of
-    # the products fall away.
+    # Heads first makes every product a plain batched matmul: faster on CPUs than
+    # jax.nn.dot_product_attention. Keys after the end of a block of queries are skipped: nearly
+    # half of the products.
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
     length = query.shape[2]
     if not causal:
         visible = jnp.ones((1, 1, 1, length), bool) if mask is None else mask
         return _weighted_sum(query, key, value, visible).swapaxes(1, 2)
-    at = jnp.arange(length)
+    index = jnp.arange(length)
     blocks = []
     for start in range(0, length, _BLOCK):
         end = min(start + _BLOCK, length)
-        visible = (at[None, :end] <= at[start:end, None])[None, None]
+        visible = (index[None, :end] <= index[start:end, None])[None, None]
         if mask is not None:
             rows = mask if mask.shape[2] == 1 else mask[:, :, start:end]
             visible = visible & rows[..., :end]
@@ -74,9 +74,9 @@ def attend(
 def _weighted_sum(
     query: jax.Array, key: jax.Array, value: jax.Array, visible: jax.Array
 ) -> jax.Array:
-    """Attention of queries (B, H, n, D/H) over keys (B, H_kv, m, D/H), where `visible` allows.
+    """Attention of queries (B, H, n, D/H) over keys (B, H_kv, m, D/H) where `visible` is true.
 
-    Query heads that share a head of keys are further queries of it: no key is copied.
+    Query heads of a group are folded into the query axis of their key head, which is not copied.
     """
     shape, groups = query.shape, query.shape[1] // key.shape[1]
     if groups > 1:
@@ -96,15 +96,15 @@ def attend_cache(
 
     Args:
         query: (B, n, H, D/H), the positions `cache_length` to `cache_length + n - 1` of each row.
-        key: (B, H_kv, C, D/H) cache; heads first, so that no step copies it to multiply.
+        key: (B, H_kv, C, D/H) cache; heads first, so that no decode step transposes it.
         value: (B, H_kv, C, D/H) cache.
-        cache_length: (B,) int, how many positions each row held before these.
+        cache_length: (B,) int, positions in the cache before these.
 
     Returns:
         (B, n, H, D/H).
     """
-    at = cache_length[:, None] + jnp.arange(query.shape[1])[None]
-    visible = jnp.arange(key.shape[2])[None, None, :] <= at[:, :, None]
+    index = cache_length[:, None] + jnp.arange(query.shape[1])[None]
+    visible = jnp.arange(key.shape[2])[None, None, :] <= index[:, :, None]
     return _weighted_sum(query.swapaxes(1, 2), key, value, visible[:, None]).swapaxes(1, 2)
 
 
@@ -117,10 +117,10 @@ def write_cache(cache: jax.Array, new: jax.Array, cache_length: jax.Array) -> ja
 
 
 def resolve(implementation: str, query: jax.Array) -> str:
-    """What "auto" means for queries (B, L, H, D/H) on the platform that is compiled for.
+    """Resolves "auto" for queries (B, L, H, D/H) on the platform compiled for.
 
     Raises:
-        ConfigError: rows that the TPU kernel cannot tile.
+        ConfigError: the TPU kernel cannot tile the sequence length.
     """
     if implementation != "auto":
         return implementation
@@ -129,9 +129,9 @@ def resolve(implementation: str, query: jax.Array) -> str:
         length = query.shape[1]
         if length % splash.LANES:
             raise ConfigError(
-                f"config field data.sequence_length: on TPUs rows are a multiple of {splash.LANES} "
-                f"positions, {length} is not; take {-(-length // splash.LANES) * splash.LANES}, "
-                "or model.attention=xla, which keeps all logits of a row in memory"
+                f"config field data.sequence_length: must be a multiple of {splash.LANES} on TPUs, "
+                f"{length} is not; take {-(-length // splash.LANES) * splash.LANES}, or "
+                "model.attention=xla, which materialises the logits"
             )
         return "splash"
     if platform in ("gpu", "cuda") and query.dtype == jnp.bfloat16:
@@ -140,6 +140,6 @@ def resolve(implementation: str, query: jax.Array) -> str:
 
 
 def _platform() -> str:
-    """That of the mesh, which may be of devices that are not here; else of this process."""
+    """The platform of the mesh, which may be absent (AOT compilation); else of this process."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform

@@ -1,7 +1,7 @@
-"""What the networks over frames share: attention in both directions, and stacks under one scan.
+"""Shared by the networks over frames: bidirectional attention, and layers under one scan.
 
-Their rows are frames of speech, one segment a row, with padding on the right. Padding is hidden
-from every valid frame, so that a row's result does not depend on how far it is padded.
+A row is the frames of one segment, right-padded. Padding is masked for every valid frame, so that
+the result of a row does not depend on its padding.
 """
 
 from collections.abc import Callable
@@ -19,24 +19,23 @@ from gpst_jax.parallel import sharding
 
 
 class Frames(NamedTuple):
-    """What every layer sees beside its input."""
+    """What every layer takes besides its input."""
 
-    angles: jax.Array  # (1, T, D/H/2) rotary angles of the frames' indices
+    angles: jax.Array  # (1, T, D/H/2) RoPE angles of the frame indices
     valid: jax.Array | None = None  # (B, T) bool; None: every frame is valid
-    time: jax.Array | None = None  # (B, D) embedding of the flow's time, float32
+    time: jax.Array | None = None  # (B, D) embedding of the flow time, float32
 
 
 def frame_context(config: TransformerConfig, rope_base: float, length: int, **fields) -> Frames:
-    """The context of rows of `length` frames, whose indices begin at 0; RoPE of that base."""
+    """The context of rows of `length` frames; RoPE takes the frame index as position."""
     indices = jnp.arange(length)[None]
     return Frames(rope_angles(indices, config.head_dim, rope_base), **fields)
 
 
 class FrameAttention(nnx.Module):
-    """Multi-head self-attention in both directions, with rotary positions.
+    """Bidirectional multi-head self-attention with RoPE.
 
-    The paper's block has a bias on the output only; the modern one none at all, but norms of
-    queries and keys.
+    The paper's block has a bias on the output only; the modern one has QK-norm and no biases.
     """
 
     def __init__(self, config: TransformerConfig, block_config: BlockConfig, *, rngs: nnx.Rngs):
@@ -75,13 +74,13 @@ class FrameAttention(nnx.Module):
         return apply_flat(self.out, mixed.reshape(x.shape))
 
 
-class LayerStack(nnx.Module):
-    """Equal layers under one scan.
+class ScannedLayers(nnx.Module):
+    """Layers of one kind under one scan.
 
     Args:
-        make: one layer from random streams; it maps (x, frames, skip=..., key=...) to x.
-        count: how many.
-        block_config: for the activations' type and what the backward pass recomputes.
+        make: builds a layer from its rngs; a layer maps (x, frames, skip=..., key=...) to x.
+        count: number of layers.
+        block_config: for the activation dtype and the rematerialisation policy.
         rngs: for the initial values.
     """
 
@@ -111,12 +110,12 @@ class LayerStack(nnx.Module):
         collect: bool = False,
         key: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
-        """Runs the layers one after another.
+        """Applies the layers in order.
 
         Args:
             x: (B, T, D).
-            frames: positions, padding and time.
-            skips: (count, B, T, D), a second input of each layer.
+            frames: RoPE angles, padding mask and flow time.
+            skips: (count, B, T, D), the skip input of each layer.
             collect: whether to return the output of every layer.
             key: switches dropout on.
 
@@ -146,7 +145,7 @@ def make_linear(
     init: nnx.initializers.Initializer | None = None,
     rngs: nnx.Rngs,
 ) -> nnx.Linear:
-    """A linear map drawn with variance 1 / fan_in, unless `init` says otherwise."""
+    """A linear layer, initialised with variance 1 / fan_in unless `init` is given."""
     return nnx.Linear(
         fan_in,
         fan_out,

@@ -1,8 +1,8 @@
-"""Conformer blocks (arXiv 2005.08100), in a plain stack or with skips across it.
+"""Conformer (arXiv 2005.08100) and U-Conformer, which adds U-Net skip connections.
 
 The backbones of the perceptual stage (arXiv 2401.13527) and of SoundStorm, as in their official
-code. A block is half a feed-forward, attention, a convolution module, half a feed-forward and a
-norm.
+code. A block is a half-step feed-forward, self-attention, a convolution module, another half-step
+feed-forward and a norm.
 """
 
 import functools
@@ -12,15 +12,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gpst_jax.config import TransformerConfig
-from gpst_jax.models.bidirectional import FrameAttention, Frames, LayerStack, make_linear
+from gpst_jax.models.bidirectional import FrameAttention, Frames, ScannedLayers, make_linear
 from gpst_jax.models.transformer import BlockConfig, apply_flat, dropout, make_norm
 
-_WINDOW = 32  # frames whose products one block of the convolution's gradient sums
+_WINDOW = 32  # output frames per block in the gradient of the convolution
 _MIN_VARIANCE = 1e-6  # clamp of the channel norm
 
 
 class FeedForward(nnx.Module):
-    """Two linear maps with a swish between them."""
+    """Two linear layers with a Swish between them."""
 
     def __init__(self, config: TransformerConfig, block_config: BlockConfig, *, rngs: nnx.Rngs):
         self.up = make_linear(config.d_model, config.d_ff, block_config, rngs=rngs)
@@ -35,7 +35,7 @@ class FeedForward(nnx.Module):
 
 
 class ConvModule(nnx.Module):
-    """Gated pointwise map to 2 D channels, depthwise convolution, channel norm, and back to D."""
+    """Gated projection to 2 D channels, depthwise convolution, channel norm, projection to D."""
 
     def __init__(
         self, config: TransformerConfig, block_config: BlockConfig, kernel: int, *, rngs: nnx.Rngs
@@ -50,7 +50,7 @@ class ConvModule(nnx.Module):
         self.down = make_linear(inner, width, block_config, rngs=rngs)
 
     def __call__(self, x: jax.Array, valid: jax.Array | None) -> jax.Array:
-        """(B, T, D) to (B, T, D); frames that are not valid enter and leave the taps as zeros."""
+        """(B, T, D) to (B, T, D); invalid frames are zeroed around the convolution."""
 
         def masked(x):
             return x if valid is None else jnp.where(valid[..., None], x, 0)
@@ -58,15 +58,15 @@ class ConvModule(nnx.Module):
         x = masked(apply_flat(self.up, x) * jax.nn.sigmoid(apply_flat(self.gate, x)))
         x = depthwise(x, self.taps[...].astype(x.dtype))
         x = jax.nn.silu(masked(x + self.taps_bias[...].astype(x.dtype)[None, None]))
-        wide = x.astype(jnp.float32)
-        wide = wide - wide.mean(axis=-1, keepdims=True)
-        variance = jnp.square(wide).mean(axis=-1, keepdims=True)
-        wide = wide * jax.lax.rsqrt(jnp.maximum(variance, _MIN_VARIANCE))
-        return apply_flat(self.down, (wide * self.channel_scale[...][None, None]).astype(x.dtype))
+        y = x.astype(jnp.float32)
+        y = y - y.mean(axis=-1, keepdims=True)
+        variance = jnp.square(y).mean(axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.maximum(variance, _MIN_VARIANCE))
+        return apply_flat(self.down, (y * self.channel_scale[...][None, None]).astype(x.dtype))
 
 
 class ConformerBlock(nnx.Module):
-    """One block; with `skip` it first joins a second input to its own."""
+    """One block; with `skip` it first projects its input and a skip input to one."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class ConformerBlock(nnx.Module):
         skip: jax.Array | None = None,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """(B, T, D), and a second one where the block has a skip, to (B, T, D)."""
+        """(B, T, D), and a skip input of that shape where the block has one, to (B, T, D)."""
         keys = [None] * 6 if key is None else list(jax.random.split(key, 6))
         if self.skip is not None:
             assert skip is not None
@@ -118,7 +118,7 @@ class ConformerBlock(nnx.Module):
 
 
 class Conformer(nnx.Module):
-    """Blocks in sequence."""
+    """Conformer blocks in sequence."""
 
     def __init__(
         self, config: TransformerConfig, block_config: BlockConfig, kernel: int, *, rngs: nnx.Rngs
@@ -126,7 +126,7 @@ class Conformer(nnx.Module):
         def make(rngs):
             return ConformerBlock(config, block_config, kernel, rngs=rngs)
 
-        self.stack = LayerStack(make, config.num_layers, block_config, rngs=rngs)
+        self.stack = ScannedLayers(make, config.num_layers, block_config, rngs=rngs)
 
     def __call__(self, x: jax.Array, frames: Frames, *, key: jax.Array | None = None) -> jax.Array:
         """(B, T, D) to (B, T, D); a key switches dropout on."""
@@ -134,9 +134,9 @@ class Conformer(nnx.Module):
 
 
 class UConformer(nnx.Module):
-    """Contracting, bottleneck and expanding blocks; skips join the first to the last, last first.
+    """Contracting, bottleneck and expanding blocks; skips connect the i-th and the i-th last block.
 
-    No block changes the frame rate: contracting and expanding name the two ends of the skips.
+    No block changes the frame rate: contracting and expanding only name the ends of the skips.
     """
 
     def __init__(
@@ -144,15 +144,15 @@ class UConformer(nnx.Module):
     ):
         side, middle = split_depth(config.num_layers)
 
-        def stack(count: int, skip: bool) -> LayerStack:
+        def layers(count: int, skip: bool) -> ScannedLayers:
             def make(rngs):
                 return ConformerBlock(config, block_config, kernel, skip=skip, rngs=rngs)
 
-            return LayerStack(make, count, block_config, rngs=rngs)
+            return ScannedLayers(make, count, block_config, rngs=rngs)
 
-        self.contracting = stack(side, False) if side else None
-        self.bottleneck = stack(middle, False)
-        self.expanding = stack(side, True) if side else None
+        self.contracting = layers(side, False) if side else None
+        self.bottleneck = layers(middle, False)
+        self.expanding = layers(side, True) if side else None
 
     def __call__(self, x: jax.Array, frames: Frames, *, key: jax.Array | None = None) -> jax.Array:
         """(B, T, D) to (B, T, D); a key switches dropout on."""
@@ -167,20 +167,20 @@ class UConformer(nnx.Module):
 
 
 def split_depth(num_layers: int) -> tuple[int, int]:
-    """Blocks on each side of a U-Conformer and in its middle: 12 gives 5 and 2, 5 gives 2 and 1."""
+    """Blocks per side and in the bottleneck of a U-Conformer: 12 gives 5 and 2, 5 gives 2 and 1."""
     side = num_layers // 2 - (1 - num_layers % 2)
     return side, num_layers - 2 * side
 
 
 @jax.custom_vjp
 def depthwise(x: jax.Array, taps: jax.Array) -> jax.Array:
-    """Convolves every channel with its own taps: y[n] = sum over j of taps[j] x[n + j - K // 2].
+    """Depthwise convolution: y[n] = sum over j of taps[j] x[n + j - K // 2] in each channel.
 
-    Shifted multiply-adds, which compilers fuse into one pass. XLA's grouped convolution is 30 times
+    Shifted multiply-adds, which compilers fuse into one loop. XLA's grouped convolution is 30 times
     slower on CPUs, and its gradient 20 times slower than the one below.
 
     Args:
-        x: (B, T, C), zeros beyond its ends.
+        x: (B, T, C), padded with zeros.
         taps: (K, C), K odd.
 
     Returns:
@@ -197,7 +197,7 @@ def _depthwise_forward(x, taps):
 
 
 def _depthwise_backward(saved, grad):
-    """The taps' gradient is summed from products of windows, which are plain matrix products.
+    """Computes the gradient of the taps from matrix products of windows.
 
     In a window of S outputs and S + K - 1 inputs the products of output s with input s + j belong
     to tap j: diagonals of one matrix for each channel.

@@ -1,7 +1,7 @@
-"""A diffusion transformer (arXiv 2212.09748) of the current kind, over frames.
+"""A diffusion transformer (DiT, arXiv 2212.09748) over frames, with the `modern` block.
 
-RMSNorm, SwiGLU, rotary positions and normalised queries and keys; the flow's time scales, shifts
-and gates every branch (adaLN-zero), so that each block begins as the identity.
+RMSNorm, SwiGLU, RoPE and QK-norm; the flow time scales, shifts and gates every residual branch
+(adaLN-zero), so that each block is the identity at initialisation.
 """
 
 import jax
@@ -9,14 +9,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gpst_jax.config import TransformerConfig
-from gpst_jax.models.bidirectional import FrameAttention, Frames, LayerStack, make_linear
+from gpst_jax.models.bidirectional import FrameAttention, Frames, ScannedLayers, make_linear
 from gpst_jax.models.transformer import BlockConfig, Mlp, dropout, make_norm
 
 _TIME_FEATURES = 256
 
 
 class DiTBlock(nnx.Module):
-    """Attention and feed-forward, each scaled, shifted and gated by the time."""
+    """Attention and feed-forward, each scaled, shifted and gated by the flow time."""
 
     def __init__(self, config: TransformerConfig, block_config: BlockConfig, *, rngs: nnx.Rngs):
         width = config.d_model
@@ -45,12 +45,12 @@ class DiTBlock(nnx.Module):
 
 
 class DiT(nnx.Module):
-    """Blocks and a final norm, all of them conditioned on the flow time (adaLN-zero).
+    """Blocks and a final norm, all conditioned on the flow time (adaLN-zero).
 
     Args:
         config: dimensions.
         block_config: variant of the block.
-        time_scale: flow times in [0, 1] are multiplied by it before their sines and cosines.
+        time_scale: flow times in [0, 1] are multiplied by it before their sinusoidal embedding.
         rngs: for the initial values.
     """
 
@@ -67,10 +67,10 @@ class DiT(nnx.Module):
         def make(rngs):
             return DiTBlock(config, block_config, rngs=rngs)
 
-        wide = block_config._replace(dtype=jnp.dtype(jnp.float32))
-        self.time_in = make_linear(_TIME_FEATURES, width, wide, rngs=rngs)
-        self.time_out = make_linear(width, width, wide, rngs=rngs)
-        self.stack = LayerStack(make, config.num_layers, block_config, rngs=rngs)
+        float32_config = block_config._replace(dtype=jnp.dtype(jnp.float32))
+        self.time_in = make_linear(_TIME_FEATURES, width, float32_config, rngs=rngs)
+        self.time_out = make_linear(width, width, float32_config, rngs=rngs)
+        self.stack = ScannedLayers(make, config.num_layers, block_config, rngs=rngs)
         self.final_norm = make_norm(width, block_config, rngs)
         self.final_modulation = _zero_linear(width, 2 * width, rngs)
 
@@ -88,7 +88,7 @@ class DiT(nnx.Module):
 
 
 def _zero_linear(fan_in: int, fan_out: int, rngs: nnx.Rngs) -> nnx.Linear:
-    """A float32 map that gives zero until it is trained."""
+    """A float32 linear layer, initialised to zero."""
     return nnx.Linear(fan_in, fan_out, kernel_init=nnx.initializers.zeros, rngs=rngs)
 
 

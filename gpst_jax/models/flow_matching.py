@@ -1,16 +1,15 @@
 """Conditional flow matching for perceptual content: the second stage of arXiv 2401.13527.
 
-A frame's latent is the sum x1 of its code vectors; its semantics e are the vector of the first code
-alone, or a row of a learned table. A network learns the velocity of straight paths from noise to
-latents, told the latents of a prompt. Three chains differ in where the semantics enter:
+The latent x1 of a frame is the sum of its code vectors; its semantics e are the vector of the first
+code alone, or a learned embedding. The network predicts the velocity of straight paths from noise
+to latents, conditioned on the latents of a prompt. Three chains differ in where e enters:
 
-    implicit   from e + noise to x1        the prior is centred at e, the network is not told e
-    plain      from noise to x1            the network is told e
-    explicit   from noise to x1 - e        the network is told e, which is added to the result
+    implicit   from e + noise to x1    the prior is centred at e, no conditioning on e
+    plain      from noise to x1        the network is conditioned on e
+    explicit   from noise to x1 - e    the network is conditioned on e, which is added to the result
 
-The network works on latents that are shifted and scaled by constants, so that what is to be
-modelled has unit variance whatever the codec; the constants and the codebooks are frozen
-parameters, so a checkpoint says all there is to know.
+Latents are shifted and scaled by constants, so that the modelled part has unit variance with any
+codec. The constants and the codebooks are frozen parameters, so a checkpoint is self-contained.
 """
 
 import jax
@@ -30,7 +29,7 @@ FROZEN = ("codebooks/embedding", "latent_scale", "latent_shift")
 
 
 class FlowMatcher(nnx.Module):
-    """The velocity network, with the vectors of units and codes.
+    """The velocity network, with the codebooks and the semantic embedding.
 
     Args:
         config: dimensions and variants.
@@ -56,7 +55,7 @@ class FlowMatcher(nnx.Module):
         self.codebooks = nnx.Embed(
             shape[0], latent, embedding_init=lambda *_: jnp.zeros(shape), rngs=rngs
         )
-        # Means of the first codebook's vectors, and of the sums of all.
+        # Means of the first codebook's vectors, and of x1.
         self.latent_shift = nnx.Param(jnp.zeros((2, latent)))
         self.latent_scale = nnx.Param(jnp.ones(()))
         unit = nnx.initializers.normal(1.0)
@@ -85,7 +84,7 @@ class FlowMatcher(nnx.Module):
         return (total - self.latent_shift[...][None, None, 1]) / self.latent_scale[...]
 
     def semantics(self, units: jax.Array) -> jax.Array:
-        """Semantics e (B, T, D) float32 of units (B, T): vectors as in `latents`, or table rows."""
+        """Semantics e (B, T, D) float32 of units (B, T), from the first codebook or the table."""
         if self.semantic_embed is not None:
             table = self.semantic_embed.embedding[...]
             return sharding.gather(table, ("vocab", "embed"))[units]
@@ -93,13 +92,13 @@ class FlowMatcher(nnx.Module):
         return (vectors - self.latent_shift[...][None, None, 0]) / self.latent_scale[...]
 
     def to_codec(self, latents: jax.Array) -> jax.Array:
-        """Latents (B, T, D) as the network has them, as vectors that the codec decodes."""
+        """Undoes shift and scale: latents (B, T, D) to vectors that the codec decodes."""
         return latents * self.latent_scale[...] + self.latent_shift[...][None, None, 1]
 
     def endpoints(
         self, x1: jax.Array, e: jax.Array, noise: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Where the path of the configured chain begins and ends, (B, T, D) each.
+        """Start and end of the paths of the configured chain, (B, T, D) each.
 
         Args:
             x1: (B, T, D) latents.
@@ -113,7 +112,7 @@ class FlowMatcher(nnx.Module):
     def network_input(
         self, x: jax.Array, e: jax.Array, context: jax.Array, t: jax.Array
     ) -> jax.Array:
-        """What the network is given: [x, (e,) context, t], (B, T, 2D + 1) or (B, T, 3D + 1)."""
+        """The network's input: [x, (e,) context, t], (B, T, 2D + 1) or (B, T, 3D + 1)."""
         time = jnp.broadcast_to(t[:, None, None], (*x.shape[:2], 1)).astype(x.dtype)
         semantics = [e] if self.condition_on_semantics else []
         return jnp.concatenate([x, *semantics, context, time], axis=-1)
@@ -134,7 +133,7 @@ class FlowMatcher(nnx.Module):
             x: (B, T, D) points on the paths.
             e: (B, T, D) semantics.
             context: (B, T, D), x1 on prompt frames and 0 on the others.
-            t: (B,) times in [0, 1].
+            t: (B,) flow times in [0, 1].
             valid: (B, T) bool, or None where every frame is.
             key: switches dropout on.
 
@@ -159,7 +158,7 @@ class FlowMatcher(nnx.Module):
         *,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """The backbone over embedded frames (B, T, d_model)."""
+        """Applies the backbone to embedded frames (B, T, d_model)."""
         frames = frame_context(self.config.net, self.config.rope_base, x.shape[1], valid=valid)
         if isinstance(self.backbone, DiT):
             return self.backbone(x, frames, t, key=key)
@@ -187,19 +186,19 @@ def path_point(
 
 
 def path_velocity(start: jax.Array, end: jax.Array, sigma: float | jax.Array) -> jax.Array:
-    """The path's derivative, which is the same at all times: end - (1 - sigma) start."""
+    """The derivative of the path, constant in t: end - (1 - sigma) start."""
     return end - (1.0 - sigma) * start
 
 
 def prompt_context(x1: jax.Array, predicted: jax.Array) -> jax.Array:
-    """What the network knows of x1 (B, T, D): nothing where `predicted` (B, T), else all."""
+    """The prompt in latents x1 (B, T, D): zero on `predicted` frames (B, T)."""
     return jnp.where(predicted[..., None], 0.0, x1)
 
 
 def squared_error(
     prediction: jax.Array, target: jax.Array, mask: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Squared error, averaged over dimensions, summed over the frames of a mask (B, T); and those.
+    """Squared error, averaged over dimensions and summed over the frames of a mask (B, T).
 
     Returns:
         Two float32 scalars: the sum and the number of frames.
@@ -211,17 +210,16 @@ def squared_error(
 def latent_statistics(
     codebooks: np.ndarray, semantics: str, num_units: int, codes: np.ndarray | None = None
 ) -> tuple[np.ndarray, float]:
-    """Shifts (2, D) and scale of latents that give the modelled part mean 0 and variance 1.
+    """Shifts (2, D) and scale of the latents that give the modelled part mean 0 and variance 1.
 
-    The shifts are those of the first codebook's vectors and of the sum of all. The modelled part is
-    the sum of all codebooks but the first, or of all of them where semantics come from a table.
+    The shifts are the means of the first codebook's vectors and of x1. The modelled part is the sum
+    over all codebooks but the first, or over all of them where semantics come from a table.
 
     Args:
         codebooks: float32 (Q, N, D).
         semantics: "codebook" or "table".
         num_units: entries of the first codebook that are used where it holds the units.
-        codes: (F, Q) of recorded frames; None where there are none: then the entries of a codebook
-            weigh alike, and codebooks count as independent.
+        codes: (F, Q) of recorded frames; None assumes uniform, independent codes.
     """
     books = list(codebooks.astype(np.float64))
     first = 1 if semantics == "codebook" else 0
@@ -250,11 +248,11 @@ def init(
         config: the model.
         layout: token layout of its dataset.
         codebooks: float32 (Q, N, D).
-        key: for what is drawn.
+        key: for the initial values.
         codes: (F, Q) of recorded frames, for the statistics of the latents.
 
     Raises:
-        ConfigError: the codebooks leave nothing to model.
+        ConfigError: beside the semantics no codebook is left to model.
     """
     if config.semantics == "codebook" and len(codebooks) < 2:
         raise ConfigError(

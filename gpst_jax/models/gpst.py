@@ -1,8 +1,8 @@
 """GPST: a large global transformer over both token streams, a small local one per frame.
 
-arXiv 2406.00976, section 3. A global position sums the embeddings of its stack of codebook ids;
-its hidden state predicts either the next semantic unit, or, through the local transformer, the
-next acoustic frame one codebook after another.
+arXiv 2406.00976, section 3. A global position sums the embeddings of its Q ids; its hidden state
+predicts either the next semantic unit or, through the local transformer, the next acoustic frame,
+one codebook after another.
 """
 
 import jax
@@ -24,7 +24,7 @@ from gpst_jax.parallel import sharding
 
 
 class TokenTransformer(Transformer):
-    """A stack with its token table and, where `positions` is not 0, learned positions."""
+    """A transformer with a token embedding and, unless `positions` is 0, a position embedding."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class TokenTransformer(Transformer):
     def lookup(self, ids: jax.Array) -> jax.Array:
         """sqrt(D) times the embedding of ids (...), exactly zero where PAD: (..., D) float32."""
         scale = jnp.where(ids == PAD, 0.0, self.config.d_model**0.5)
-        # Gathering the table moves less than exchanging the rows that were looked up.
+        # Gathering the table communicates less than exchanging the embeddings.
         table = sharding.gather(self.embed.embedding[...], ("vocab", "embed"))
         return table[ids] * scale[..., None]
 
@@ -71,9 +71,9 @@ class GPST(nnx.Module):
         wide, narrow = config.global_net.d_model, config.local_net.d_model
         block_config = block_config._replace(epsilon=config.norm_epsilon)
         paper = not block_config.modern
-        # The local network is tiny per frame: plain attention, fused by the compiler.
+        # The local sequences are Q long: plain attention, fused by the compiler.
         local_block_config = block_config._replace(attention="xla")
-        block_config = block_config._replace(rotary=block_config.modern)
+        block_config = block_config._replace(rope=block_config.modern)
         self.global_net = TokenTransformer(
             config.global_net,
             block_config,
@@ -81,7 +81,7 @@ class GPST(nnx.Module):
             positions=config.max_positions if paper else 0,
             rngs=rngs,
         )
-        # Which stream a position belongs to is known from its ids, but not its time alone.
+        # RoPE encodes the time of a position only; both streams share the time axis.
         unit = nnx.initializers.normal(1.0)
         self.streams = None if paper else nnx.Embed(2, wide, embedding_init=unit, rngs=rngs)
         self.local_net = TokenTransformer(
@@ -101,22 +101,22 @@ class GPST(nnx.Module):
         self.acoustic_head = Head(heads, narrow, rngs=rngs)
 
     def embed(self, tokens: jax.Array, positions: jax.Array, streams: jax.Array) -> jax.Array:
-        """Input of the global stack: (B, L, D) from ids (B, L, Q), positions and streams (B, L).
+        """Global input (B, L, D) of ids (B, L, Q), positions (B, L) and streams (B, L).
 
-        x = sqrt(D) * sum over the stack of E[id], plus the learned position (paper) or the
-        embedding of the stream (modern, where time enters by rotary positions).
+        x = sqrt(D) * sum over the Q ids of E[id], plus the position embedding (paper) or the
+        stream embedding (modern, where time enters by RoPE).
         """
         x = self.global_net.lookup(tokens).sum(axis=2)
         if self.global_net.positions is not None:
             table = self.global_net.positions.embedding[...]
-            # Padding may stand beyond the table, where a lookup would give NaN.
+            # Positions of padding may exceed the table, where a lookup would give NaN.
             x = x + table[jnp.minimum(positions, len(table) - 1)]
         if self.streams is not None:
             x = x + self.streams(streams)
         return sharding.constrain(x.astype(self.config.dtype), ("batch", "length", "embed"))
 
     def context(self, positions: jax.Array, **fields) -> AttentionContext:
-        """Rotary angles of the positions (B, L) for the modern block, and the given fields."""
+        """RoPE angles of the positions (B, L) for the modern block, and the given fields."""
         angles = None
         if self.config.block == "modern":
             angles = rope_angles(
@@ -142,14 +142,14 @@ class GPST(nnx.Module):
         return self.global_net(x, self.context(positions, segment_ids=segment_ids), key=keys[1])
 
     def local_inputs(self, hidden: jax.Array, frames: jax.Array) -> jax.Array:
-        """Input of the local stack: (N, Q, d).
+        """Local input (N, Q, d).
 
-        Slot 0 holds the projected hidden state, slot q the scaled embedding of code q - 1; the
-        last code is never an input.
+        Position 0 is the projected hidden state, position q the scaled embedding of code q - 1;
+        the last code is never an input.
 
         Args:
             hidden: (N, D) global hidden states, one per frame.
-            frames: (N, Q) local ids of the frames they predict.
+            frames: (N, Q) local ids of the frames that they predict.
         """
         first = self.project(hidden).astype(jnp.float32)[:, None]
         rest = self.local_net.lookup(frames[:, :-1])
@@ -159,7 +159,7 @@ class GPST(nnx.Module):
         return sharding.constrain(x.astype(self.config.dtype), ("batch", "codebooks", "embed"))
 
     def project(self, hidden: jax.Array) -> jax.Array:
-        """(N, D) to (N, d), between the widths of the two stacks."""
+        """(N, D) to (N, d): from the global to the local width."""
         kernel, bias = self.projector.kernel[...], self.projector.bias
         assert bias is not None
         kernel = self._gather(kernel, ("embed", "local_embed"))
@@ -182,7 +182,7 @@ class GPST(nnx.Module):
         return (hidden @ self.semantic_kernel()).astype(jnp.float32)
 
     def acoustic_kernel(self) -> jax.Array:
-        """The acoustic head, (d, classes) or of each codebook (Q, d, classes), alike."""
+        """The acoustic head (d, classes), or (Q, d, classes), in the activation dtype."""
         kernel = self.acoustic_head.kernel[...]
         return self._gather(kernel, ("codebooks", "embed", "vocab")[-kernel.ndim :])
 
@@ -205,7 +205,7 @@ class GPST(nnx.Module):
         return sharding.gather(kernel, axes, dtype).astype(dtype)
 
     def targets(self, frames: jax.Array) -> jax.Array:
-        """Head classes of local ids (..., Q): code + 4, or 2 for the end, in every slot."""
+        """Head classes of local ids (..., Q): code + 4, or 2 in every codebook for the end."""
         shift = jnp.arange(self.layout.num_codebooks, dtype=frames.dtype)
         shift = (shift * self.layout.codebook_size).reshape((1,) * (frames.ndim - 1) + (-1,))
         return jnp.maximum(frames - shift, EOS)
@@ -218,7 +218,7 @@ class GPST(nnx.Module):
         cache_length: jax.Array,
         cache: Cache,
     ) -> tuple[jax.Array, Cache]:
-        """Decodes n further positions (B, n, Q) after `cache_length` (B,) cached ones."""
+        """Hidden states of n further positions (B, n, Q) after `cache_length` (B,) cached ones."""
         x = self.embed(tokens, positions, streams)
         return self.global_net.extend(x, self.context(positions, cache_length=cache_length), cache)
 

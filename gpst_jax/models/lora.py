@@ -1,11 +1,11 @@
-"""Low-rank adapters (arXiv 2106.09685) over any objective: the base is frozen, adapters learn.
+"""Low-rank adapters (LoRA, arXiv 2106.09685) for any objective: the base is frozen.
 
-An adapter stands for an update of one matrix, W + alpha / rank * A B, where A is (..., in, rank)
-and B (..., rank, out) are trained and B begins at zero. Leading axes, such as that of the layers
-of a stack, are a batch of matrices. The sum is taken once a step, before the model runs, so that
-no model knows about adapters.
+An adapter is an update of one matrix, W + alpha / rank * A B, where A (..., in, rank) and
+B (..., rank, out) are trained and B is initialised to zero. Leading axes, such as that of scanned
+layers, are a batch of matrices. Adapters are merged once per step, before the forward pass, so
+that no model depends on them.
 
-Parameters are `{"base": ..., "lora": ...}`: the base as the wrapped objective has it, and below
+Parameters are `{"base": ..., "lora": ...}`: the parameters of the wrapped objective, and below
 `lora` the same paths, each of which ends in `a` and `b`.
 """
 
@@ -23,7 +23,7 @@ from gpst_jax.models import Params
 from gpst_jax.parallel.sharding import path_string
 
 BASE, ADAPTERS = "base", "lora"
-STACKS = (r"layers/(attn|mlp)/\w+/kernel$",)  # all matrices inside the stacks
+LAYER_MATRICES = (r"layers/(attn|mlp)/\w+/kernel$",)  # attention and feed-forward of all layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,17 +33,17 @@ class LoraConfig:
     Attributes:
         rank: inner dimension of an adapter.
         alpha: the product is scaled by alpha / rank.
-        dropout: share of the inputs of each adapter that a training step leaves out. The same
-            ones for a whole micro-batch, as the product is summed into the matrix.
+        dropout: dropout rate of the inputs of each adapter, with one mask per micro-batch, as
+            the product is merged into the matrix.
         targets: regular expressions; a parameter whose path matches one has an adapter.
-        trained: regular expressions of parameters of the base that are trained themselves, such
-            as an embedding table that has got new rows.
+        trained: regular expressions of parameters of the base that are fully trained, such as
+            an embedding table with new rows.
     """
 
     rank: int = 8
     alpha: float = 16.0
     dropout: float = 0.0
-    targets: tuple[str, ...] = STACKS
+    targets: tuple[str, ...] = LAYER_MATRICES
     trained: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -56,24 +56,24 @@ class LoraConfig:
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise ConfigError(f"LoRA: {pattern!r} is no regular expression: {error}") from error
+                raise ConfigError(f"LoRA: {pattern!r} is no valid pattern: {error}") from error
 
     def adapts(self, path: str) -> bool:
         """Whether the parameter at a path of the base has an adapter."""
         return any(re.search(pattern, path) for pattern in self.targets)
 
     def trains(self, path: str) -> bool:
-        """Whether the parameter at a path of the base is trained itself."""
+        """Whether the parameter at a path of the base is fully trained."""
         return any(re.search(pattern, path) for pattern in self.trained)
 
 
 def init_adapters(base: Params, config: LoraConfig, key: jax.Array) -> dict[str, Any]:
-    """Fresh adapters: A from N(0, 1 / in), B zero, so that nothing changes at first.
+    """Fresh adapters: A from N(0, 1 / in) and B zero, so that the update is zero.
 
     Args:
         base: parameters, or their shapes.
-        config: which of them.
-        key: of the draws.
+        config: which of them are adapted.
+        key: for the initial values.
 
     Raises:
         ConfigError: a pattern matches no parameter, or one that is not a matrix.
@@ -82,7 +82,7 @@ def init_adapters(base: Params, config: LoraConfig, key: jax.Array) -> dict[str,
     for pattern in (*config.targets, *config.trained):
         if not any(re.search(pattern, path) for path in leaves):
             raise ConfigError(
-                f"LoRA: {pattern!r} matches no parameter; there are such as {sorted(leaves)[0]}"
+                f"LoRA: {pattern!r} matches no parameter; one of them is {sorted(leaves)[0]}"
             )
     adapters: dict[str, Any] = {}
     for number, (path, leaf) in enumerate(sorted(leaves.items())):
@@ -101,7 +101,7 @@ def init_adapters(base: Params, config: LoraConfig, key: jax.Array) -> dict[str,
 
 
 def merge(params: Params, config: LoraConfig, key: jax.Array | None = None) -> Params:
-    """The parameters of the wrapped objective, adapters added.
+    """The parameters of the wrapped objective with the adapters merged.
 
     Args:
         params: `base` and `lora`.
@@ -126,6 +126,6 @@ def _merge(base: Any, adapters: Any, config: LoraConfig, key: jax.Array | None) 
 
 
 def merged_params(params: Params, config: LoraConfig) -> Params:
-    """`merge`, compiled; each array is where the base's is."""
+    """`merge`, jitted; each array has the sharding of the base's."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, params[BASE])
     return jax.jit(functools.partial(merge, config=config), out_shardings=shardings)(params)

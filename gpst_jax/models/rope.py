@@ -13,13 +13,13 @@ def rope_angles(
     scaling: RopeScaling | None = None,
     time_scale: float = 1.0,
 ) -> jax.Array:
-    """Angles of rotary position embedding (arXiv 2104.09864, section 3.2.2).
+    """The RoPE angles of positions (arXiv 2104.09864, section 3.2.2).
 
     Args:
-        positions: (B, L) int, in ticks.
+        positions: (B, L) int, such as ticks or indices.
         head_dim: even width of a head.
-        base: RoPE base θ; a field of the model's configuration.
-        scaling: Llama 3's scaling of low frequencies, for sequences beyond those of pretraining.
+        base: RoPE base θ, a field of the model's configuration.
+        scaling: Llama 3's scaling of low frequencies, for contexts longer than in pretraining.
         time_scale: positions are multiplied by it.
 
     Returns:

@@ -1,7 +1,7 @@
 """A decoder-only language model over text and semantic units in one vocabulary.
 
-arXiv 2401.13527, section 3: the first stage of a chain of information. Text and speech are ids of
-one table, so the model is that of any text, and begins from the weights of one where it can.
+arXiv 2401.13527, section 3: the first stage of the chain of information. Text and speech share one
+embedding table, so the model is an ordinary language model and can be initialised from one.
 """
 
 import jax
@@ -40,11 +40,10 @@ class SemanticLM(nnx.Module):
             config.dropout,
             config.attention,
             config.remat,
-            rotary=modern,
+            rope=modern,
             epsilon=config.norm_epsilon,
         )
-        # Rows of length 1. As inputs they are scaled to elements of 1, but not those of Llama,
-        # whose table and output matrix are of one size.
+        # Unit-norm embedding rows, scaled by sqrt(D) at the input; Llama does not scale.
         self.scale = width**0.5 if modern else 1.0
         init = nnx.initializers.normal(width**-0.5)
         self.net = Transformer(config.net, block_config, rngs=rngs)
@@ -52,13 +51,13 @@ class SemanticLM(nnx.Module):
         self.head = None if config.tie_embeddings else Head((width, vocab_size), width, rngs=rngs)
 
     def lookup(self, tokens: jax.Array) -> jax.Array:
-        """Input of the stack: (B, L, D) from ids (B, L)."""
+        """Input embeddings (B, L, D) of ids (B, L)."""
         table = sharding.gather(self.embed.embedding[...], ("vocab", "embed"))
         x = (table[tokens] * self.scale).astype(self.dtype)
         return sharding.constrain(x, ("batch", "length", "embed"))
 
     def context(self, positions: jax.Array, **fields) -> AttentionContext:
-        """Rotary angles of the positions (B, L), and the given fields."""
+        """RoPE angles of the positions (B, L), and the given fields."""
         config = self.config
         angles = rope_angles(positions, config.net.head_dim, config.rope_base, config.rope_scaling)
         return AttentionContext(angles=angles, **fields)
@@ -91,7 +90,7 @@ class SemanticLM(nnx.Module):
     def extend(
         self, tokens: jax.Array, cache_length: jax.Array, cache: Cache
     ) -> tuple[jax.Array, Cache]:
-        """Decodes n further ids (B, n) after `cache_length` (B,) cached ones."""
+        """Hidden states of n further ids (B, n) after `cache_length` (B,) cached ones."""
         positions = cache_length[:, None] + jnp.arange(tokens.shape[1])[None]
         return self.net.extend(
             self.lookup(tokens), self.context(positions, cache_length=cache_length), cache

@@ -1,8 +1,8 @@
-"""SoundStorm (arXiv 2305.09636): masked prediction of codes, level by level, told the units.
+"""SoundStorm (arXiv 2305.09636): masked prediction of codes, level by level, given the units.
 
-The masked baseline of arXiv 2401.13527, as in its official code. A level is one codebook. Where
-semantics are the first codebook, the levels are the others; where they are units of another model,
-every codebook is a level.
+The masked-prediction baseline of arXiv 2401.13527, as in its official code. A level is a codebook
+of the residual vector quantiser. Where units are the first codebook, the levels are the others;
+where they come from another model, every codebook is a level.
 """
 
 import jax
@@ -19,7 +19,7 @@ from gpst_jax.parallel import sharding
 
 
 class SoundStorm(nnx.Module):
-    """Codes of all levels and units in, logits of all levels out.
+    """The masked-prediction network: codes of all levels and units to logits of all levels.
 
     Args:
         config: dimensions and variants.
@@ -30,7 +30,7 @@ class SoundStorm(nnx.Module):
     def __init__(self, config: SoundStormConfig, layout: TokenLayout, *, rngs: nnx.Rngs):
         self.config = config
         self.num_levels = num_levels(config, layout)
-        self.mask_id = layout.codebook_size  # the row behind the codes, in every table
+        self.mask_id = layout.codebook_size  # the row after the codes, in the table of every level
         self.dtype = jnp.dtype(config.dtype)
         width = config.net.d_model
         block_config = BlockConfig("paper", self.dtype, config.dropout, remat=config.remat)
@@ -44,7 +44,7 @@ class SoundStorm(nnx.Module):
         self.acoustic_head = CodeHead(self.num_levels, width, layout.codebook_size, rngs=rngs)
 
     def embed(self, codes: jax.Array, units: jax.Array) -> jax.Array:
-        """Sum of the embeddings of codes (B, T, L) and units (B, T); units below 0 add nothing."""
+        """Sum of the embeddings of codes (B, T, L) and units (B, T); negative units add nothing."""
         table = sharding.gather(self.code_embed.embedding[...], ("vocab", "embed"))
         shift = jnp.arange(self.num_levels) * (self.mask_id + 1)
         x = table[codes + shift[None, None]].sum(axis=2)
@@ -63,8 +63,8 @@ class SoundStorm(nnx.Module):
         """Hidden states of each level, (B, T, L, D).
 
         Args:
-            codes: (B, T, L) int, `mask_id` where hidden.
-            units: (B, T) int, below 0 where there is none.
+            codes: (B, T, L) int, `mask_id` where masked.
+            units: (B, T) int, negative where there is none.
             valid: (B, T) bool, or None where every frame is.
             key: switches dropout on.
         """
@@ -94,7 +94,7 @@ class SoundStorm(nnx.Module):
 
 
 class CodeHead(nnx.Module):
-    """A linear map to the codes of each level, drawn from N(0, 1 / D)."""
+    """A linear layer per level to its codes, initialised from N(0, 1 / D)."""
 
     def __init__(self, levels: int, width: int, codes: int, *, rngs: nnx.Rngs):
         init = nnx.initializers.normal(width**-0.5)
@@ -118,22 +118,22 @@ def num_levels(config: SoundStormConfig, layout: TokenLayout) -> int:
     return levels
 
 
-def hide(
+def mask_codes(
     codes: jax.Array, level: jax.Array, selected: jax.Array, prompt: jax.Array, mask_id: int
 ) -> jax.Array:
     """Codes (B, T, L) as the network sees them when one level of each row is to be predicted.
 
     Args:
         codes: (B, T, L) int.
-        level: (B,) int. Lower levels stay as they are, higher ones are hidden outside the prompt.
-        selected: (B, T) bool, frames whose code of that level is hidden.
+        level: (B,) int. Lower levels are unmasked, higher ones are masked outside the prompt.
+        selected: (B, T) bool, frames whose code of that level is masked.
         prompt: (B, T) bool.
-        mask_id: what stands for a hidden code.
+        mask_id: id of a masked code.
     """
     levels, level = jnp.arange(codes.shape[2])[None, None], level[:, None, None]
-    hidden = (levels == level) & selected[..., None]
-    hidden = hidden | ((levels > level) & ~prompt[..., None])
-    return jnp.where(hidden, mask_id, codes)
+    masked = (levels == level) & selected[..., None]
+    masked = masked | ((levels > level) & ~prompt[..., None])
+    return jnp.where(masked, mask_id, codes)
 
 
 def init(
@@ -141,15 +141,15 @@ def init(
 ) -> dict:
     """Fresh parameters: a nested dict of float32 arrays.
 
-    The tables of codes, and of units where they are the first codebook, begin as the codec's
-    vectors, as in the official code: made D wide by one random map where the widths differ, and
-    scaled to unit variance. The row of hidden codes begins as zeros.
+    The tables of codes, and of units where they are the first codebook, are initialised from the
+    codec's vectors, as in the official code: projected to D by a random matrix where the widths
+    differ, and scaled to unit variance. The row of masked codes is zero.
 
     Args:
         config: dimensions and variants.
         layout: of the dataset.
         codebooks: float32 (Q, N, D) of the codec.
-        key: for everything that is random.
+        key: for the initial values.
     """
     model_key, map_key = jax.random.split(key)
     model = SoundStorm(config, layout, rngs=nnx.Rngs(params=model_key))

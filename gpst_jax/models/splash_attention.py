@@ -12,8 +12,8 @@ from jax.sharding import PartitionSpec
 
 from gpst_jax.parallel.sharding import ACTIVATION_MESH_AXES
 
-LANES = 128  # the kernel's tiles: row lengths must be multiples
-RESIDUALS = "splash_residuals"  # name that remat policies keep, so that the kernel never reruns
+LANES = 128  # tile size of the kernel: sequence lengths are multiples of it
+RESIDUALS = "splash_residuals"  # saved by name in remat policies, so that the kernel is not rerun
 _BLOCK_SIZES = (512, 384, 256, 128)
 
 
@@ -33,30 +33,31 @@ def attend(
         key: (B, L, H_kv, D/H), H_kv a divisor of H.
         value: like `key`.
         segment_ids: (B, L) int32.
-        causal: whether a position sees only what stands before it.
-        interpret: runs the kernel's body as plain operations, on any platform: for tests.
+        causal: whether a position attends only to itself and earlier ones.
+        interpret: runs the kernel in Pallas's interpreter, on any platform: for tests.
 
     Returns:
         (B, L, H, D/H) in the dtype of `query`.
 
     Raises:
-        ValueError: L is no multiple of 128.
+        ValueError: L is not a multiple of 128.
     """
     if query.shape[1] % LANES:
         raise ValueError(
-            f"splash attention needs rows of a multiple of {LANES} positions, got {query.shape[1]}"
+            f"splash attention needs a sequence length that is a multiple of {LANES}, got "
+            f"{query.shape[1]}"
         )
     run = functools.partial(_attend_local, causal=causal, interpret=interpret)
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty and mesh.size > 1:
         rows, heads = ACTIVATION_MESH_AXES["batch"], ACTIVATION_MESH_AXES["heads"]
         if key.shape[2] % mesh.shape[heads]:
-            heads = None  # as everywhere: what the mesh does not divide stays whole
-        wide = PartitionSpec(rows, None, heads, None)
+            heads = None  # as everywhere: what the mesh does not divide stays unsharded
+        spec = PartitionSpec(rows, None, heads, None)
         run = jax.shard_map(
             run,
-            in_specs=(wide, wide, wide, PartitionSpec(rows, None)),
-            out_specs=wide,
+            in_specs=(spec, spec, spec, PartitionSpec(rows, None)),
+            out_specs=spec,
             check_vma=False,
         )
     return run(query, key, value, segment_ids)

@@ -1,8 +1,8 @@
-"""Transformer blocks and stacks, shared by the global and the local network.
+"""The decoder-only transformer of GPST's global and local networks and of the semantic LM.
 
 Modules are Flax NNX and are split once into a graph definition and a plain tree of arrays. The
-layers of a stack share one set of arrays with a leading layer axis and run under `lax.scan`, so
-that compile time does not grow with depth; decoding walks them one by one.
+parameters of all layers are stacked along a leading axis and scanned (`lax.scan`), so that compile
+time does not grow with depth; decoding unrolls the layers.
 """
 
 from collections.abc import Callable
@@ -21,9 +21,9 @@ Initializer = nnx.initializers.Initializer
 
 
 class Cache(NamedTuple):
-    """Keys and values of a stack: one array (B, H_kv, C, D/H) of each per layer.
+    """KV cache of a transformer: keys and values (B, H_kv, C, D/H) of each layer.
 
-    Layers are apart, so that a decode loop writes one position in place and copies nothing.
+    Layers are separate arrays, so that a decode step updates one position in place, without copies.
     """
 
     keys: tuple[jax.Array, ...]
@@ -31,37 +31,37 @@ class Cache(NamedTuple):
 
 
 class AttentionContext(NamedTuple):
-    """What every layer of a stack sees beside its input."""
+    """What every layer takes besides its input."""
 
-    angles: jax.Array | None = None  # (B, L, D/H/2), None without rotary positions
-    segment_ids: jax.Array | None = None  # (B, L), None when a row is one segment
-    cache_length: jax.Array | None = None  # (B,) positions already in the cache; None: no cache
+    angles: jax.Array | None = None  # (B, L, D/H/2) RoPE angles; None: no RoPE
+    segment_ids: jax.Array | None = None  # (B, L); None: a row is one segment
+    cache_length: jax.Array | None = None  # (B,) positions in the cache; None: no cache
 
 
 class BlockConfig(NamedTuple):
-    """The block as published for GPST (`paper`) or for Llama (`llama`), or the current one."""
+    """Variant of a block: as published for GPST (`paper`) or Llama (`llama`), or `modern`."""
 
     name: str
     dtype: jnp.dtype
     dropout: float = 0.0
     attention: str = "auto"
     remat: str = "none"
-    rotary: bool = False  # time enters by rotary positions: queries and keys get a bias each
-    epsilon: float = 1e-6  # of RMS norms
+    rope: bool = False  # learned query and key biases, added before RoPE
+    epsilon: float = 1e-6  # of RMSNorm
 
     @property
     def modern(self) -> bool:
-        """Whether the block is that of Llama with queries and keys normalised."""
+        """Whether the block is Llama's with QK-norm."""
         return self.name == "modern"
 
     @property
     def paper(self) -> bool:
-        """Whether there are layer norms, GELU and biases; else RMS norms, a gated MLP, none."""
+        """Whether the block has LayerNorm, GELU and biases; else RMSNorm, SwiGLU and none."""
         return self.name == "paper"
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Zeroes a share `rate` of x and scales the rest; the identity without a key."""
+    """Inverted dropout; the identity without a key."""
     if key is None or rate == 0.0:
         return x
     keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
@@ -78,7 +78,7 @@ def make_norm(width: int, block_config: BlockConfig, rngs: nnx.Rngs) -> nnx.Modu
 class Attention(nnx.Module):
     """Causal self-attention with separate query, key, value and output kernels.
 
-    Groups of query heads may share a head of keys and values (arXiv 2305.13245).
+    Grouped-query attention (arXiv 2305.13245) where there are fewer key and value heads.
     """
 
     def __init__(self, config: TransformerConfig, block_config: BlockConfig, *, rngs: nnx.Rngs):
@@ -107,12 +107,12 @@ class Attention(nnx.Module):
         self.out = linear(outer, self.num_heads)
         self.q_norm = make_norm(self.head_dim, block_config, rngs) if block_config.modern else None
         self.k_norm = make_norm(self.head_dim, block_config, rngs) if block_config.modern else None
-        # A constant part of queries and keys, turned by the positions, prefers certain distances
-        # in time from the first step on: a frame finds the units of its own time much sooner.
+        # Learned query and key biases, added before RoPE, give a relative-time prior from the first
+        # step on: frames learn to attend to the units of their own time much sooner.
         unit = nnx.initializers.normal(1.0)
 
         def bias(heads: int) -> nnx.Param | None:
-            if not block_config.rotary:
+            if not block_config.rope:
                 return None
             return nnx.Param(unit(rngs.params(), (heads, self.head_dim)))
 
@@ -212,7 +212,7 @@ class Block(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """Equal blocks under one scan, and the final norm."""
+    """Blocks under one scan, and the final norm."""
 
     def __init__(self, config: TransformerConfig, block_config: BlockConfig, *, rngs: nnx.Rngs):
         self.config, self.block_config = config, block_config
@@ -228,7 +228,7 @@ class Transformer(nnx.Module):
     def __call__(
         self, x: jax.Array, context: AttentionContext, *, key: jax.Array | None = None
     ) -> jax.Array:
-        """Teacher-forced pass: (B, L, D) to (B, L, D). A key switches dropout on."""
+        """Teacher-forced forward pass: (B, L, D) to (B, L, D). A key switches dropout on."""
         graph, params = nnx.split(self.layers)
         keys = None if key is None else jax.random.split(key, self.config.num_layers)
 
@@ -245,12 +245,12 @@ class Transformer(nnx.Module):
     def extend(
         self, x: jax.Array, context: AttentionContext, cache: Cache
     ) -> tuple[jax.Array, Cache]:
-        """Runs n further positions (B, n, D) of a decode over the cache and extends it."""
+        """Prefill or decode step: n further positions (B, n, D), appended to the cache."""
         graph, params = nnx.split(self.layers)
         keys, values = [], []
-        for layer, held in enumerate(zip(*cache, strict=True)):
+        for layer, layer_cache in enumerate(zip(*cache, strict=True)):
             block = nnx.merge(graph, jax.tree.map(lambda leaf, layer=layer: leaf[layer], params))
-            x, extended = block(x, context, held)
+            x, extended = block(x, context, layer_cache)
             assert extended is not None
             keys.append(extended[0])
             values.append(extended[1])
@@ -266,30 +266,30 @@ class Transformer(nnx.Module):
 
 
 def apply_flat(linear: nnx.Linear, x: jax.Array) -> jax.Array:
-    """Applies a linear layer to (B, L, D) as one matrix.
+    """Applies a linear layer to (B, L, D), flattened to one matrix.
 
-    The gradient of the kernel is then one product; with two leading axes XLA first copies both
-    operands transposed on CPUs, which costs as much as half of the product.
+    The kernel's gradient is then one matmul; with two leading axes XLA on CPUs first transposes
+    both operands, which costs as much as half of the matmul.
     """
     return linear(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
 def _normal(fan_in: int, num_layers: int = 0) -> Initializer:
-    """Normal with variance 1 / fan_in; outputs of residual branches shrink with depth."""
+    """Normal with variance 1 / fan_in, over 2 `num_layers` for outputs of residual branches."""
     depth = (2 * num_layers) ** -0.5 if num_layers else 1.0
     return nnx.initializers.normal(depth * fan_in**-0.5)
 
 
 def _keep_all_but_gathered(primitive, *_, **__) -> bool:
-    """Keeps everything but parameters gathered from other devices, and casts.
+    """Remat policy: saves everything but parameters gathered from other devices, and casts.
 
-    Kept, the gathered copies of all layers would undo the sharding of the parameters.
+    Saved, the gathered copies of all layers would undo the sharding of the parameters.
     """
     return primitive.name not in ("custom_vjp_call", "sharding_constraint", "convert_element_type")
 
 
 def rematerialized(body: Callable, policy: str) -> Callable:
-    """The layer's body with what its backward pass recomputes; gathered parameters always are."""
+    """Applies a remat policy to a layer's body; gathered parameters are always recomputed."""
     policies = jax.checkpoint_policies
     if policy == "none":
         mesh = jax.sharding.get_abstract_mesh()
@@ -310,7 +310,7 @@ def rematerialized(body: Callable, policy: str) -> Callable:
 
 
 class Head(nnx.Module):
-    """A bias-free output matrix, drawn from N(0, 1 / fan_in)."""
+    """A bias-free output matrix, initialised from N(0, 1 / fan_in)."""
 
     def __init__(self, shape: tuple[int, ...], fan_in: int, *, rngs: nnx.Rngs):
         init = nnx.initializers.normal(fan_in**-0.5)

@@ -1,4 +1,4 @@
-"""Model families behind the one protocol that the training loop knows, see `base`."""
+"""Model families behind the one protocol that the training loop uses, see `base`."""
 
 import functools
 from collections.abc import Callable
@@ -42,8 +42,8 @@ Maker = Callable[[RunConfig, Any, Path], Objective]
 def _semantic_lm(config: RunConfig, spec: Any, dataset_dir: Path) -> SemanticLMObjective:
     if not isinstance(spec, SequenceSpec):
         raise ConfigError(
-            f"config field data.path: {dataset_dir} holds no sequences of text and units; make "
-            f"them of it with {SequenceSpec.WRITER}"
+            f"config field data.path: {dataset_dir} holds no sequences of text and units; "
+            f"build them with {SequenceSpec.WRITER}"
         )
     return SemanticLMObjective(config, spec.vocabulary, spec.semantic.frame_rate)
 
@@ -82,7 +82,7 @@ def make_objective(config: RunConfig, spec: Any, dataset_dir: str | Path) -> Obj
     Args:
         config: the run; the type of its model chooses the family.
         spec: of the dataset.
-        dataset_dir: where the dataset's tokenizers lie.
+        dataset_dir: directory of the dataset and its tokenizers.
 
     Raises:
         ConfigError: the dataset does not fit the model.

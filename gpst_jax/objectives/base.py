@@ -1,7 +1,7 @@
-"""What the training loop needs of a model family.
+"""The interface between the training loop and a model family.
 
-Losses are sums over predictions divided by normalisers of the whole batch, so that the losses of
-micro-batches add up to the loss of the batch, whatever number of predictions each holds.
+Losses are sums over predictions divided by normalisers of the global batch, so that the losses of
+micro-batches add up to the loss of the batch, however many predictions each has.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class Objective(Protocol):
         """Names, shapes and dtypes of the global batch, see `data_pipeline.loading.batches`."""
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
-        """Normalisers of the whole batch, at least 1."""
+        """Normalisers of the global batch, at least 1."""
 
     def loss(
         self,
@@ -42,7 +42,7 @@ class Objective(Protocol):
         """Floating-point operations of one training step by part; their sum counts for MFU."""
 
     def rates(self, batch: Batch) -> dict[str, jax.Array]:
-        """What a batch holds: `tokens` predicted and `audio_seconds`."""
+        """Amounts for throughput: predicted `tokens` and `audio_seconds` of a batch."""
 
     def trainable(self, path: str) -> bool:
         """Whether the parameter at `path` is updated."""

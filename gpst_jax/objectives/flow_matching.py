@@ -1,4 +1,4 @@
-"""The objective of flow matching (arXiv 2401.13527, stage two): a regression of velocities."""
+"""The objective of flow matching (arXiv 2401.13527, stage two): velocity regression."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -16,14 +16,14 @@ from gpst_jax.objectives.frames import FrameObjective, conformer_weights, spread
 
 
 class FlowObjective(FrameObjective):
-    """Mean squared error of the velocity on the frames behind the prompt.
+    """Mean squared error of the velocity on the frames after the prompt.
 
     Args:
         config: the run.
         layout: vocabulary sizes, codebooks and rates of the dataset.
         codebooks: float32 (Q, N, D), the codec's vectors.
-        read_codes: gives codes (F, Q) of recorded frames, from which fresh parameters take mean and
-            scale of the latents; called by `init` alone.
+        read_codes: returns codes (F, Q) of recorded frames, for the mean and scale of the latents
+            in fresh parameters; called by `init` only.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class FlowObjective(FrameObjective):
         weights: Mapping[str, jax.Array],
         train: bool,
     ) -> tuple[jax.Array, Metrics]:
-        """Mean squared error per dimension over predicted frames, at one time for each row.
+        """Mean squared error per dimension over predicted frames, at one flow time per row.
 
-        The times of a batch are spread evenly over [0, 1) from a random origin. Without `train`
+        The times of a batch are evenly spaced over [0, 1) from a random offset. Without `train`
         prompts, times and noise are fixed.
         """
         model, config = self.model(params), self.model_config
@@ -74,13 +74,13 @@ class FlowObjective(FrameObjective):
         valid = batch["segment_ids"] > 0
         x1 = model.latents(batch["codes"])
         e = jnp.where(valid[..., None], model.semantics(batch["units"]), 0.0)
-        predicted = valid & ~self.draw_prompts(valid, prompt_key, train)
+        predicted = valid & ~self.sample_prompts(valid, prompt_key, train)
         context = flow_matching.prompt_context(x1, predicted)
         rows = len(x1)
         if train:
             t = (jax.random.uniform(time_key) + jnp.arange(rows) / rows) % 1.0
         else:
-            t = spread(2 * rows)[rows:]  # other numbers than those of the prompts
+            t = spread(2 * rows)[rows:]  # not the numbers of the prompts
         start, end = model.endpoints(x1, e, jax.random.normal(noise_key, x1.shape))
         condition = e
         if train and config.guidance_drop > 0:
@@ -113,8 +113,8 @@ class FlowObjective(FrameObjective):
         if model.backbone == "uconformer":
             skips = split_depth(net.num_layers)[0]
             parts["skips"] = 6.0 * frames * skips * 2 * net.d_model**2
-        return self.stack_flops(net, weights) | parts
+        return self.backbone_flops(net, weights) | parts
 
     def trainable(self, path: str) -> bool:
-        """All but the codec's vectors and the constants that follow from them."""
+        """All but the codebooks and the latent statistics."""
         return not path.endswith(flow_matching.FROZEN)

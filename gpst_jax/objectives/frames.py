@@ -1,7 +1,7 @@
-"""What the objectives over frames share: their batch, prompt lengths, normalisers and checks.
+"""Shared by the objectives over frames: batch, prompts, normalisers and dataset checks.
 
-A row holds one segment: utterances of one speaker up to the crop length, so that the beginning of a
-row can serve as the prompt of its rest. Padding is on the right.
+A row is one right-padded segment: utterances of one speaker up to the crop length, so that its
+beginning can serve as the prompt of the rest.
 """
 
 from collections.abc import Mapping
@@ -18,24 +18,24 @@ from data_pipeline.tokens import TokenLayout
 from gpst_jax.config import ConfigError, RunConfig, TransformerConfig
 from gpst_jax.objectives.base import Batch
 
-_GOLDEN = 0.6180339887  # steps of this size spread evenly over [0, 1), however many there are
-_MIN_PREDICTED = 2  # frames that a prompt leaves to predict
+_GOLDEN = 0.6180339887  # golden ratio: its multiples mod 1 are evenly spread for any count
+_MIN_PREDICTED = 2  # least number of frames after a prompt
 _SAMPLED_RECORDS, _SAMPLED_FRAMES = 256, 16_384
 
 
 class FrameObjective:
-    """Batch and prompts; a family adds its parameters, its loss and its FLOPs.
+    """Batch and prompts; a family adds its parameters, loss and FLOPs.
 
     Args:
-        config: the run; rows and frame budget fix the batch.
+        config: the run; batch size and frame budget fix the batch.
         layout: vocabulary sizes, codebooks and rates of the dataset.
         codebooks: float32 (Q, N, D), the codec's vectors.
         semantics: "codebook" where units are the first codebook's ids, or "table".
-        max_prompt_seconds: longest prompt drawn.
-        prompt_per_item: whether each row draws its own length in training.
+        max_prompt_seconds: longest prompt sampled.
+        prompt_per_item: whether each row samples its own prompt length in training.
 
     Raises:
-        ConfigError: the streams cannot be paired frame by frame.
+        ConfigError: units, frames and codebooks do not fit together.
     """
 
     arrangement = "frames"  # how the loader lays rows out
@@ -84,18 +84,18 @@ class FrameObjective:
         return {"frames": jnp.maximum((batch["segment_ids"] > 0).sum(), 1).astype(jnp.float32)}
 
     def share(self, batch: Batch, weights: Mapping[str, jax.Array]) -> jax.Array:
-        """The part of the whole batch's frames that stands in these rows.
+        """The fraction of the global batch's frames that is in these rows.
 
-        How many frames are predicted is drawn with the loss, so it cannot be known for the whole
-        batch ahead: the mean over the predictions of a micro-batch counts by its real frames.
+        The number of predicted frames is sampled with the loss, so it is not known for the global
+        batch in advance: the mean over a micro-batch is weighted by its number of real frames.
         """
         return (batch["segment_ids"] > 0).sum() / weights["frames"]
 
-    def draw_prompts(self, valid: jax.Array, key: jax.Array, train: bool) -> jax.Array:
+    def sample_prompts(self, valid: jax.Array, key: jax.Array, train: bool) -> jax.Array:
         """Which frames (B, T) are prompt; at least two are left to predict.
 
         Lengths are uniform from 0 to min(shortest row, longest prompt) - 2 and equal in all rows,
-        or drawn for each row from its own length. Evaluation spreads fixed lengths over the rows.
+        or sampled per row with its own length. In evaluation they are fixed, and vary by row.
         """
         lengths = valid.sum(axis=1)
         if train and not self.prompt_per_item:
@@ -123,12 +123,12 @@ class FrameObjective:
                 "train on the dataset that the model was made for, or start a new run"
             )
 
-    def stack_flops(self, net: TransformerConfig, weights: float) -> dict[str, float]:
-        """Training FLOPs of a stack over whole rows: 6 per weight and frame, and attention.
+    def backbone_flops(self, net: TransformerConfig, weights: float) -> dict[str, float]:
+        """Training FLOPs of a backbone over full rows: 6 per weight and frame, and attention.
 
         Args:
             net: dimensions.
-            weights: of the matrices of one layer.
+            weights: number of weights in the matrices of one layer.
         """
         data = self.config.data
         frames, layers = data.batch_size * data.frame_budget, net.num_layers
@@ -139,10 +139,9 @@ class FrameObjective:
 
 
 def sample_codes(dataset_dir: str | Path, spec: DatasetSpec) -> np.ndarray | None:
-    """Codes (F, Q) of records from all over the training split; None where there are no records.
+    """Codes (F, Q) of records spread over the training split; None where there are no records.
 
-    Every host and every start reads the same ones. An export has the contract of its dataset, but
-    no shards.
+    The choice is deterministic. An export has dataset.json, but no shards.
     """
     if "train" not in spec.splits or not (Path(dataset_dir) / "dataset_info.json").exists():
         return None
@@ -153,10 +152,10 @@ def sample_codes(dataset_dir: str | Path, spec: DatasetSpec) -> np.ndarray | Non
 
 
 def spread(count: int) -> jax.Array:
-    """Numbers (count,) in [0, 1), spread evenly and without order, the same each time."""
+    """Low-discrepancy numbers (count,) in [0, 1), always the same."""
     return (0.5 + _GOLDEN * jnp.arange(count)) % 1.0
 
 
 def conformer_weights(net: TransformerConfig) -> float:
-    """Weights of the matrices of one Conformer block: attention, two feed-forwards, convolution."""
+    """Matrix weights of a Conformer block: attention, two feed-forwards, convolution module."""
     return 10.0 * net.d_model**2 + 4.0 * net.d_model * net.d_ff

@@ -1,4 +1,4 @@
-"""The objective of GPST: its batch, its two losses, local-drop and FLOPs."""
+"""The objective of GPST: batch, semantic and acoustic loss, local-drop and FLOPs."""
 
 import math
 from collections.abc import Mapping
@@ -16,14 +16,15 @@ from gpst_jax.objectives.base import Batch, Metrics, Params
 
 
 class GPSTObjective:
-    """GPST: mean semantic loss plus mean acoustic loss, one to one (arXiv 2406.00976, eq. 7).
+    """GPST: mean semantic loss plus mean acoustic loss (arXiv 2406.00976, eq. 7).
 
     Args:
-        config: the run; rows, row length and frame budget fix the batch.
+        config: the run; batch size, sequence length and frame budget fix the batch.
         layout: vocabulary sizes, codebooks and rates of the dataset.
     """
 
-    # Local-drop's static budget has room for one frame beyond its share in so many segments.
+    # Local-drop keeps up to one frame more than its fraction per segment; the static budget has
+    # room for that in so many segments.
     MAX_SEGMENTS = 64
 
     def __init__(self, config: RunConfig, layout: TokenLayout):
@@ -32,8 +33,8 @@ class GPSTObjective:
         longest = math.ceil(config.data.crop_seconds * (layout.unit_rate + layout.frame_rate)) + 2
         if self.model_config.block == "paper" and longest > self.model_config.max_positions:
             raise ConfigError(
-                f"config field model.max_positions: {self.model_config.max_positions} rows are too "
-                f"few for data.crop_seconds {config.data.crop_seconds}, which takes {longest}"
+                f"config field model.max_positions: {self.model_config.max_positions} is too small "
+                f"for data.crop_seconds {config.data.crop_seconds}, which needs {longest}"
             )
         modern_time = self.model_config.block == "modern" and config.data.positions != "time"
         if modern_time or (
@@ -65,12 +66,12 @@ class GPSTObjective:
         return {name: jax.ShapeDtypeStruct(*array) for name, array in arrays.items()}
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
-        """Numbers of predictions: semantic ones, and codes of the frames that are kept."""
+        """Numbers of predictions: units, codes, and codes of the frames that local-drop keeps."""
         semantic = (batch["semantic_targets"] >= 0).sum()
         frames = batch["frame_segments"] > 0
         kept = frames.sum()
         if self.model_config.local_drop > 0:
-            any_order = jnp.zeros(frames.shape, jnp.float32)  # all keep the same number
+            any_order = jnp.zeros(frames.shape, jnp.float32)  # the number does not depend on it
             by_row = self._keep(batch["frame_segments"], any_order).sum(axis=1)
             kept = jnp.minimum(by_row, self.kept_frames).sum()
         depth = self.layout.num_codebooks
@@ -138,15 +139,15 @@ class GPSTObjective:
         return jax.vmap(by_codebook, in_axes=1)(logits, classes)
 
     def _drop_frames(self, batch, key):
-        """Local-drop: a random part of every segment's frames, gathered to a static budget.
+        """Local-drop: a random subset of every segment's frames, gathered to a static budget.
 
-        Each segment of n predicted stacks keeps floor(n (1 - p) + 1) of them, drawn without
-        replacement; the end stack is one of the n.
+        Each segment of n predicted frames keeps floor(n (1 - p) + 1) of them, sampled without
+        replacement; the end frame is one of the n.
         """
         segments, frames = batch["frame_segments"], batch["frames"]
         scores = jax.random.uniform(key, segments.shape)
         keep = self._keep(segments, scores)
-        # Rows of more than MAX_SEGMENTS segments may keep more than fits: chance decides there too.
+        # Rows of more than MAX_SEGMENTS segments may exceed the budget: random ones are dropped.
         order = jnp.argsort(jnp.where(keep, scores, jnp.inf), axis=1)[:, : self.kept_frames]
         index = jnp.take_along_axis(batch["frame_index"], order, axis=1)
         frames = jnp.take_along_axis(frames, order[:, :, None], axis=1)
@@ -154,7 +155,7 @@ class GPSTObjective:
 
     @property
     def kept_frames(self) -> int:
-        """K: frames per row that the local network computes in training."""
+        """K: frames per row in the local transformer in training."""
         budget = self.config.data.frame_budget
         if self.model_config.local_drop == 0:
             return budget
@@ -170,8 +171,8 @@ class GPSTObjective:
     def flops(self) -> dict[str, float]:
         """Training FLOPs of one global batch: 6 per weight and position, attention halved.
 
-        Counted are matrix products, forward and backward: the global stack over whole rows, the
-        local stack and the acoustic head over kept frames, the semantic head over whole rows.
+        Counted are matrix products, forward and backward: the global transformer and the semantic
+        head over full rows, the local transformer and the acoustic head over kept frames.
         """
         model, data, layout = self.model_config, self.config.data, self.layout
         positions, frames = (
@@ -202,7 +203,7 @@ class GPSTObjective:
         """Predicted tokens and seconds of audio of a batch."""
         weights = self.weights(batch)
         real = (batch["streams"] == ACOUSTIC) & (batch["segment_ids"] > 0)
-        ends = batch["segment_ids"].max(axis=1).sum()  # one stack per segment has no duration
+        ends = batch["segment_ids"].max(axis=1).sum()  # BOS_a has no duration
         return {
             "tokens": weights["semantic"] + weights["acoustic"],
             "audio_seconds": (real.sum() - ends) / self.layout.frame_rate,

@@ -1,4 +1,4 @@
-"""Low-rank adapters over any objective: the base is frozen, the adapters are trained."""
+"""Low-rank adapters for any objective: the base is frozen, the adapters are trained."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from gpst_jax.objectives import Batch, Metrics, Objective, Params
 
 
 class LoraObjective:
-    """An objective whose parameters are frozen, but for adapters and those of `config.trained`.
+    """An objective whose parameters are frozen, except adapters and those of `config.trained`.
 
     Args:
         objective: the wrapped one.
@@ -25,7 +25,7 @@ class LoraObjective:
         return self.adapt(self.objective.init(key), jax.random.fold_in(key, 1))
 
     def adapt(self, base: Params, key: jax.Array) -> Params:
-        """Given parameters with fresh adapters; raises ConfigError as `init_adapters`."""
+        """The given parameters with fresh adapters; raises ConfigError as `init_adapters`."""
         return {BASE: base, ADAPTERS: init_adapters(base, self.lora, key)}
 
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -49,7 +49,7 @@ class LoraObjective:
         return self.objective.loss(merged, batch, key, weights, train)
 
     def flops(self) -> dict[str, float]:
-        """Those of the wrapped objective: the gradient of an adapter takes that of its matrix."""
+        """Those of the wrapped objective: an adapter's gradient needs that of its matrix."""
         return self.objective.flops()
 
     def rates(self, batch: Batch) -> dict[str, jax.Array]:

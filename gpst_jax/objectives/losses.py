@@ -16,7 +16,7 @@ def cross_entropy(
         logits: (..., C) of any float dtype; the softmax is taken in float32.
         targets: (...) int class ids; ignored where the mask is 0.
         mask: (...) bool or number, 1 where a prediction counts. With one axis more, (..., G), it
-            sorts predictions into groups, each in one at most.
+            assigns each prediction to at most one of G groups.
         smoothing: e, in [0, 1).
 
     Returns:
@@ -55,10 +55,10 @@ def chunked_cross_entropy(
     smoothing: float = 0.0,
     chunk_bytes: int = 64 * 2**20,
 ) -> tuple[jax.Array, jax.Array]:
-    """`cross_entropy` of `hidden @ kernel` without the logits of a whole row in memory.
+    """`cross_entropy` of `hidden @ kernel` without materialising the logits of full rows.
 
-    The row is cut into equal chunks whose float32 logits take at most about `chunk_bytes` of one
-    device; the backward pass computes each chunk's logits again.
+    Rows are split into equal chunks whose float32 logits take at most about `chunk_bytes` per
+    device; the backward pass recomputes the logits of each chunk.
 
     Args:
         hidden: (B, L, D).
@@ -66,7 +66,7 @@ def chunked_cross_entropy(
         targets: (B, L) int.
         mask: (B, L), or (B, L, G) for groups.
         smoothing: as in `cross_entropy`.
-        chunk_bytes: bound on the logits of one chunk.
+        chunk_bytes: bound on the size of a chunk's logits.
 
     Returns:
         The summed loss and summed nll, as `cross_entropy`.
@@ -78,7 +78,7 @@ def chunked_cross_entropy(
         return cross_entropy(logits, targets, mask, smoothing)
 
     mesh = jax.sharding.get_abstract_mesh()
-    devices = 1 if mesh.empty else mesh.size  # rows and vocabulary are cut over all of them
+    devices = 1 if mesh.empty else mesh.size  # rows and vocabulary are sharded over all of them
     chunks = _divisor(length, rows * length * kernel.shape[1] * 4 / devices / chunk_bytes)
     if chunks == 1:
         return chunk_loss(hidden, targets, mask)

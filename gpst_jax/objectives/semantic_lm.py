@@ -1,4 +1,4 @@
-"""The objective of the semantic language model: next-token prediction where the data says so."""
+"""The objective of the semantic language model: next-token prediction on the data's targets."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,13 +17,13 @@ from gpst_jax.objectives.base import Batch, Metrics, Params
 class SemanticLMObjective:
     """Mean cross-entropy of the targets in packed sequences of text and units.
 
-    Which positions are targets is the data's business: a stage trains on everything, on both
-    speakers, or on answers alone (arXiv 2305.11000, section 3.2).
+    The dataset marks the targets: a stage trains on all tokens, on both speakers, or on answers
+    only (arXiv 2305.11000, section 3.2).
 
     Args:
-        config: the run; rows and row length fix the batch.
+        config: the run; batch size and sequence length fix the batch.
         vocabulary: ids of text, markers and units.
-        unit_rate: units per second, for counting audio.
+        unit_rate: units per second, to report seconds of audio.
     """
 
     arrangement = "sequences"
@@ -108,9 +108,9 @@ class SemanticLMObjective:
 
     def check_dataset(self, spec: Any) -> None:
         """Raises ConfigError when the dataset's vocabulary is not that of this model."""
-        found = getattr(spec, "vocabulary", None)
-        if found != self.vocabulary:
+        vocabulary = getattr(spec, "vocabulary", None)
+        if vocabulary != self.vocabulary:
             raise ConfigError(
-                f"dataset: its vocabulary {found} is not the model's {self.vocabulary}; train on "
-                "sequences of the tokenizers that the model was made for, or start a new run"
+                f"dataset: its vocabulary {vocabulary} is not the model's {self.vocabulary}; train "
+                "on sequences of the tokenizers that the model was trained with, or start a new run"
             )

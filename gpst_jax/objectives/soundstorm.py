@@ -1,4 +1,4 @@
-"""The objective of SoundStorm (arXiv 2305.09636): hidden codes of one level of each row."""
+"""The objective of SoundStorm (arXiv 2305.09636): masked codes of one level per row."""
 
 from collections.abc import Mapping
 
@@ -15,12 +15,12 @@ from gpst_jax.objectives.frames import FrameObjective, conformer_weights, spread
 
 
 class SoundStormObjective(FrameObjective):
-    """Mean cross-entropy of the hidden codes.
+    """Mean cross-entropy of the masked codes.
 
     Args:
         config: the run.
         layout: vocabulary sizes, codebooks and rates of the dataset.
-        codebooks: float32 (Q, N, D), the codec's vectors; the tables begin as them.
+        codebooks: float32 (Q, N, D), the codec's vectors, which initialise the tables.
     """
 
     def __init__(self, config: RunConfig, layout: TokenLayout, codebooks: np.ndarray):
@@ -51,10 +51,10 @@ class SoundStormObjective(FrameObjective):
         weights: Mapping[str, jax.Array],
         train: bool,
     ) -> tuple[jax.Array, Metrics]:
-        """Mean negative log-likelihood in nats over the hidden codes; metrics by codebook.
+        """Mean negative log-likelihood in nats over the masked codes; metrics by codebook.
 
-        Each row has its own level and share of hidden frames, both uniform. Without `train` they
-        are fixed, and so are the prompts and the hidden frames.
+        Each row samples its level and its fraction of masked frames uniformly. Without `train` they
+        are fixed, as are the prompts and the masked frames.
         """
         model, config = self.model(params), self.model_config
         if not train:
@@ -62,7 +62,7 @@ class SoundStormObjective(FrameObjective):
         prompt_key, level_key, share_key, select_key, dropout_key = jax.random.split(key, 5)
         valid = batch["segment_ids"] > 0
         rows = len(valid)
-        prompt = self.draw_prompts(valid, prompt_key, train)
+        prompt = self.sample_prompts(valid, prompt_key, train)
         first = soundstorm.first_level(config)
         codes = batch["codes"][..., first:]
         units = jnp.where(valid, batch["units"], -1)
@@ -73,7 +73,7 @@ class SoundStormObjective(FrameObjective):
             level, share = jnp.arange(rows) % self.num_levels, spread(2 * rows)[rows:]
         selected = select_frames(valid & ~prompt, share, select_key)
         hidden = model.hidden(
-            soundstorm.hide(codes, level, selected, prompt, model.mask_id),
+            soundstorm.mask_codes(codes, level, selected, prompt, model.mask_id),
             units,
             valid,
             key=dropout_key if train and config.dropout else None,
@@ -95,7 +95,7 @@ class SoundStormObjective(FrameObjective):
         net, data = self.model_config.net, self.config.data
         head = net.d_model * (self.num_levels * net.d_model + self.layout.codebook_size)
         parts = {"heads": 6.0 * data.batch_size * data.frame_budget * head}
-        return self.stack_flops(net, conformer_weights(net)) | parts
+        return self.backbone_flops(net, conformer_weights(net)) | parts
 
     def trainable(self, path: str) -> bool:
         """Every parameter is trained."""
@@ -103,12 +103,12 @@ class SoundStormObjective(FrameObjective):
 
 
 def select_frames(eligible: jax.Array, share: jax.Array, key: jax.Array) -> jax.Array:
-    """Hides a share (B,) of the eligible frames (B, T) of each row, drawn at random: (B, T) bool.
+    """Frames (B, T) to mask: a random fraction `share` (B,) of the eligible ones of each row.
 
     At least one where any is eligible.
     """
     count = eligible.sum(axis=1)
-    wanted = jnp.clip(jnp.round(share * count).astype(jnp.int32), 1, count)
+    num_selected = jnp.clip(jnp.round(share * count).astype(jnp.int32), 1, count)
     scores = jnp.where(eligible, jax.random.uniform(key, eligible.shape), jnp.inf)
     ranks = jnp.argsort(jnp.argsort(scores, axis=1), axis=1)
-    return eligible & (ranks < wanted[:, None])
+    return eligible & (ranks < num_selected[:, None])

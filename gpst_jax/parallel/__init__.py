@@ -1,1 +1,1 @@
-"""Devices: meshes, sharding rules, the processes of a pod, and a table of chips."""
+"""Devices: meshes, sharding rules, multi-process runs, and a table of accelerators."""

@@ -1,6 +1,6 @@
-"""What accelerators can do: the one table behind MFU and the roofline.
+"""Accelerator specifications: the one table behind MFU and the roofline.
 
-Rates are peaks from the makers' data sheets; link rates of TPUs are the one-way figures of "How to
+Rates are peaks from the vendors' data sheets; link rates of TPUs are the one-way figures of "How to
 Scale Your Model" (jax-ml.github.io/scaling-book, tables of chapters 2 and 3).
 """
 
@@ -12,12 +12,12 @@ class Chip:
     """One device as JAX shows it.
 
     Attributes:
-        name: as topologies spell it, or the product's name.
-        kind: the start of `jax.Device.device_kind`.
-        flops: dense bfloat16 matrix products with float32 sums, per second.
-        hbm_bytes: memory that a program can use; the TPU compiler's own limit.
+        name: as in names of topologies, or the product's name.
+        kind: prefix of `jax.Device.device_kind`.
+        flops: dense bfloat16 FLOP/s with float32 accumulation.
+        hbm_bytes: memory available to a program, by the TPU compiler's own limit.
         hbm_bytes_per_s: memory bandwidth.
-        link_bytes_per_s: one ICI link, one way; a torus dimension has two per chip.
+        link_bytes_per_s: one ICI link in one direction; a torus dimension has two per chip.
         dcn_bytes_per_s: data-centre network, one chip's share of its host's egress.
     """
 
@@ -32,7 +32,7 @@ class Chip:
 
 _GIB = 2.0**30
 
-# The first kind that a device's kind starts with is it, so longer kinds stand before shorter ones.
+# The first matching prefix wins, so longer kinds come before shorter ones.
 CHIPS: tuple[Chip, ...] = (
     Chip("v4", "TPU v4", 275e12, 30.75 * _GIB, 1.2e12, 4.5e10, 6.25e9),
     Chip("v5e", "TPU v5 lite", 197e12, 15.75 * _GIB, 8.1e11, 4.5e10, 3.125e9),
@@ -51,7 +51,7 @@ CHIPS: tuple[Chip, ...] = (
 
 
 def find_chip(device_kind: str) -> Chip | None:
-    """The chip of a `jax.Device.device_kind`; None where it is not in the table, as any CPU."""
+    """The chip of a `jax.Device.device_kind`; None where the table has none, as for CPUs."""
     return next((chip for chip in CHIPS if device_kind.startswith(chip.kind)), None)
 
 

@@ -1,4 +1,4 @@
-"""Several processes as one run: how they connect, agree, and end together."""
+"""Multi-process runs: how processes connect, agree on flags, and exit together."""
 
 import faulthandler
 import logging
@@ -30,29 +30,29 @@ def connect(
     connect_seconds: int,
     heartbeat_seconds: int,
 ) -> None:
-    """Connects this process with the others of its run; before anything else touches a device.
+    """Connects this process with the others of its run; call before anything touches a device.
 
-    A process that dies is noticed by the others within `heartbeat_seconds`; they then end too, each
-    with its stacks on standard error.
+    The others detect a dead process within `heartbeat_seconds`; they then exit too, each with its
+    stack traces on standard error.
 
     Args:
-        coordinator: HOST:PORT of process 0; None where the cluster (TPU pod, SLURM) tells it.
+        coordinator: HOST:PORT of process 0; None where the cluster (TPU pod, SLURM) provides it.
         num_processes: with `coordinator`.
         process_id: with `coordinator`.
         connect_seconds: how long to wait for all processes.
         heartbeat_seconds: silence after which a process counts as dead.
 
     Raises:
-        ConfigError: the settings do not fit together.
-        NotReadyError: the port is taken, or process 0 does not answer. Where others do not come in
-            time, this process ends at once with NOT_READY.
+        ConfigError: the settings are inconsistent.
+        NotReadyError: the port is taken, or process 0 does not answer. Where other processes do
+            not connect in time, this one ends at once with NOT_READY.
     """
     if coordinator is not None:
         _check(coordinator, num_processes, process_id)
     print(
-        f"joining the run at {coordinator or 'the address that the cluster gives'} as process "
-        f"{process_id} of {num_processes}: all must come within {connect_seconds} s, with the same "
-        "--coordinator and --num_processes, and its port must be open",
+        f"joining the run at {coordinator or 'the address given by the cluster'} as process "
+        f"{process_id} of {num_processes}: all must connect within {connect_seconds} s, with the "
+        "same --coordinator and --num_processes, and its port must be open",
         flush=True,
     )
     deadline = time.monotonic() + connect_seconds
@@ -137,7 +137,7 @@ def _wait_for(host: str, port: int, deadline: float, seconds: int) -> None:
 
 
 def print_stacks_on_death() -> None:
-    """A crash or abort prints the stacks of all threads; SIGUSR1 prints them and goes on."""
+    """Prints all threads' stack traces on a crash or abort, and on SIGUSR1 without exiting."""
     faulthandler.enable(all_threads=True)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
 
@@ -155,10 +155,11 @@ def any_process(*flags: bool) -> tuple[bool, ...]:
 
 
 def leave_at_once(code: int) -> NoReturn:
-    """Ends this process without what usually runs at its end.
+    """Exits without running exit handlers.
 
-    For where that would wait for other processes, which may themselves be waiting in a collective
-    for this one (they notice its silence instead, see `connect`), or write to a failed disk again.
+    For cases where those would wait for other processes, which may themselves be waiting in a
+    collective for this one (they miss its heartbeats instead, see `connect`), or would write to a
+    failed disk again.
     """
     logging.shutdown()
     sys.stdout.flush()

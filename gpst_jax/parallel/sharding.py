@@ -1,9 +1,9 @@
-"""Where arrays live: the device mesh, one table of rules, and the shardings that follow from it.
+"""Sharding: the device mesh, one table of rules, and the shardings that follow from it.
 
 Three steps lead from a parameter to its devices. Its path and rank give *logical* axes
 (`PARAMETER_AXES`), a logical axis gives mesh axes (`PARAMETER_MESH_AXES`, or for activations
-`ACTIVATION_MESH_AXES`), and a dimension whose size the mesh axes do not divide stays whole on every
-device. All mesh axes are `Auto`: the compiler propagates shardings between the named points.
+`ACTIVATION_MESH_AXES`), and a dimension whose size the mesh axes do not divide stays unsharded.
+All mesh axes are `Auto`: the compiler propagates shardings between the constrained arrays.
 """
 
 import math
@@ -18,13 +18,13 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from gpst_jax.config import ConfigError, MeshConfig
 
 MESH_AXES = ("replica", "fsdp", "tensor")
-BATCH_AXES = ("replica", "fsdp")  # both split the rows of a batch
+BATCH_AXES = ("replica", "fsdp")  # both shard the rows of a batch
 
 LogicalAxes = tuple[str | None, ...]
 
 # First match of path and rank wins. A path is the keys of the parameter tree joined by slashes.
 PARAMETER_AXES: tuple[tuple[str, LogicalAxes], ...] = (
-    (r"(^|/)lora/.*/[ab]$", ("layers", None, None)),  # adapters are small: whole on every device
+    (r"(^|/)lora/.*/[ab]$", ("layers", None, None)),  # adapters are small: replicated
     (r"(^|/)lora/.*/[ab]$", (None, None)),
     (r"layers/attn/[qkv]/kernel$", ("layers", "embed", "heads")),
     (r"layers/attn/[qkv]/bias$", ("layers", "heads")),
@@ -64,9 +64,9 @@ PARAMETER_AXES: tuple[tuple[str, LogicalAxes], ...] = (
     (r"acoustic_head/bias$", ("codebooks", "vocab")),
 )
 
-# Parameters: `fsdp` cuts the width, `tensor` the heads, feed-forward and vocabulary.
+# Parameters: `fsdp` shards the width, `tensor` the heads, feed-forward and vocabulary.
 PARAMETER_MESH_AXES: Mapping[str, str | None] = {
-    "layers": None,  # the axis that the scan over layers walks
+    "layers": None,  # the axis of the scan over layers
     "embed": "fsdp",
     "local_embed": None,
     "heads": "tensor",
@@ -77,7 +77,7 @@ PARAMETER_MESH_AXES: Mapping[str, str | None] = {
     "norm": None,  # vectors: too small to be worth a gather
 }
 
-# Activations: rows over both data axes, so the width must stay whole.
+# Activations: rows are sharded over both data axes, so the width cannot be.
 ACTIVATION_MESH_AXES: Mapping[str, str | tuple[str, ...] | None] = {
     "batch": BATCH_AXES,
     "length": None,
@@ -92,11 +92,11 @@ ACTIVATION_MESH_AXES: Mapping[str, str | tuple[str, ...] | None] = {
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
     """Arranges the devices as (replica, fsdp, tensor), all of type `Auto`.
 
-    Where the devices form several slices, `replica` counts the slices first, so that the slow
-    network between them carries one sum of gradients per step and nothing else.
+    Where the devices form several slices, `replica` is laid out over the slices first, so that the
+    slow network between them carries one all-reduce of gradients per step and nothing else.
 
     Args:
-        config: the size of each axis; -1 takes what the others leave.
+        config: the size of each axis; -1 takes the remaining devices.
         devices: the devices to use; None uses all of them.
 
     Raises:
@@ -121,7 +121,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     try:
         arranged = arrange()
     except NotImplementedError:
-        # Whole axes of the torus do not multiply to the mesh's, such as 4x8x8 chips to fsdp=16.
+        # No product of torus axes gives the mesh axis, such as fsdp=16 on 4x8x8 chips.
         arranged = arrange(allow_split_physical_axes=True)
     types = (AxisType.Auto,) * len(MESH_AXES)
     return jax.sharding.Mesh(arranged, MESH_AXES, axis_types=types)
@@ -146,7 +146,7 @@ def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:
 
 
 def path_string(path: tuple[Any, ...]) -> str:
-    """The keys of a tree path joined by slashes, as the rules and the messages spell it."""
+    """The keys of a tree path joined by slashes, as in the rules and in messages."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
@@ -195,8 +195,8 @@ def like_parameters(state: Any, params: Any, shardings: Any, mesh: Any) -> Any:
     """Shardings for a tree that holds copies of the parameters, such as an optimiser state.
 
     A leaf whose path ends in a parameter's path and that has its shape is sharded like it (first
-    and second moments, averages); every other leaf (counters, coefficients) is replicated. Without
-    this `jax.jit(tx.init)` leaves the moments whole on every device.
+    and second moments, EMA); every other leaf (counters, coefficients) is replicated. Without
+    this `jax.jit(tx.init)` replicates the moments.
 
     Args:
         state: the tree, or its shapes as `jax.eval_shape` gives them.
@@ -214,26 +214,26 @@ def like_parameters(state: Any, params: Any, shardings: Any, mesh: Any) -> Any:
     def sharding(key_path, leaf):
         parts = path_string(key_path).split("/")
         for start in range(len(parts)):
-            shape, found = known.get("/".join(parts[start:]), (None, None))
+            shape, same = known.get("/".join(parts[start:]), (None, None))
             if shape == leaf.shape:
-                return found
+                return same
         return NamedSharding(mesh, PartitionSpec())
 
     return jax.tree.map_with_path(sharding, state)
 
 
 def batch_sharding(mesh: Any) -> NamedSharding:
-    """Rows of a batch over (replica, fsdp); the other axes are whole."""
+    """Shards the rows of a batch over (replica, fsdp), and no other axis."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def num_row_shards(mesh: Any) -> int:
-    """In how many parts the rows of a batch are cut."""
+    """The number of shards of the rows of a batch."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def constrain(x: jax.Array, axes: LogicalAxes) -> jax.Array:
-    """States the sharding of an activation at this point of the program.
+    """Constrains the sharding of an activation at this point of the program.
 
     Args:
         x: an array inside a traced function.
@@ -241,7 +241,7 @@ def constrain(x: jax.Array, axes: LogicalAxes) -> jax.Array:
 
     Returns:
         x itself where no mesh is set (`jax.set_mesh`) or it has one device; otherwise x with the
-        constraint. A dimension that its mesh axes do not divide is left whole.
+        constraint. A dimension that its mesh axes do not divide stays unsharded.
     """
     if len(axes) != x.ndim:
         raise ValueError(f"an array of shape {x.shape} cannot have the axes {axes}")
@@ -252,11 +252,11 @@ def constrain(x: jax.Array, axes: LogicalAxes) -> jax.Array:
 
 
 def gather(x: jax.Array, axes: LogicalAxes, dtype: Any = None) -> jax.Array:
-    """A parameter made whole over the data axes for its use: fully sharded data parallelism.
+    """All-gathers a parameter over the data axes: fully sharded data parallelism.
 
-    Forward it is cast and then gathered; backward the gradient is summed straight into the
-    parameter's own sharding (a reduce-scatter, where a plain constraint would give an all-reduce
-    and throw most of it away). Axes on `tensor` stay cut.
+    In the forward pass it is cast, then gathered; in the backward pass the gradient is summed
+    straight into the parameter's sharding (a reduce-scatter, where a plain constraint would give
+    an all-reduce and discard most of it). Axes over `tensor` stay sharded.
 
     Args:
         x: a parameter inside a traced function.
@@ -269,24 +269,24 @@ def gather(x: jax.Array, axes: LogicalAxes, dtype: Any = None) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    own = _spec(mesh, x.shape, axes, PARAMETER_MESH_AXES)
-    whole = without_data_axes(own)
-    kept = x.dtype
+    sharded = _spec(mesh, x.shape, axes, PARAMETER_MESH_AXES)
+    whole = without_data_axes(sharded)
+    param_dtype = x.dtype
 
     @jax.custom_vjp
     def gathered(x):
-        cast = jax.lax.with_sharding_constraint(x.astype(dtype or kept), own)
+        cast = jax.lax.with_sharding_constraint(x.astype(dtype or param_dtype), sharded)
         return jax.lax.with_sharding_constraint(cast, whole)
 
     def backward(_, grad):
-        return (jax.lax.with_sharding_constraint(grad, own).astype(kept),)
+        return (jax.lax.with_sharding_constraint(grad, sharded).astype(param_dtype),)
 
     gathered.defvjp(lambda x: (gathered(x), None), backward)
     return gathered(x)
 
 
 def without_data_axes(spec: PartitionSpec) -> PartitionSpec:
-    """What stays of a parameter's spec when it is gathered for its use: its cuts over `tensor`."""
+    """The spec of a gathered parameter: sharded over `tensor` only."""
     # PartitionSpec turns a tuple of one name into the name.
     return PartitionSpec(*("tensor" if axis in ("tensor", ("tensor",)) else None for axis in spec))
 
@@ -303,7 +303,7 @@ def gather_layer(params: Any, dtype: Any) -> Any:
 
 
 def _spec(mesh, shape: Sequence[int], axes: LogicalAxes, table: Mapping[str, Any]) -> PartitionSpec:
-    """Mesh axes for each dimension; None where the mesh does not divide it."""
+    """Mesh axes of each dimension; None where they do not divide it."""
     entries = []
     for size, axis in zip(shape, axes, strict=True):
         names = None if axis is None else table[axis]

@@ -74,7 +74,7 @@ def _training(model: SoundStorm, golden: Golden) -> dict[str, Any]:
         prompt = jnp.arange(codes.shape[1]) < golden[f"level{level}/prompt_len"].item()
         prompt = jnp.broadcast_to(prompt[None], selected.shape)
         rows = jnp.full(len(codes), level)
-        ids = soundstorm.hide(codes, rows, selected, prompt, model.mask_id)
+        ids = soundstorm.mask_codes(codes, rows, selected, prompt, model.mask_id)
         logits, loss = outputs(ids, rows, selected)
         ours |= {
             f"level{level}/net_input_ids": ids,

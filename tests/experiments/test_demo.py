@@ -1,11 +1,11 @@
 """The demo from end to end in its small form, on the real entry points."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+import programs
 import pytest
 
 MODES = ("unconditional", "semantic_to_acoustic", "speaker_transfer", "continuation")
@@ -22,18 +22,17 @@ TINY = [
 
 
 def run_demo(workdir: Path, *flags: str) -> subprocess.CompletedProcess:
-    environment = dict(os.environ) | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     command = [sys.executable, "-m", "experiments.demo", "--smoke", f"--workdir={workdir}"]
     return subprocess.run(
-        [*command, *TINY, *flags], capture_output=True, text=True, timeout=900, env=environment
-    )
+        [*command, *TINY, *flags],
+        capture_output=True, text=True, timeout=900, env=programs.environment(),
+    )  # fmt: skip
 
 
 def run_program(*command: str) -> str:
-    environment = dict(os.environ) | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     done = subprocess.run(
         [sys.executable, "-m", *command],
-        capture_output=True, text=True, timeout=600, env=environment,
+        capture_output=True, text=True, timeout=600, env=programs.environment(),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

@@ -1,26 +1,34 @@
 """The demo of SpeechGPT-Gen from end to end in its small form, on the real entry points."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+import programs
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 STAGES = ("language model", "flow")
+TINY = ["model.net.d_model=64", "model.net.num_layers=1", "model.net.d_ff=96"]
+TINY += ["optimizer.name=adamw"]
+CONFIG = """
+from experiments.configs import {name}
+
+def get_config():
+    return {name}.get_config().override({tiny})
+"""
 
 
 def run_demo(workdir: Path) -> subprocess.CompletedProcess:
-    environment = dict(os.environ) | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    command = [sys.executable, "-m", "experiments.demo_coig", "--smoke", f"--workdir={workdir}"]
+    for stage in ("lm", "flow"):
+        path = workdir / f"tiny_{stage}.py"
+        path.write_text(CONFIG.format(name=f"coig_{stage}_demo", tiny=TINY))
+        command.append(f"--{stage}_config={path}")
     return subprocess.run(
-        [sys.executable, "-m", "experiments.demo_coig", "--smoke", f"--workdir={workdir}"],
-        capture_output=True,
-        text=True,
-        timeout=1200,
-        env=environment,
+        command, capture_output=True, text=True, timeout=1200, env=programs.environment()
     )
 
 
@@ -60,11 +68,12 @@ def test_read_aloud_is_in_a_voice_that_was_not_trained_on(demo):
 def test_study_of_the_chains_compares_them_on_the_same_items(demo, tmp_path):
     flags = [f"--tokens={demo / 'tokens'}", f"--audio_dir={demo / 'corpus'}", "--items=4"]
     flags += ["--arms=implicit,explicit", "--evaluations=2", "--set=train.steps=2"]
+    flags += [f"--set={field}" for field in TINY]
     command = [sys.executable, "-m", "experiments.flow_study", *flags, f"--workdir={tmp_path}"]
     done = subprocess.run(
         [*command, "--set=optimizer.warmup_steps=1"],
         capture_output=True, text=True, timeout=600,
-        env=dict(os.environ) | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        env=programs.environment(),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     implicit, explicit = json.loads((tmp_path / "study.json").read_text())["rows"]

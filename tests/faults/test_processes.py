@@ -155,4 +155,4 @@ def test_waiting_for_a_process_that_never_comes_ends_in_time(start, dataset, con
         "--connect_seconds=3",
     )
     assert program.wait(100) != 0
-    assert "process 0 of 2: all must come within 3 s" in program.text()
+    assert "process 0 of 2: all must connect within 3 s" in program.text()

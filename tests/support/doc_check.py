@@ -10,11 +10,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpst_jax.config import RunConfig
+from gpst_jax.evaluation.metrics import registry
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("data_pipeline", "gpst_jax", "experiments")
 FOLDERS = (*PACKAGES, "tests", "tpu_scripts", "docker", "docs", "requirements")
 OF_ABSL = {"help": "", "helpfull": "", "verbosity": ""}
+# Flags that a program makes of settings, so that their names are not written in it.
+OF_SETTINGS = {
+    "experiments.evaluate": dict.fromkeys(
+        (
+            option.name
+            for kind in registry.METRICS
+            for option in dataclasses.fields(kind)
+            if option.metadata.get("help")
+        ),
+        "",
+    )
+}
 # Flags of Beam's and Google's programs that the pages name outside a command.
 FOREIGN_FLAGS = {"environment_type", "flink_job_server_jar", "spark_job_server_jar"}
 # Names such as `model.json` are files, not fields of a section.
@@ -78,6 +91,7 @@ def commands(piece: str) -> Iterator[tuple[str, list[str]]]:
         new = None
         if before == "-m":
             new = word if word.split(".")[0] in PACKAGES else ""
+            new = "" if new.endswith(".NAME") else new  # any program
         elif re.fullmatch(rf"({'|'.join(PACKAGES)})(\.[A-Za-z_]\w*)+[.,;:]?", word):
             new = word.rstrip(".,;:")
         elif re.fullmatch(r"(tpu_scripts/)?\w+\.sh", word):
@@ -271,7 +285,8 @@ def module_flags(name: str) -> Flags:
     """Flags of `python -m name`: all that it defines, and those of the modules it imports."""
     path = module(name)
     assert path
-    flags, seen = OF_ABSL | _definitions(ast.walk(_tree(path))), {path}
+    flags = OF_ABSL | OF_SETTINGS.get(name, {}) | _definitions(ast.walk(_tree(path)))
+    seen = {path}
     waiting = [path]
     while waiting:
         for node in _module_level(_tree(waiting.pop())):
@@ -295,6 +310,8 @@ def _definitions(nodes: typing.Iterable[ast.AST]) -> Flags:
         if not isinstance(called, ast.Attribute) or not called.attr.startswith("DEFINE_"):
             continue
         assert isinstance(node, ast.Call)
+        if not isinstance(node.args[0], ast.Constant):
+            continue  # see OF_SETTINGS
         name, kind = ast.literal_eval(node.args[0]), ""
         if called.attr in ("DEFINE_bool", "DEFINE_boolean"):
             kind = "bool"

@@ -1,4 +1,4 @@
-"""How tests run the project's programs: as users do, but compiled once and with little optimisation.
+"""Programs run as users run them: started, watched, and ended with their test.
 
 All programs of a session share one compilation cache, also between the workers of pytest-xdist:
 `tests/conftest.py` opens it. Programs that are compared with each other must run with equal flags.

@@ -119,7 +119,10 @@ def test_what_is_printed_can_be_run(tmp_path, traps, backend):
         (["--backend=mig", "--topology=v5p:2x2"], "v5p has no such slice"),
         (["--backend=mig", "--topology=v6e:16x32"], "v6e has no such slice"),
         (["--backend=gke", "--topology=tpu7x:8x4x4"], "tpu7x has no such slice"),
-        (["--workdir=gs://bucket/run"], "--workdir=gs://bucket/run: buckets are not accessed directly"),
+        (
+            ["--workdir=gs://bucket/run"],
+            "--workdir=gs://bucket/run: buckets are not accessed directly",
+        ),
         (["--data=s3://bucket/tokens"], "buckets are not accessed directly"),
         (["--config=gs:/bucket/config.py"], "buckets are not accessed directly"),
         (["--bucket=gs://bucket"], "give the bucket's name alone"),

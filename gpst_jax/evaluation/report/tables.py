@@ -99,12 +99,8 @@ def failed_lines(results: Row) -> list[tuple[str, str]]:
         reasons = Counter(failed[name].values()).most_common(_REASONS)
         named = "; ".join(f"{count} {reason}" for reason, count in reasons)
         example = next(iter(failed[name]))
-        lines.append(
-            (
-                condition_name(name),
-                f"{len(failed[name])} of {totals.get(name, '?')} failed ({named}), such as {example}",
-            )
-        )
+        count = f"{len(failed[name])} of {totals.get(name, '?')}"
+        lines.append((condition_name(name), f"{count} failed ({named}), such as {example}"))
     return lines
 
 

@@ -1,5 +1,6 @@
 """What mpg123 prints does not reach the user; what others print does."""
 
+import contextlib
 import os
 import threading
 
@@ -33,10 +34,9 @@ def test_damaged_and_joined_mp3_are_read_without_a_word(mp3, capfd):
     for name, content in variants.items():
         path = mp3.with_stem(name)
         path.write_bytes(content)
-        try:
+        expected = pytest.raises(AudioError) if name == "cut" else contextlib.nullcontext()
+        with expected:
             load_audio(path, 16000)
-        except AudioError as error:
-            assert name == "cut", error
     assert capfd.readouterr().err == ""
 
 
@@ -58,7 +58,11 @@ def test_lines_of_others_are_kept_and_nesting_and_threads_end_well(capfd):
 
 
 def test_a_message_is_kept_when_decoding_fails(capfd):
-    with pytest.raises(ValueError, match="no"), decoder_messages_hidden():
+    @decoder_messages_hidden()
+    def fail():
         os.write(2, b"error: ours\nNote: Trying to resync...\n")
         raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        fail()
     assert capfd.readouterr().err == "error: ours\n"

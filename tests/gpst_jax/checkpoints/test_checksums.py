@@ -1,4 +1,4 @@
-"""Checksums of arrays: any change shows, no sharding does."""
+"""Checksums of arrays: they depend on every bit, and on no sharding."""
 
 import itertools
 
@@ -12,7 +12,7 @@ from gpst_jax.checkpoints import checksums
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8", "bool"])
-def test_every_bit_and_place_counts(dtype):
+def test_every_bit_and_position_counts(dtype):
     rng = np.random.default_rng(0)
     array = jnp.asarray(rng.integers(0, 2, (3, 5)), dtype)
     plain = checksums.checksums({"a": array})["a"]
@@ -33,7 +33,7 @@ def test_single_bits_of_a_float():
         assert checksums.checksums([jnp.asarray(flipped).view(jnp.float32)]) != plain
 
 
-def test_sharding_does_not_count():
+def test_sharding_does_not_matter():
     mesh = jax.make_mesh((4, 2), ("a", "b"))
     tree = {"w": jnp.arange(64.0).reshape(8, 8) / 7, "step": jnp.int32(3)}
     plain = checksums.checksums(tree)

@@ -48,7 +48,7 @@ def test_restore_moves_to_another_sharding(tmp_path):
     assert one.devices() == {jax.local_devices()[0]}
 
 
-def test_average_is_taken_where_it_is_kept(tmp_path):
+def test_ema_is_loaded_where_it_is_kept(tmp_path):
     config = dataclasses.replace(CONFIG, train=TrainConfig(ema_decay=0.9))
     write_run(tmp_path, config, ema=make_params(100))
     for average, seed in ((True, 100), (False, 1)):
@@ -92,7 +92,7 @@ def test_failure_of_a_background_save_surfaces(tmp_path):
     saves.wait()
     big = {"params": jax.random.normal(jax.random.key(0), (1 << 20,))}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # Files may not grow beyond this size: stands for a full disk.
+    # A limit on the size of files stands in for a full disk.
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
 
     def poll():

@@ -1,4 +1,4 @@
-"""Configurations survive JSON, and a bad one is an error that names the field."""
+"""Configurations round-trip through JSON, old ones are read, and errors name the field."""
 
 import dataclasses
 import json
@@ -6,12 +6,13 @@ import json
 import pytest
 
 from gpst_jax import config
-from gpst_jax.config import ConfigError, RunConfig
+from gpst_jax.config import ConfigError, DataConfig, RunConfig, TrainConfig, from_dict
+from gpst_jax.config.fields import stored_as
 
 
 @pytest.fixture(scope="module")
 def run():
-    """A configuration with values that are not the defaults at every level."""
+    """A configuration with other values than the defaults at every level."""
     return RunConfig(
         name="toy",
         model=config.GPSTConfig(
@@ -72,7 +73,7 @@ def test_values_of_another_type_are_refused(run, path, value):
         RunConfig.from_json(_changed(run, path, value))
 
 
-def test_a_whole_number_is_a_fraction_too(run):
+def test_integers_are_read_as_floats_where_floats_are_expected(run):
     read = RunConfig.from_json(_changed(run, "data.crop_seconds", 10))
     assert read.data.crop_seconds == 10.0
     assert isinstance(read.data.crop_seconds, float)
@@ -129,6 +130,72 @@ def test_overrides(run):
 def test_bad_overrides_are_refused(run, override):
     with pytest.raises(ConfigError, match="step"):
         run.override([override])
+
+
+@pytest.mark.parametrize(
+    ("section", "old", "new"),
+    [
+        (DataConfig, "rows", "batch_size"),
+        (DataConfig, "row_length", "sequence_length"),
+        (DataConfig, "workers", "num_workers"),
+        (TrainConfig, "accumulate", "grad_accum_steps"),
+    ],
+)
+def test_former_names_of_fields(section, old, new):
+    """`from_dict` reads them, but not beside the present name; the constructor names that."""
+    assert from_dict(section, {old: 3}) == section(**{new: 3})
+    with pytest.raises(ConfigError, match=rf"x\.{old}: is now x\.{new}, which is given as well"):
+        from_dict(section, {old: 3, new: 3}, "x.")
+    name = section.__name__
+    with pytest.raises(ConfigError, match=rf"{name}\({old}=...\) is now {name}\({new}=...\)"):
+        section(**{old: 3})
+
+
+def test_stored_runs_with_former_names_are_read(run):
+    tree = json.loads(run.to_json())
+    tree["data"]["rows"] = tree["data"].pop("batch_size")
+    tree["train"]["accumulate"] = tree["train"].pop("grad_accum_steps")
+    assert RunConfig.from_json(json.dumps(tree)) == run
+
+
+@pytest.mark.parametrize(
+    ("override", "new"),
+    [("data.rows=4", "data.batch_size"), ("train.accumulate=2", "train.grad_accum_steps")],
+)
+def test_overrides_of_former_names_point_to_the_present_ones(run, override, new):
+    with pytest.raises(ConfigError, match=rf"is now {new}"):
+        run.override([override])
+
+
+def test_fields_absent_from_a_record_have_their_former_values():
+    """Whatever the default of today is; given values and new configurations are not affected."""
+
+    @stored_as(renamed={"depth": "num_layers"}, absent={"rope_base": 300.0})
+    @dataclasses.dataclass(frozen=True)
+    class Toy:
+        num_layers: int = 1
+        rope_base: float = 10_000.0
+
+    assert from_dict(Toy, {"depth": 2}) == Toy(num_layers=2, rope_base=300.0)
+    assert from_dict(Toy, {"rope_base": 500.0}).rope_base == 500.0
+    assert Toy().rope_base == 10_000.0
+    assert dataclasses.replace(Toy(), num_layers=3) == Toy(3)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("model.rope_base", 300.0),
+        ("model.rope_time_scale", 1.0),
+        ("model.norm_epsilon", 1e-6),
+    ],
+)
+def test_records_from_before_a_field_keep_what_was_computed(run, path, value):
+    tree = json.loads(_changed(run, path, 7.0))
+    section, name = path.split(".")
+    assert getattr(RunConfig.from_json(json.dumps(tree)).model, name) == 7.0
+    del tree[section][name]
+    assert getattr(RunConfig.from_json(json.dumps(tree)).model, name) == value
 
 
 def test_configurations_are_frozen_and_hashable(run):

@@ -1,4 +1,4 @@
-"""The inference modes: what each gives to the model and what it leaves to it."""
+"""The inference modes: which tokens are given and which are sampled."""
 
 import jax
 import numpy as np
@@ -130,7 +130,7 @@ def test_items_do_not_depend_on_their_batch(decoder):
         np.testing.assert_array_equal(alone.codes, result.codes)
 
 
-def test_joined_stretches_are_apart_by_silence():
+def test_joined_parts_are_separated_by_silence():
     stretches = [speech(0.2, seed) for seed in range(3)]
     parts = join(stretches, SILENCE)
     assert len(parts) == 5

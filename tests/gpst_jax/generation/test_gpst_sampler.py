@@ -1,4 +1,4 @@
-"""Decoding step by step is the model that was trained, and draws only what is allowed."""
+"""Cached decoding equals teacher forcing, and samples only allowed classes."""
 
 import dataclasses
 import functools
@@ -93,7 +93,7 @@ def requests(random_part):
 
 @pytest.fixture(scope="module")
 def results(toy, requests):
-    """What each block draws for the requests."""
+    """The results of each block for the requests."""
     return toy.decoder.decode(requests, seed=3)
 
 
@@ -107,7 +107,7 @@ def _whole(request, result):
 
 
 def test_prompts_of_every_length_continue_as_under_teacher_forcing(toy, pack_rows, random_part):
-    """Row r reads r + 1 positions at once, right-padded, and the rest one by one.
+    """Row r prefills r + 1 positions, right-padded, and decodes the rest one by one.
 
     Together the rows stop within the units, at both starts, and within the frames.
     """
@@ -127,9 +127,9 @@ def test_prompts_of_every_length_continue_as_under_teacher_forcing(toy, pack_row
         def step(carry, _):
             index, cache = carry
             at = jnp.minimum(index, 14)[:, None]
-            stack = jnp.take_along_axis(tokens, at[..., None], axis=1)
+            ids = jnp.take_along_axis(tokens, at[..., None], axis=1)
             time, stream = (jnp.take_along_axis(x, at, axis=1) for x in (positions, streams))
-            out, cache = model.extend(stack, time, stream, index, cache)
+            out, cache = model.extend(ids, time, stream, index, cache)
             return (index + 1, cache), (index, out[:, 0])
 
         return hidden, jax.lax.scan(step, (lengths, cache), length=14)[1]
@@ -143,7 +143,7 @@ def test_prompts_of_every_length_continue_as_under_teacher_forcing(toy, pack_row
 
 
 def test_sampled_log_probabilities_are_those_of_teacher_forcing(toy, requests, results, pack_rows):
-    """For every item the sampler's sums equal minus the unsmoothed nll of what it drew."""
+    """For every item the sampler's sums equal minus the unsmoothed nll of its samples."""
     items = [_whole(*pair) for pair in zip(requests, results, strict=True)]
     batch = pack_rows([[toy.segment(*item)] for item in items], LENGTH, BUDGET)
     semantic, acoustic, _, _ = map(np.asarray, toy.log_probs(batch))
@@ -162,8 +162,8 @@ def test_sampled_log_probabilities_are_those_of_teacher_forcing(toy, requests, r
     assert drawn_frames > 20
 
 
-def test_the_end_counts_as_a_whole_stack(toy, pack_rows):
-    """Where the first class drawn is the end, all codebooks' ends are in the sum."""
+def test_the_end_counts_in_every_codebook(toy, pack_rows):
+    """Where the first sampled class is the end, all codebooks' ends are in the sum."""
     request = Request(np.array([1, 2]), np.zeros((3, 0), int), max_frames=16)
     requests = [dataclasses.replace(request, item=i) for i in range(ROWS)]
     for seed in range(20):
@@ -176,7 +176,7 @@ def test_the_end_counts_as_a_whole_stack(toy, pack_rows):
 
 
 def test_results_do_not_depend_on_the_batch(toy, requests, results):
-    """An item in another row, beside other items, gets what it got before."""
+    """An item in another row, beside other items, gets the same result."""
     others = [
         Request(np.arange(i), np.ones((3, i), int), max_units=3, max_frames=16, item=50 + i)
         for i in range(5)
@@ -190,7 +190,7 @@ def test_results_do_not_depend_on_the_batch(toy, requests, results):
 
 
 def test_results_do_not_depend_on_the_batch_size(modern, requests):
-    """Three at a time, in another order, the last batch cache_length up: the same, in order."""
+    """Three at a time, in another order, the last batch padded: the same, in order."""
     done = []
     whole = modern.decoder.decode(requests, seed=3)
     split = modern.decoder.decode(requests, seed=3, batch_size=3, on_progress=done.append)
@@ -288,7 +288,7 @@ def test_probabilities_of_all_unit_sequences_sum_to_1(modern):
 
 
 def _draw_frames(toy, count=256, top_k=0, may_end=True, temperature=100.0):
-    """Frames (count, Q) drawn from one hidden state nearly uniformly, and which are ends."""
+    """Frames (count, Q) sampled from one hidden state nearly uniformly, and which are ends."""
     hidden = jnp.broadcast_to(jax.random.normal(jax.random.key(5), (1, 32)), (count, 32))
 
     @functools.partial(jax.jit, static_argnums=(0,))
@@ -320,7 +320,7 @@ def test_top_k_keeps_the_best_classes(modern):
     assert best[0, 0] in ids[:, 0]
 
 
-# Limits and streams of random numbers
+# Limits and random streams
 
 
 def test_limits_are_kept(results, requests):
@@ -341,7 +341,7 @@ def test_the_shortest_length_is_kept(toy, requests):
     assert any(r.codes.shape[1] < 6 for r in toy.decoder.decode(free, acoustic=hot))
 
 
-def test_seed_and_item_fix_what_is_drawn(modern, requests):
+def test_seed_and_item_fix_the_samples(modern, requests):
     same = [dataclasses.replace(requests[6], item=i // 2, min_frames=13) for i in range(ROWS)]
     first, again, other = (modern.decoder.decode(same, seed=seed) for seed in (3, 3, 4))
     for i in range(ROWS):
@@ -352,7 +352,7 @@ def test_seed_and_item_fix_what_is_drawn(modern, requests):
 
 
 def test_units_alone_can_be_sampled(modern, requests):
-    """No frame is asked for: the acoustic part of the result is empty."""
+    """Without frames to sample the acoustic part of the result is empty."""
     units_only = [dataclasses.replace(r, max_units=8, max_frames=0) for r in requests]
     results = modern.decoder.decode(units_only)
     assert all(result.codes.shape == (3, 0) for result in results)

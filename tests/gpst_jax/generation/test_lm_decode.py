@@ -1,4 +1,4 @@
-"""Sampling from the language model is the model that was trained, within a grammar."""
+"""Cached decoding of the language model equals the full forward pass, within a grammar."""
 
 import dataclasses
 import functools
@@ -36,17 +36,17 @@ GREEDY = SamplingConfig(top_k=1)
 
 
 def _random_params(config, seed=0):
-    """No gain is 1, and logits are far from uniform."""
+    """Random parameters: no norm scale is 1, and logits are far from uniform."""
     init = functools.partial(semantic_lm.init, config, VOCABULARY.size)
     rng = np.random.default_rng(seed)
 
-    def draw(path, leaf):
+    def random_leaf(path, leaf):
         noise = rng.normal(size=leaf.shape)
         if path[-1].key == "scale":
             return jnp.asarray(1 + 0.2 * noise, jnp.float32)
         return jnp.asarray(1.5 * noise * config.net.d_model**-0.5, jnp.float32)
 
-    return jax.tree.map_with_path(draw, jax.eval_shape(init, jax.random.key(0)))
+    return jax.tree.map_with_path(random_leaf, jax.eval_shape(init, jax.random.key(0)))
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +60,13 @@ def decoders():
 
 @pytest.fixture(scope="module")
 def decoder(decoders):
-    """That of the modern block."""
+    """The decoder of the modern block."""
     return decoders["modern"]
 
 
 @pytest.fixture(scope="module")
 def requests():
-    """Prompts on both sides of the chunks in which they are read, some that may write little."""
+    """Prompts around the chunk boundaries of the prefill, some with a small max_new."""
     rng = np.random.default_rng(0)
     lengths = (1, 5, 63, 64, 65, 100)
     return [
@@ -77,7 +77,7 @@ def requests():
 
 @pytest.fixture(scope="module")
 def results(decoders, requests):
-    """What each block writes without a grammar."""
+    """The results of each block without a grammar."""
     return {
         name: decoder.decode(requests, free_grammar(VOCABULARY), seed=1, text=PLAIN, units=PLAIN)
         for name, decoder in decoders.items()
@@ -105,7 +105,7 @@ def test_log_probabilities_are_those_of_the_full_forward_pass(name, decoders, re
     assert np.concatenate([result.log_probs for result in results[name]]).std() > 0.5
 
 
-def test_what_is_drawn_does_not_depend_on_the_batch(decoder, requests, results):
+def test_samples_do_not_depend_on_the_batch(decoder, requests, results):
     again = decoder.decode(
         requests[::-1], free_grammar(VOCABULARY), seed=1, text=PLAIN, units=PLAIN, batch_size=4
     )[::-1]
@@ -114,14 +114,14 @@ def test_what_is_drawn_does_not_depend_on_the_batch(decoder, requests, results):
     assert any(len(one.ids) > 10 for one in again)
 
 
-def test_other_seeds_and_items_draw_otherwise(decoder, requests, results):
+def test_samples_depend_on_seed_and_item(decoder, requests, results):
     grammar = free_grammar(VOCABULARY)
     same = dataclasses.replace(requests[0], item=99)
-    draws = [result.ids.tolist() for result in results["modern"][:1]]
+    samples = [result.ids.tolist() for result in results["modern"][:1]]
     for seed, request in ((1, same), (2, requests[0])):
         batch = [request, *requests[1:]]
-        draws.append(decoder.decode(batch, grammar, seed=seed, text=PLAIN)[0].ids.tolist())
-    assert draws[0] != draws[1] != draws[2] != draws[0]
+        samples.append(decoder.decode(batch, grammar, seed=seed, text=PLAIN)[0].ids.tolist())
+    assert samples[0] != samples[1] != samples[2] != samples[0]
 
 
 def test_greedy_takes_the_likeliest_allowed_id(decoder, requests):
@@ -145,7 +145,7 @@ def test_greedy_takes_the_likeliest_allowed_id(decoder, requests):
 @pytest.mark.parametrize(
     "parts", [PARTS[:1], PARTS[2:], PARTS[:2], PARTS[1:], PARTS], ids=lambda parts: "+".join(parts)
 )
-def test_answers_have_the_parts_asked_for(decoder, requests, parts):
+def test_answers_have_the_requested_parts(decoder, requests, parts):
     generous = [dataclasses.replace(request, max_new=128) for request in requests]
     warm = SamplingConfig(temperature=3.0)
     results = decoder.decode(generous, answer_grammar(VOCABULARY, parts), text=warm, units=warm)
@@ -183,20 +183,20 @@ def test_broken_grammars_are_refused():
         Grammar((Phase("a", "text", ((0, 1, "b"),)),))
     with pytest.raises(ValueError, match="leads to"):
         Grammar((Phase("a", "text", ()),))
-    with pytest.raises(ValueError, match="names of their own"):
+    with pytest.raises(ValueError, match="must be unique"):
         Grammar((Phase("a", "text", ((0, 1, END),)),) * 2)
     with pytest.raises(ValueError, match="ids 0 to 9 of 5"):
         Grammar((Phase("a", "text", ((0, 9, END),)),)).tables(5)
 
 
-# Drawing
+# Sampling
 
 
-def _drawn(logits, temperature, top_k, top_p, count=4000):
-    how = lm_decode.Sampling(*(jnp.full(count, x) for x in (temperature, top_k, top_p)))
+def _frequencies(logits, temperature, top_k, top_p, count=4000):
+    sampling = lm_decode.Sampling(*(jnp.full(count, x) for x in (temperature, top_k, top_p)))
     keys = jax.random.split(jax.random.key(0), count)
     rows = jnp.broadcast_to(jnp.asarray(logits)[None], (count, len(logits)))
-    ids = lm_decode.draw(rows, keys, how, len(logits))
+    ids = lm_decode.sample_ids(rows, keys, sampling, len(logits))
     return np.bincount(np.asarray(ids), minlength=len(logits)) / count
 
 
@@ -209,7 +209,7 @@ def _softmax(logits):
     ("temperature", "top_k", "top_p"),
     [(1.0, 7, 1.0), (0.5, 7, 1.0), (1.0, 3, 1.0), (1.0, 7, 0.6), (2.0, 5, 0.7)],
 )
-def test_draws_have_the_probabilities_of_the_definition(temperature, top_k, top_p):
+def test_samples_have_the_probabilities_of_the_definition(temperature, top_k, top_p):
     logits = np.array([0.5, 2.0, -1.0, 1.0, -np.inf, 1.5, 0.0])
     order = np.argsort(-logits)
     kept = order[:top_k]
@@ -217,7 +217,7 @@ def test_draws_have_the_probabilities_of_the_definition(temperature, top_k, top_
     kept = kept[: np.searchsorted(np.cumsum(weights), top_p) + 1]
     expected = np.zeros(7)
     expected[kept] = _softmax(logits[kept] / temperature)
-    found = _drawn(logits, temperature, top_k, top_p)
+    found = _frequencies(logits, temperature, top_k, top_p)
     assert (found[expected == 0] == 0).all()
     np.testing.assert_allclose(found, expected, atol=0.03)
 

@@ -1,4 +1,4 @@
-"""Steps are steps: counts, times, orders of convergence, and straight paths."""
+"""ODE solvers: number of evaluations, times, order of convergence, and straight paths."""
 
 import jax
 import jax.numpy as jnp

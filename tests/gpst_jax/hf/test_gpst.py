@@ -1,4 +1,4 @@
-"""The torch class gives what JAX gives: logits, losses, and greedy decoding token by token."""
+"""The torch class equals JAX: logits, losses, and greedy decoding token by token."""
 
 import dataclasses
 import subprocess
@@ -168,7 +168,7 @@ def modern(stored, tmp_path_factory):
     return stored(), directory
 
 
-def test_drawn_samples_depend_on_seed_and_item_alone(modern):
+def test_samples_depend_on_seed_and_item_only(modern):
     model, directory = modern
     loaded = hf.GPSTForSpeech.from_pretrained(directory)
     builder = RequestBuilder(model.spec.layout(), ((), ()))

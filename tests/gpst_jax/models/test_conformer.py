@@ -39,7 +39,7 @@ def test_depthwise_equals_the_library_forward_and_backward(length):
         np.testing.assert_allclose(ours, theirs, atol=5e-5)
 
 
-def test_depth_splits_in_two_sides_and_a_middle():
+def test_depth_splits_into_two_sides_and_a_bottleneck():
     split = {depth: conformer.split_depth(depth) for depth in (1, 2, 3, 4, 5, 12)}
     assert split == {1: (0, 1), 2: (0, 2), 3: (1, 1), 4: (1, 2), 5: (2, 1), 12: (5, 2)}
 
@@ -63,19 +63,19 @@ def test_padding_changes_no_valid_frame(backbone):
 def test_attention_depends_on_relative_positions_only(block):
     layer = FrameAttention(NET, STYLE._replace(name=block), rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (1, 10, 16))
-    here = layer(x, frame_context(NET, 10))
+    here = layer(x, frame_context(NET, 10_000.0, 10))
     far = rope_angles(1000 + jnp.arange(10)[None], NET.head_dim, 10_000.0)
     np.testing.assert_allclose(here, layer(x, Frames(far)), atol=1e-4)
     stretched = rope_angles(3 * jnp.arange(10)[None], NET.head_dim, 10_000.0)
     assert np.abs(here - layer(x, Frames(stretched))).max() > 1e-3
 
 
-def test_modern_blocks_begin_as_the_identity():
+def test_modern_blocks_are_the_identity_at_initialisation():
     objective = toy_frames.flow(backbone="dit")
     model = objective.model(jax.jit(objective.init)(jax.random.key(0)))
     x = jax.random.normal(jax.random.key(1), (2, 6, 16))
-    stack, frames = model.backbone.stack, frame_context(NET, 6, time=jnp.ones((2, 16)))
-    np.testing.assert_array_equal(stack(x, frames)[0], x)
+    layers, frames = model.backbone.stack, frame_context(NET, 10_000.0, 6, time=jnp.ones((2, 16)))
+    np.testing.assert_array_equal(layers(x, frames)[0], x)
 
 
 def _parameters(objective):

@@ -1,4 +1,4 @@
-"""Flow matching: its paths and chains, what the network may know, its loss, and its samples."""
+"""Flow matching: paths and chains, conditioning, loss, and samples."""
 
 import functools
 
@@ -57,7 +57,7 @@ def test_latents_are_sums_of_code_vectors():
 
 @pytest.mark.parametrize("semantics", ["codebook", "table"])
 def test_statistics_of_recorded_codes_normalise_them(semantics):
-    """Codes that some entries never occur in, and of which one follows from another."""
+    """With codes that leave entries unused, one of which determines another."""
     rng, books = np.random.default_rng(6), toy_frames.codebooks()
     codes = rng.integers(5, size=(400, 3))
     codes[:, 2] = codes[:, 1]
@@ -149,8 +149,8 @@ def test_only_predicted_frames_are_in_the_loss_and_none_in_the_context():
 def test_prompt_lengths(per_item):
     objective = toy_frames.flow(prompt_per_item=per_item, max_prompt_seconds=0.3)
     valid = jnp.asarray(toy_frames.batch()["segment_ids"] > 0)
-    draw = jax.jit(jax.vmap(lambda key: objective.draw_prompts(valid, key, True)))
-    lengths = np.asarray(draw(jax.random.split(KEY, 400)).sum(axis=2))
+    sample = jax.jit(jax.vmap(lambda key: objective.sample_prompts(valid, key, True)))
+    lengths = np.asarray(sample(jax.random.split(KEY, 400)).sum(axis=2))
     limits = np.minimum(valid.sum(axis=1), 15) - 2
     limits = limits if per_item else np.full(ROWS, limits.min())
     np.testing.assert_array_equal(lengths.min(axis=0), 0)  # without a prompt is a case as well
@@ -158,9 +158,9 @@ def test_prompt_lengths(per_item):
     assert (lengths == lengths[:, :1]).all() == (not per_item)
     counts = np.bincount(lengths[:, 2], minlength=limits[2] + 1)
     assert counts.min() > 0.4 * counts.mean()
-    fixed = [objective.draw_prompts(valid, key, False) for key in jax.random.split(KEY)]
+    fixed = [objective.sample_prompts(valid, key, False) for key in jax.random.split(KEY)]
     np.testing.assert_array_equal(*fixed)
-    empty = objective.draw_prompts(jnp.zeros((2, 5), bool), KEY, True)
+    empty = objective.sample_prompts(jnp.zeros((2, 5), bool), KEY, True)
     assert not empty.any()
 
 
@@ -276,7 +276,7 @@ def _arguments(chain):
     return objective.model_config, LAYOUT, params
 
 
-def test_a_still_network_gives_the_prior():
+def test_a_network_of_zero_velocity_gives_the_prior():
     """With velocity 0 a sample is its start: e + noise, or noise, where `explicit` adds e."""
     requests, found = _requests()[:1], {}
     for chain in CHAINS:
@@ -297,7 +297,7 @@ def test_temperature_scales_the_noise():
     )
     np.testing.assert_array_equal(cold.sample(requests)[0], cold.sample(requests, seed=1)[0])
     assert np.abs(warm.sample(requests)[0] - hot.sample(requests)[0]).max() > 0.05
-    # A still network shows the start itself.
+    # With zero velocity a sample is its start.
     config, layout, params = _arguments("plain")
     params = params | {"to_pred": {"kernel": jnp.zeros_like(params["to_pred"]["kernel"])}}
     starts = [
@@ -311,10 +311,10 @@ def test_temperature_scales_the_noise():
 
 
 def test_guidance_takes_two_evaluations_and_changes_the_result():
-    told = _sampler("plain", FlowSettings("euler", 1), guidance_drop=0.1)
+    plain = _sampler("plain", FlowSettings("euler", 1), guidance_drop=0.1)
     guided = _sampler("plain", FlowSettings("euler", 1, 2.0), guidance_drop=0.1)
-    assert (told.settings.evaluations, guided.settings.evaluations) == (1, 2)
-    assert np.abs(told.sample(_requests())[0] - guided.sample(_requests())[0]).max() > 0.05
+    assert (plain.settings.evaluations, guided.settings.evaluations) == (1, 2)
+    assert np.abs(plain.sample(_requests())[0] - guided.sample(_requests())[0]).max() > 0.05
 
 
 def test_bad_requests_name_themselves():

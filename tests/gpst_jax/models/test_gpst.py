@@ -1,4 +1,4 @@
-"""The model's structure: embeddings, what may depend on what, packing, positions, sizes."""
+"""The model's structure: embeddings, causality, packing, positions, sizes."""
 
 import functools
 from typing import NamedTuple
@@ -20,7 +20,7 @@ LENGTH, BUDGET = 32, 18  # two segments of UNITS and FRAMES, and padding
 
 
 class Outputs(NamedTuple):
-    """What the model computes of a batch."""
+    """The outputs of the model for a batch."""
 
     hidden: np.ndarray  # (B, L, D)
     semantic: np.ndarray  # (B, L, V_s)
@@ -107,14 +107,14 @@ def _other(values, *index, size):
 # Embedding
 
 
-def test_global_input_is_the_scaled_sum_of_the_stack(toy, parts):
+def test_global_input_is_the_scaled_sum_of_embeddings(toy, parts):
     model, segment = toy.model(), toy.segment(*parts[0])
     ids, times, streams = (segment[name] for name in ("tokens", "positions", "streams"))
     got = model.embed(ids[None], times[None], streams[None])[0]
     params = jax.tree.map(np.asarray, toy.params)
     table = params["global_net"]["embed"]["embedding"]
-    for t, stack in enumerate(ids):
-        want = sum(table[i] * 32**0.5 for i in stack if i != 1)
+    for t, frame in enumerate(ids):
+        want = sum(table[i] * 32**0.5 for i in frame if i != 1)
         if toy.config.block == "paper":
             want = want + params["global_net"]["positions"]["embedding"][t]
         else:
@@ -176,7 +176,7 @@ def test_target_classes_are_those_of_the_layout(toy):
     assert got[-1].tolist() == [2, 2, 2]
 
 
-# What depends on what
+# Causality
 
 
 @pytest.mark.parametrize("t", range(FRAMES))
@@ -230,7 +230,7 @@ def test_packed_segments_do_not_see_each_other(forward, parts):
 
 
 def test_padding_changes_nothing(toy, pack_rows, parts, random_part):
-    """A short item gives the same beside a long one as in a batch of its own, exactly as long."""
+    """A short item gives the same padded beside a long one as alone and unpadded."""
     short, long = parts[0], random_part(LAYOUT, np.random.default_rng(5), 7, 13)
     rows = [[toy.segment(*short)], [toy.segment(*long)]]
     padded = toy(pack_rows(rows, LENGTH, BUDGET))
@@ -258,7 +258,7 @@ def test_global_gradients_respect_time_and_segments(toy, pack_rows, parts):
     want = np.tril(segments[:, None] == segments[None])
     real = segments > 0
     np.testing.assert_array_equal(depends[real], want[real])
-    # The pass under test is the one that training uses.
+    # The forward pass under test is that of training.
     hidden = model.hidden(*(batch[name] for name in INPUTS))
     np.testing.assert_allclose(model.global_net(x, context), hidden, atol=1e-5)
 
@@ -292,7 +292,7 @@ def test_frames_are_independent_in_the_local_net(toy):
 
 
 def test_attention_over_rows_of_several_blocks():
-    """Against the plain formula, where a row is longer than what one product handles."""
+    """Against the plain formula, for a row of several query blocks."""
     length = 2 * attention._BLOCK + 5
     rng = np.random.default_rng(0)
     query, key, value = rng.normal(size=(3, 1, length, 2, 4)).astype(np.float32)
@@ -317,7 +317,7 @@ def _shifted(batch, stream, ticks):
     return batch | {"positions": batch["positions"] + ticks * moved}
 
 
-def test_both_blocks_know_the_place_of_a_stream(toy, pack_rows, parts):
+def test_positions_matter_in_both_blocks(toy, pack_rows, parts):
     batch = pack_rows([[toy.segment(*parts[0])]], LENGTH, BUDGET)
     before = toy(batch)
     for stream in (0, 1):
@@ -332,11 +332,11 @@ def test_only_differences_of_time_matter_in_the_modern_block(modern, pack_rows, 
         np.testing.assert_allclose(one, two, atol=1e-4)
 
 
-def test_the_modern_block_does_not_count_positions(modern, pack_rows, parts):
-    """Reordering the row of a segment (times kept) leaves what each attended set gives.
+def test_the_modern_block_does_not_depend_on_row_indices(modern, pack_rows, parts):
+    """Reordering a segment with its times does not change positions that attend to the same set.
 
-    The last unit and BOS_a swap places in the row: the hidden state of every later frame sees the
-    same set of inputs at the same times and stays, which an index in the row would not allow.
+    The last unit and BOS_a are swapped in the row: the hidden states of later frames attend to the
+    same inputs at the same times and stay the same, which row indices would not allow.
     """
     batch = pack_rows([[modern.segment(*parts[0])]], LENGTH, BUDGET)
     order = np.arange(LENGTH)

@@ -114,9 +114,9 @@ def test_layers_are_gathered_inside_the_loop_only():
     layers = params["global_net"]["layers"]
     stacked = max(leaf.size for leaf in jax.tree.leaves(layers)) * 4
     assert gathers
-    # One layer of the widest matrix at a time: a whole stack would be three times as large.
+    # One layer of the widest matrix at a time: all layers would be three times as large.
     assert max(item.bytes / item.count for item in gathers) <= stacked / 3
-    assert {item.count for item in gathers} >= {2, 3}  # the local and the global stack
+    assert {item.count for item in gathers} >= {2, 3}  # the local and the global transformer
 
 
 def test_scan_equals_the_layers_one_after_another():

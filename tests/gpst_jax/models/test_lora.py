@@ -1,4 +1,4 @@
-"""Adapters: nothing changes at first, only they learn, and merging them changes nothing."""
+"""Adapters: no change at initialisation, only they are trained, and merging is exact."""
 
 import dataclasses
 import itertools
@@ -31,7 +31,7 @@ def params(objective):
 
 @pytest.fixture
 def trained(params):
-    """The same with adapters that say something."""
+    """The same with adapters that are not zero."""
     rng = np.random.default_rng(0)
     noisy = jax.tree.map(lambda leaf: jnp.float32(rng.normal(size=leaf.shape)), params["lora"])
     return params | {"lora": noisy}
@@ -134,7 +134,7 @@ def test_dropout_acts_in_training_only(trained, batch):
     [
         ({"targets": ("nowhere",)}, "'nowhere' matches no parameter"),
         ({"trained": ("nowhere",)}, "'nowhere' matches no parameter"),
-        ({"targets": ("(",)}, "no regular expression"),
+        ({"targets": ("(",)}, "no valid pattern"),
         ({"rank": 0}, "rank must be positive"),
         ({"dropout": 1.0}, "dropout"),
     ],

@@ -118,7 +118,7 @@ def name(request):
 # The block
 
 
-def test_shared_keys_are_repeated_keys(name):
+def test_grouped_query_attention_repeats_key_heads(name):
     """Grouped heads equal as many heads with equal weights."""
     objective, (params, *_) = _objective(name), _reference(name)
     wide = dataclasses.replace(NET, num_kv_heads=None)
@@ -182,16 +182,16 @@ def test_the_future_is_not_seen(name):
     assert (moved[10:] > 0).all()
 
 
-def test_rope_scaling_keeps_fast_turns_and_slows_slow_ones():
+def test_rope_scaling_keeps_high_and_divides_low_frequencies():
     scaling = RopeScaling(8.0, 1.0, 4.0, 64)
     positions = jnp.ones((1, 1), jnp.int32)
     plain = np.asarray(rope_angles(positions, 32, 10_000.0))[0, 0]
     scaled = np.asarray(rope_angles(positions, 32, 10_000.0, scaling))[0, 0]
-    turns = 64 * plain / (2 * np.pi)
-    np.testing.assert_allclose(scaled[turns >= 4], plain[turns >= 4])
-    np.testing.assert_allclose(scaled[turns <= 1], plain[turns <= 1] / 8, rtol=1e-6)
-    between = (turns > 1) & (turns < 4)
-    assert {(turns > 4).any(), (turns < 1).any(), between.any()} == {True}
+    periods = 64 * plain / (2 * np.pi)
+    np.testing.assert_allclose(scaled[periods >= 4], plain[periods >= 4])
+    np.testing.assert_allclose(scaled[periods <= 1], plain[periods <= 1] / 8, rtol=1e-6)
+    between = (periods > 1) & (periods < 4)
+    assert {(periods > 4).any(), (periods < 1).any(), between.any()} == {True}
     assert (scaled[between] < plain[between]).all()
     assert (scaled[between] > plain[between] / 8).all()
 
@@ -271,7 +271,7 @@ def test_counts(name):
     assert flops["attention"] == 6 * 2 * (ROWS * LENGTH**2 / 2) * 32 * 2
 
 
-def test_it_learns_to_say_what_was_said():
+def test_it_learns_to_copy():
     """Units that repeat the text before them: nothing of it is known at first, all at the end."""
     objective = _objective("llama", tie_embeddings=False)
     mesh = sharding.make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
@@ -369,7 +369,7 @@ def test_meshes_give_the_gradients_of_one_device(name, sizes, remat):
     )
 
 
-def test_big_parameters_are_cut():
+def test_large_parameters_are_sharded():
     mesh = sharding.make_mesh(MeshConfig(1, 4, 2))
     shapes = jax.eval_shape(_objective().init, KEY)
     where = sharding.parameter_shardings(mesh, shapes)

@@ -1,4 +1,4 @@
-"""SoundStorm: what is hidden, what is predicted, and that known codes never change."""
+"""SoundStorm: masking, loss, and sampling that never changes known codes."""
 
 import functools
 import itertools
@@ -16,7 +16,7 @@ from gpst_jax.generation.soundstorm_sampler import (
     SoundStormSampler,
     SoundStormSettings,
     fill,
-    hidden_count,
+    masked_count,
 )
 from gpst_jax.models import soundstorm
 from gpst_jax.objectives.soundstorm import select_frames
@@ -30,12 +30,12 @@ def _model(semantics="codebook"):
     return objective, toy_frames.random_params(objective)
 
 
-def test_higher_levels_are_hidden_and_lower_ones_and_the_prompt_are_not():
+def test_higher_levels_are_masked_and_lower_ones_and_the_prompt_are_not():
     rng = np.random.default_rng(0)
     codes = rng.integers(16, size=(2, 6, 3))
     level, prompt = np.array([0, 1]), np.arange(6)[None] < np.array([[2], [0]])
     selected = ~prompt & (rng.uniform(size=(2, 6)) < 0.5)
-    found = np.asarray(soundstorm.hide(codes, level, selected, prompt, MASK))
+    found = np.asarray(soundstorm.mask_codes(codes, level, selected, prompt, MASK))
     for row in range(2):
         for q in range(3):
             hidden = found[row, :, q] == MASK
@@ -44,7 +44,7 @@ def test_higher_levels_are_hidden_and_lower_ones_and_the_prompt_are_not():
             np.testing.assert_array_equal(found[row, ~hidden, q], codes[row, ~hidden, q])
 
 
-def test_a_share_of_the_eligible_frames_is_selected():
+def test_a_fraction_of_the_eligible_frames_is_selected():
     eligible = np.arange(20)[None] >= np.array([[0], [5], [19], [20]])
     share = jnp.array([0.5, 0.2, 0.0, 0.7])
     found = np.asarray(select_frames(jnp.asarray(eligible), share, KEY))
@@ -58,14 +58,14 @@ def _loss(objective, params, batch, key=KEY, train=False):
     return objective.loss(params, batch, key, objective.weights(batch), train)
 
 
-def test_loss_knows_nothing_of_higher_levels_padding_or_clean_targets():
+def test_loss_does_not_depend_on_higher_levels_padding_or_clean_targets():
     objective, params = _model("table")
     assert objective.num_levels == 3
     run = jax.jit(functools.partial(_loss, objective, train=False))
     batch = toy_frames.batch()
     loss, metrics = run(params, batch)
     valid = batch["segment_ids"] > 0
-    prompt = np.asarray(objective.draw_prompts(jnp.asarray(valid), KEY, False))
+    prompt = np.asarray(objective.sample_prompts(jnp.asarray(valid), KEY, False))
     codes = batch["codes"].copy()
     for row in range(ROWS):
         level = row % 3
@@ -99,7 +99,7 @@ def test_every_parameter_gets_a_gradient_in_some_steps(semantics):
         assert np.abs(leaf).max() > 0, path
 
 
-def test_tables_begin_as_the_codec_s_vectors():
+def test_tables_are_initialised_from_the_codec():
     net = toy_frames.TransformerConfig(toy_frames.WIDTH, 1, 2, 16)
     objective = toy_frames.soundstorm(net)
     params = jax.jit(objective.init)(KEY)
@@ -114,7 +114,7 @@ def test_tables_begin_as_the_codec_s_vectors():
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_rounds_follow_the_schedule_and_never_change_what_is_known(temperature):
+def test_iterations_follow_the_schedule_and_never_change_known_codes(temperature):
     steps, target = 5, np.arange(FRAMES)[None] >= np.array([[0], [6], [18]])
     logits = 3 * jax.random.normal(KEY, (3, FRAMES, 16))
     ids = np.where(target, MASK, 3)
@@ -125,7 +125,7 @@ def test_rounds_follow_the_schedule_and_never_change_what_is_known(temperature):
     total = target.sum(axis=1)
     for done in range(1, steps + 1):
         hidden = (rounds[done - 1] == MASK).sum(axis=1)
-        np.testing.assert_array_equal(hidden, hidden_count(total, done, steps))
+        np.testing.assert_array_equal(hidden, masked_count(total, done, steps))
         assert (np.diff(np.concatenate([[ids], rounds[:done]]), axis=0)[:, ~target] == 0).all()
     for before, after in itertools.pairwise(rounds):
         np.testing.assert_array_equal(after[before != MASK], before[before != MASK])
@@ -138,12 +138,12 @@ def test_rounds_follow_the_schedule_and_never_change_what_is_known(temperature):
 
 
 def test_schedule_is_a_cosine_that_ends_at_nothing():
-    counts = [int(hidden_count(jnp.int32(100), done, 8)) for done in range(9)]
+    counts = [int(masked_count(jnp.int32(100), done, 8)) for done in range(9)]
     assert counts[0] == 100
     assert counts[-1] == 0
     assert counts == sorted(counts, reverse=True)
     assert counts[4] == int(100 * np.cos(np.pi / 4))
-    assert [int(hidden_count(jnp.int32(2), done, 8)) for done in (1, 2, 8)] == [1, 0, 0]
+    assert [int(masked_count(jnp.int32(2), done, 8)) for done in (1, 2, 8)] == [1, 0, 0]
 
 
 @pytest.mark.parametrize("semantics", ["codebook", "table"])

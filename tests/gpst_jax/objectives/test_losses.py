@@ -1,4 +1,4 @@
-"""Label-smoothed cross-entropy against a direct formula, and its form without whole logits."""
+"""Label-smoothed cross-entropy against a direct formula, and its chunked form."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def case():
 
 
 def _direct(logits, targets, mask, smoothing):
-    """One prediction after another, as the description says it: sums of loss and nll."""
+    """A loop over predictions, as in the definition: sums of loss and nll."""
     loss = nll = 0.0
     for row, target, counts in zip(
         logits.reshape(-1, logits.shape[-1]), targets.ravel(), mask.ravel(), strict=True
@@ -65,14 +65,14 @@ def test_chunks_change_neither_value_nor_gradient(case, chunk_bytes):
     keys = jax.random.split(jax.random.key(0))
     hidden, kernel = jax.random.normal(keys[0], (3, 8, 5)), jax.random.normal(keys[1], (5, 7))
 
-    def whole(hidden, kernel):
+    def unchunked(hidden, kernel):
         loss, nll = losses.cross_entropy(hidden @ kernel, targets, mask, 0.1)
         return loss, nll
 
     def chunked(hidden, kernel):
         return losses.chunked_cross_entropy(hidden, kernel, targets, mask, 0.1, chunk_bytes)
 
-    want, want_grad = jax.value_and_grad(whole, (0, 1), has_aux=True)(hidden, kernel)
+    want, want_grad = jax.value_and_grad(unchunked, (0, 1), has_aux=True)(hidden, kernel)
     got, got_grad = jax.value_and_grad(chunked, (0, 1), has_aux=True)(hidden, kernel)
     np.testing.assert_allclose(got, want, rtol=1e-5)
     for a, b in zip(got_grad, want_grad, strict=True):

@@ -1,4 +1,4 @@
-"""The loss of GPST: its two terms, local-drop, packing, and what the loop relies on."""
+"""The loss of GPST: its two terms, local-drop, packing, and the interface to the training loop."""
 
 import dataclasses
 import math
@@ -49,7 +49,7 @@ def params(random_params):
 
 @pytest.fixture(scope="module")
 def segments(random_part):
-    """Rows of segments of several lengths; the number of predicted stacks is one more."""
+    """Rows of segments of several lengths; the number of predicted frames is one more."""
     rng = np.random.default_rng(0)
     lengths = [[(4, 6), (5, 8), (3, 4)], [(12, 18)], [(2, 3), (2, 3), (8, 12)], [(1, 1)]]
     return [
@@ -119,7 +119,7 @@ def test_terms_are_separate_means_added_one_to_one(plain, batch, evaluate):
     assert metrics["nll_acoustic"][1] == 3 * sum(frames + 1 for _, frames in segments)
     codebooks = [metrics[f"nll_acoustic_q{q}"] for q in range(3)]
     assert sum(total for total, _ in codebooks) == pytest.approx(metrics["nll_acoustic"][0])
-    # An untrained model knows little: about the logarithm of the classes, with noise.
+    # At initialisation: about the logarithm of the number of classes, with noise.
     assert 2 < _mean(metrics, "nll_semantic") < 6
     assert 1.5 < _mean(metrics, "nll_acoustic") < 6
 
@@ -247,7 +247,7 @@ def test_every_segment_keeps_its_number_of_frames(batch, rate):
     assert objective.weights(batch)["acoustic_kept"] == 3 * total
 
 
-def test_kept_frames_keep_their_stacks(batch, dropping):
+def test_kept_frames_keep_their_ids(batch, dropping):
     index, frames, valid = _kept(dropping, batch, KEY)
     for row in range(ROWS):
         by_index = dict(zip(batch["frame_index"][row], batch["frames"][row].tolist(), strict=True))
@@ -295,15 +295,15 @@ def test_the_loss_over_kept_frames_is_unbiased(dropping, pack_rows, segments, pa
 
         return jax.vmap(one)(keys)
 
-    drawn = np.asarray(losses(jax.random.split(KEY, 200)))
+    sampled = np.asarray(losses(jax.random.split(KEY, 200)))
     total, count = dropping.loss(params, batch, KEY, weights, False)[1]["nll_acoustic"]
-    error = float(drawn.std()) / len(drawn) ** 0.5
-    assert drawn.std() > 0.01  # the frames differ, so that a biased choice would show
-    assert drawn.mean() == pytest.approx(float(total / count), abs=4 * error)
+    error = float(sampled.std()) / len(sampled) ** 0.5
+    assert sampled.std() > 0.01  # the frames differ, so that a biased choice would show
+    assert sampled.mean() == pytest.approx(float(total / count), abs=4 * error)
 
 
 def test_every_frame_is_kept_equally_often(dropping, batch):
-    """The end stack, the first frame and the others alike, within each segment."""
+    """The end frame, the first frame and the others alike, within each segment."""
     keys = jax.random.split(KEY, 600)
     index, _, valid = jax.jit(jax.vmap(lambda key: dropping._drop_frames(batch, key)))(keys)
     for row in range(ROWS):
@@ -339,7 +339,7 @@ def test_rows_of_very_many_segments_lose_no_frame_silently(pack_rows, random_par
     assert 3 * kept == objective.weights(batch)["acoustic_kept"]
 
 
-# What the loop relies on
+# The interface to the training loop
 
 
 def test_the_batch_spec_is_that_of_the_loader(plain, batch):

@@ -23,7 +23,7 @@ def shape(*sizes):
         (MeshConfig(2, 4, 1), (2, 4, 1)),
     ],
 )
-def test_mesh_takes_the_devices_that_are_left(config, expected):
+def test_minus_one_takes_the_remaining_devices(config, expected):
     mesh = sharding.make_mesh(config)
     assert tuple(mesh.shape.values()) == expected
     assert mesh.axis_names == sharding.MESH_AXES
@@ -51,7 +51,7 @@ def test_mesh_that_does_not_fit_is_an_error(config):
         ("local/positions/embedding", (4, 8), (None, ("fsdp",))),
         ("acoustic_head/kernel", (8, 10), (("fsdp",), ("tensor",))),
         ("acoustic_head/kernel", (4, 8, 10), (None, ("fsdp",), ("tensor",))),
-        # Dimensions that the mesh does not divide stay whole.
+        # Dimensions that the mesh does not divide stay unsharded.
         ("semantic_head/kernel", (8, 11), (("fsdp",), None)),
         ("global/embed/embedding", (10, 6), (("tensor",), None)),
     ],
@@ -74,7 +74,7 @@ def test_every_parameter_of_the_model_has_a_rule(block, shared):
     shapes = jax.eval_shape(lambda: gpst.init(config, layout, jax.random.key(0)))
     mesh = sharding.make_mesh(MeshConfig(1, 4, 2))
     shardings = jax.tree.leaves(sharding.parameter_shardings(mesh, shapes))
-    # All that is large is cut over all eight devices, or at least over fsdp.
+    # Large arrays are sharded over all eight devices, or at least over fsdp.
     for (path, leaf), found in zip(jax.tree.leaves_with_path(shapes), shardings, strict=True):
         parts = leaf.size // np.prod(found.shard_shape(leaf.shape))
         assert parts >= (4 if path[-1].key in ("kernel", "embedding") else 1), path
@@ -120,7 +120,7 @@ def test_constrain():
         sharding.constrain(x, ("batch", "length"))
 
 
-def test_gathered_kernels_stay_cut_over_tensor():
+def test_gathered_kernels_stay_sharded_over_tensor():
     mesh = sharding.make_mesh(MeshConfig(2, 2, 2))
     axes = ("embed", "mlp")
     x = jax.device_put(
