@@ -1,9 +1,10 @@
 """Checkpoints: all that a run needs to resume exactly, and all that sampling from it needs.
 
 A checkpoint is the directory `<workdir>/checkpoints/<step>`, where `step` counts finished steps. It
-holds the parameters, their EMA where one is kept, the rest of the training state, and as JSON
-(Orbax's custom metadata) the data state, the description of the run (configuration, dataset, code
-version) and checksums of all arrays, against which whatever is read is checked."""
+holds the parameters, their EMA where kept, the rest of the training state, and as JSON (Orbax's
+custom metadata) the data state, the description of the run, and checksums of all arrays, against
+which whatever is read is checked.
+"""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
