@@ -1,4 +1,4 @@
-"""Programs run as users run them: started, watched, and ended with their test."""
+"""Programs run as users run them: started, watched, and ended with their test.
 
 All programs of a session share one compilation cache, also between the workers of pytest-xdist:
 `tests/conftest.py` opens it. Programs that are compared with each other must run with equal flags.
