@@ -31,8 +31,7 @@ from gpst_jax.config import ConfigError, RunConfig
 from gpst_jax.parallel import multihost
 from gpst_jax.parallel.sharding import path_string
 
-CHECKPOINT_DIRECTORY = "checkpoints"
-DAMAGED_DIRECTORY = "damaged_checkpoints"
+CHECKPOINT_DIRECTORY, DAMAGED_DIRECTORY = "checkpoints", "damaged_checkpoints"
 _CHUNK_BYTES = 32 << 20
 _POLICIES = ocp.training.preservation_policies
 
