@@ -115,8 +115,7 @@ def train(
         ConfigError: mesh, batch size and batch do not fit together.
         CheckpointError: `workdir` holds another run, or no checkpoint in it is intact.
         DivergenceError: `optimizer.max_skipped` steps in a row were skipped.
-        StorageError: a checkpoint or the metrics cannot be written, or the first checkpoint reads
-            back otherwise.
+        StorageError: a checkpoint or the metrics cannot be written, or read back.
         UserError: another live run holds the workdir, or checkpoints cannot be kept there.
     """
     call_start, train_config = time.monotonic(), config.train
