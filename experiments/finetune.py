@@ -126,6 +126,15 @@ def finetune(workdir: Path) -> dict[str, Any]:
     lora = _lora_config() if _METHOD.value == "lora" else None
     source = loading.open_source(_CHECKPOINT.value, [_STEP.value] if _STEP.value else [])
     _make_config(source, _DATASET.value or "", lora)
+    settings = {
+        "checkpoint": _CHECKPOINT.value,
+        "step": source.description.step,
+        "checkpoint_contents": finetuning.contents_of(source, _CHECKPOINT.value),
+        "vocabulary": _VOCABULARY.value,
+        "lora": finetuning.as_json(lora),
+    }
+    if (workdir / finetuning.SETTINGS_FILE).exists():  # of another run: nothing is tokenised
+        finetuning.check_settings(workdir, settings)
     dataset = _DATASET.value or _tokenise(source, workdir / "tokens")
     spec = load_spec(dataset)
     replace = None
@@ -136,16 +145,7 @@ def finetune(workdir: Path) -> dict[str, Any]:
         replace = VocabularyChange(old, spec.layout(), keep=_VOCABULARY.value == "extend")
     config = _make_config(source, str(dataset), lora)
     objective: Objective = make_objective(config, spec, dataset)
-    finetuning.check_settings(
-        workdir,
-        {
-            "checkpoint": _CHECKPOINT.value,
-            "step": source.description.step,
-            "checkpoint_contents": finetuning.contents_of(source, _CHECKPOINT.value),
-            "vocabulary": _VOCABULARY.value,
-            "lora": finetuning.as_json(lora),
-        },
-    )
+    finetuning.check_settings(workdir, settings)
     initial = from_source(source, replace)
     run = workdir / "train"
     if lora is not None:

@@ -138,12 +138,17 @@ def test_fine_tuning_checks_its_flags_before_it_tokenises(stored):
             f"{tune} --vocabulary=extend": "--vocabulary: is for a --dataset",
             f"{tune} --set=data.path=x": "give the data as --dataset",
             f"{tune} --set=train.step=9": "train.step: no such field",
-            f"{tune} --method=lora --targets=[": "is no regular expression",
+            f"{tune} --method=lora --targets=[": "no valid pattern",
             "--checkpoint=a --audio_dir=. --workdir=gs://b/run": "buckets are not written",
         },
         stored,
     )
     assert not (stored / "out").exists()
+    (stored / "out").mkdir()
+    (stored / "out" / "finetune.json").write_text('{"vocabulary": "extend"}')
+    refused("experiments.finetune", {tune: "out: started with"}, stored)
+    assert [path.name for path in (stored / "out").iterdir()] == ["finetune.json"]
+    shutil.rmtree(stored / "out")
 
 
 @pytest.mark.parametrize(
