@@ -167,13 +167,15 @@ def test_a_changed_array_is_found_by_its_checksum(tmp_path, monkeypatch):
     saves.close()
     assert record["arrays"]["params"].keys() == {"kernel"}
     wrong = {"kernel": tree["kernel"].at[1, 2].add(1e-6)}
-    other = manager.Checkpoints(tmp_path / "other")
+    # The first checkpoint of a process is read back at once; a later one, when it is restored.
+    other = manager.Checkpoints(tmp_path / "other", keep_latest=2)
+    other.save(1, {"params": tree}, {"data": {}})
     sums = manager.checksums.checksums
     with monkeypatch.context() as patch:
         patch.setattr(manager.checksums, "checksums", lambda unused: sums(tree))
-        other.save(1, {"params": wrong}, {"data": {}})
+        other.save(2, {"params": wrong}, {"data": {}})
     other.wait()
     shape = jax.ShapeDtypeStruct((3, 4), jax.numpy.float32, sharding=tree["kernel"].sharding)
     with pytest.raises(DamagedCheckpointError, match=r"1 arrays of 'params' .* kernel"):
-        other.restore(1, {"params": {"kernel": shape}})
+        other.restore(2, {"params": {"kernel": shape}})
     other.close()
