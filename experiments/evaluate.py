@@ -3,7 +3,7 @@
     python -m experiments.evaluate --samples=DIR --json_out=FILE [--report=FILE.html]
 
 DIR holds one folder per condition, as `experiments.generate` writes them. An interrupted
-evaluation resumes when it is run again.
+evaluation resumes when it is run again. Exit code 3: some samples could not be read.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from data_pipeline.runtime import cli
+from data_pipeline.runtime import cli, exit_codes
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json, write_text
 from data_pipeline.runtime.flag_rules import refuse
@@ -94,7 +94,7 @@ def main(argv: list[str]) -> int:
             results, _SAMPLES.value, _METRICS.value, _REPORT.value, _TITLE.value, items=items
         )
     print_results(results)
-    return 0
+    return exit_codes.PARTIAL if any(results["failed"].values()) else exit_codes.OK
 
 
 if __name__ == "__main__":
