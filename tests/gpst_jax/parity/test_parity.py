@@ -174,7 +174,7 @@ def test_a_file_of_another_kind_is_a_user_error(tmp_path):
     np.savez(path, **{"weights/other.weight": np.zeros(3)})
     with (
         flagsaver.flagsaver(golden=str(path)),
-        pytest.raises(UserError, match=r"other\.npz.*known kinds"),
+        pytest.raises(UserError, match=r"other\.npz.*known kind"),
     ):
         check_parity.main(["check_parity"])
 
