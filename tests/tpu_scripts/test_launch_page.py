@@ -39,6 +39,13 @@ def blocks():
     return found
 
 
+# Of the checkout: what the scripts read without Python's packages.
+KEPT = (
+    *("tpu_scripts/", "docker/", "requirements/", "setup.py"),
+    "gpst_jax/parallel/topologies.py",
+)
+
+
 @pytest.fixture
 def newcomer(tmp_path):
     """Function (commands, small) -> finished call, in a checkout with the fakes on PATH."""
@@ -46,7 +53,7 @@ def newcomer(tmp_path):
     listed = ["git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.splitlines()
     for name in names:
-        if name.startswith(("tpu_scripts/", "docker/", "requirements/", "setup.py")):
+        if name.startswith(KEPT):
             (checkout / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, checkout / name)
     (checkout / "runs" / "tokens").mkdir(parents=True)
