@@ -1,4 +1,4 @@
-"""Test-wide settings: eight simulated devices, no silent rank promotion, long files first."""
+"""Test-wide settings: eight simulated devices, no silent rank promotion, one compilation cache."""
 
 import os
 
@@ -19,10 +19,6 @@ jax.config.update("jax_threefry_partitionable", True)
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
 
-# Seconds of the longest files on two cores. The workers of pytest-xdist take whole files in this
-# order, so that none of them is left with a long one in the end.
-_SECONDS = {}
-
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # not a worker of pytest-xdist, which inherits it
@@ -30,8 +26,3 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(programs.remove_cache)
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False  # which would order files by their number of tests
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    root = programs.ROOT / "tests"
-    items.sort(key=lambda item: -_SECONDS.get(item.path.relative_to(root).as_posix(), 0))

@@ -7,7 +7,6 @@ measured before an interruption, is measured once.
 import contextlib
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -21,12 +20,12 @@ from rich.console import Console
 
 from data_pipeline.audio.io import AudioError, load_audio
 from data_pipeline.runtime.errors import UserError
+from data_pipeline.runtime.process_pool import one_thread_each
 from gpst_jax.evaluation.metrics.recipe import Measurement, Outcome
 from gpst_jax.samples.manifest import content_hash
 
 # Below this a process pool costs more than it saves: each worker loads its model for seconds.
 _MIN_FILES_PER_PROCESS = 8
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Cache:
@@ -96,21 +95,6 @@ def _measure(path: str) -> Outcome:
     return Outcome(value=_Worker.model(wav))
 
 
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes started in this context use one thread per numerical library."""
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
 def _outcomes(measurement: Measurement, jobs: list[str], processes: int) -> Iterator[Outcome]:
     """Outcomes in the order of the jobs, which are paths."""
     processes = min(processes, len(jobs) // _MIN_FILES_PER_PROCESS)
@@ -120,7 +104,7 @@ def _outcomes(measurement: Measurement, jobs: list[str], processes: int) -> Iter
         return
     # Spawned, not forked: the parent may hold threads of JAX or torch.
     with (
-        _one_thread_each(),
+        one_thread_each(),
         ProcessPoolExecutor(
             processes,
             mp_context=multiprocessing.get_context("spawn"),
