@@ -1,7 +1,7 @@
 """Recordings that are in a file one behind the other, or behind a header with a wrong length.
 
 Files joined by `cat`, chained streams and unfinished headers are common in collected corpora, and a
-decoder stops at the first end that it is told of. `find_parts` says where everything is.
+decoder stops at the first end that the container states. `find_parts` says where everything is.
 """
 
 import io
