@@ -5,6 +5,9 @@
 Reads `*.bin`, `*.pt` and `*.pth` with PyTorch's restricted unpickler (`weights_only`), which allows
 only tensors and plain containers. Copies the JSON files of the directory. Tokenizers read the
 result; they never read a pickle.
+
+Weights of wav2vec 2.0 under the names of fairseq2 or fairseq (`xlsr2_1b_v2`) are recognised by
+them, and written under those of transformers, with config.json and preprocessor_config.json.
 """
 
 import json
@@ -18,9 +21,11 @@ from absl import flags
 from data_pipeline.runtime import cli
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
-from data_pipeline.tokenizers import torch_runtime
+from data_pipeline.tokenizers import fairseq2_weights, torch_runtime
+from data_pipeline.tokenizers.pretrained import read_settings
 
 _PICKLES = (".bin", ".pt", ".pth")
+_DESCRIPTIONS = ("config.json", "preprocessor_config.json")
 _WRAPPERS = ("state_dict", "model", "generator")
 
 
@@ -32,7 +37,8 @@ def convert_weights(model: str | Path, output: str | Path) -> dict[str, Any]:
         output: directory, created if missing.
 
     Returns:
-        `output`, the number of `tensors`, and `read`, the names of the files.
+        `output`, the number of `tensors`, `read`, the names of the files, and `renamed`, whether
+        the tensors were written under other names.
 
     Raises:
         UserError: no such files, one that holds more than tensors, two with a tensor of the same
@@ -61,11 +67,19 @@ def convert_weights(model: str | Path, output: str | Path) -> dict[str, Any]:
                 )
             # Tensors may share memory or be views, which safetensors cannot represent.
             tensors[key] = tensor.detach().clone().contiguous()
+    renamed = fairseq2_weights.is_foreign(tensors)
+    written: dict[str, Any] = {}
+    if renamed:
+        given = read_settings(source) if (source / "config.json").exists() else {}
+        tensors, *described = fairseq2_weights.translate(tensors, given, str(source))
+        written = dict(zip(_DESCRIPTIONS, described, strict=True))
     try:
         target.mkdir(parents=True, exist_ok=True)
         for path in source.glob("*.json"):
-            if path.resolve() != (target / path.name).resolve():
+            if path.name not in written and path.resolve() != (target / path.name).resolve():
                 shutil.copyfile(path, target / path.name)
+        for name, description in written.items():
+            write_json(target / name, description)
         temporary = target / ".model.safetensors.part"
         save_file(tensors, temporary, metadata={"format": "pt"})
         temporary.replace(target / "model.safetensors")
@@ -73,7 +87,7 @@ def convert_weights(model: str | Path, output: str | Path) -> dict[str, Any]:
         raise UserError(f"cannot write {target}: {error.strerror}") from error
     for path in target.glob("*.bin.index.json"):
         path.unlink()  # lists the pickled files
-    return {"output": str(target), "tensors": len(tensors), "read": names}
+    return {"output": str(target), "tensors": len(tensors), "read": names, "renamed": renamed}
 
 
 def _read(torch: Any, path: Path) -> Mapping[str, Any]:

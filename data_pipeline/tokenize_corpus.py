@@ -209,8 +209,9 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "source",
         None,
-        "Instead of --audio_dir: manifest:FILE, kaldi:DIR, webdataset:PATTERN, tfds:NAME or "
-        "folder:DIR, with options after it as ?name=value&name=value.",
+        "Instead of --audio_dir: manifest:FILE, kaldi:DIR, webdataset:PATTERN, tfds:NAME, "
+        "lhotse:MANIFEST, hf:DIR_OR_NAME or folder:DIR, with options after it as "
+        "?name=value&name=value.",
     )
     flags.DEFINE_string("output", None, "Dataset directory, created if missing.", required=True)
     flags.DEFINE_string(

@@ -6,7 +6,9 @@ of the kinds in `naming`. Every source has `list()`; `read_audio` reads the utte
 
 from data_pipeline.sources.base import SPLITS, UNKNOWN_SPEAKER, Failure, Source, Utterance
 from data_pipeline.sources.folder import FolderSource
+from data_pipeline.sources.hf_datasets import HFDatasetSource
 from data_pipeline.sources.kaldi import KaldiSource
+from data_pipeline.sources.lhotse_manifests import LhotseSource
 from data_pipeline.sources.manifest import ManifestSource
 from data_pipeline.sources.reading import read_audio
 from data_pipeline.sources.registry import open_source
@@ -19,7 +21,9 @@ __all__ = [
     "UNKNOWN_SPEAKER",
     "Failure",
     "FolderSource",
+    "HFDatasetSource",
     "KaldiSource",
+    "LhotseSource",
     "ManifestSource",
     "Source",
     "TFDSSource",

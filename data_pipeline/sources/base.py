@@ -14,6 +14,7 @@ from data_pipeline.sources.overlaps import clashes, same_files
 
 SPLITS = ("train", "valid", "unseen")
 UNKNOWN_SPEAKER = "unknown"
+ON_HUB = "hf://"  # the path of a file that is read over the network
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Utterance:
     """One utterance: a recording, or a segment of one."""
 
     id: str  # unique and stable: the path relative to the audio directory, without suffix
-    path: str  # absolute: a file, or the directory of a dataset
+    path: str  # absolute: a file, or the directory of a dataset; hf:// is a file of the hub
     speaker: str  # "unknown" if not known
     language: str = "und"
     text: str | None = None

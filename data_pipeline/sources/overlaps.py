@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 from urllib.parse import parse_qsl
 
 _ROUNDING = 0.05  # seconds: times of tables are rounded
+_WITHIN = ("start=", "end=", "channel=")  # of a member: which part of the recording
 
 
 class Piece(Protocol):
@@ -32,9 +33,16 @@ def span(utterance: Piece) -> tuple[float, float]:
 
 
 def recording(utterance: Piece) -> tuple[str, str]:
-    """What the utterance is a piece of: a file, or a member of a container."""
-    member = utterance.member
-    return utterance.path, "" if member.startswith("start=") else member
+    """What the utterance is a piece of: a file, or a member of a container.
+
+    The channels of a recording are one: each may hold the voices of the others too.
+    """
+    inside = [part for part in utterance.member.split("&") if not part.startswith(_WITHIN)]
+    return utterance.path, "&".join(inside)
+
+
+def _channel(utterance: Piece) -> str:
+    return dict(parse_qsl(utterance.member)).get("channel", "")
 
 
 def overlapping(utterances: Iterable[P]) -> Iterator[list[P]]:
@@ -76,10 +84,11 @@ def clashes(utterances: Sequence[Piece]) -> dict[str, str]:
     reasons: dict[str, str] = {}
     shared: list[list[str]] = []
     for cluster in overlapping(utterances):
-        kept: dict[tuple[float, float], Piece] = {}
+        kept: dict[tuple[tuple[float, float], str], Piece] = {}
         first: Piece | None = None  # that has a split
         for piece in sorted(cluster, key=lambda item: order[item.id]):
-            same = kept.get(span(piece))
+            stretch = span(piece), _channel(piece)
+            same = kept.get(stretch)
             if same is not None:
                 reasons[piece.id] = f"the same recording as {same.id!r}, which is used"
             elif first is not None and piece.split not in ("", first.split):
@@ -88,7 +97,7 @@ def clashes(utterances: Sequence[Piece]) -> dict[str, str]:
                     f"{first.split!r}: give both the same split, or end one where the other begins"
                 )
             else:
-                kept[span(piece)] = piece
+                kept[stretch] = piece
                 first = piece if first is None and piece.split else first
         if len(kept) > 1:
             shared.append([piece.id for piece in kept.values()])

@@ -6,13 +6,15 @@
     start=1.5&end=3.25               segment of an audio file, in seconds
     offset=1536&size=40210&name=...  byte range that holds an audio file (member of a tar)
     row=17&feature=speech&rate=16000 record of an ArrayRecord shard of a TFDS dataset
+    row=17&column=audio              row of a Parquet or Arrow file (hf://... is one on the hub)
 
-Records store both as one text, `path?member`, see `stored_source`.
+Behind a file or a byte range, `start` and `end` may follow, and `channel=1`: that channel alone,
+counted from 0. Records store path and member as one text, `path?member`, see `stored_source`.
 """
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -33,13 +35,25 @@ from data_pipeline.runtime.contents import (
     file_state,
     require_unchanged,
 )
-from data_pipeline.sources.base import Utterance, encode_member
+from data_pipeline.sources.base import ON_HUB, Utterance, encode_member
+from data_pipeline.sources.one_channel import decode_channel
 
 # The names in a member, and what their values are read by.
-_LOCATIONS = (
-    {"start": float, "end": float},
-    {"offset": int, "size": int, "name": str},
+_Values = dict[str, Callable[[str], object]]
+_BYTES: _Values = {"offset": int, "size": int, "name": str}
+_SPAN: _Values = {"start": float, "end": float}
+_CHANNEL: _Values = {"channel": int}
+_NONE: _Values = {}
+_LOCATIONS: tuple[_Values, ...] = (
+    *(
+        inside | span | channel
+        for inside in (_NONE, _BYTES)
+        for span in (_NONE, _SPAN)
+        for channel in (_NONE, _CHANNEL)
+        if inside or span or channel
+    ),
     {"row": int, "feature": str, "rate": int},
+    {"row": int, "column": str},
 )
 
 
@@ -50,7 +64,9 @@ def stored_source(utterance: Utterance, root: str | os.PathLike[str]) -> str:
         utterance: as listed by a source.
         root: directory that the path is written relative to.
     """
-    path = os.path.relpath(utterance.path, root)
+    path = utterance.path
+    if not path.startswith(ON_HUB):
+        path = os.path.relpath(path, root)
     return f"{path}?{utterance.member}" if utterance.member else path
 
 
@@ -80,7 +96,8 @@ def stored_utterance(source: str, root: str | os.PathLike[str]) -> Utterance:
     """The utterance, for `read_audio`, that a record's `source` names below a directory."""
     whole = Path(root, source)
     path, member = (source, "") if whole.is_file() else split_source(source)
-    return Utterance(id=source, path=str(Path(root, path)), speaker="", member=member)
+    path = path if path.startswith(ON_HUB) else str(Path(root, path))
+    return Utterance(id=source, path=path, speaker="", member=member)
 
 
 def read_audio(utterance: Utterance, sample_rate: int, min_seconds: float = 0.1) -> np.ndarray:
@@ -106,13 +123,16 @@ def read_audio(utterance: Utterance, sample_rate: int, min_seconds: float = 0.1)
 
 def _read(path: str, location: dict[str, str]) -> tuple[np.ndarray, int]:
     """Samples (N,) and their rate."""
-    if "offset" in location:
-        return decode_audio(_byte_range(path, location), path)
-    if "row" in location:
+    if "feature" in location:
         from data_pipeline.sources.tfds_audio import read_row
 
         return read_row(path, int(location["row"]), location["feature"], int(location["rate"]))
-    wav, rate = _decode_file(path, file_state(path))
+    if "column" in location:
+        return decode_audio(_row(path, location), path)
+    inside = tuple(location.get(name) for name in _BYTES)
+    wav, rate = _decode(path, file_state(path), inside, location.get("channel"))
+    if "start" not in location:
+        return wav, rate
     start, end = round(float(location["start"]) * rate), round(float(location["end"]) * rate)
     # Times are often rounded up to the next hundredth of a second.
     if end > len(wav) + 0.05 * rate:
@@ -121,6 +141,12 @@ def _read(path: str, location: dict[str, str]) -> tuple[np.ndarray, int]:
             path,
         )
     return wav[start:end], rate
+
+
+def _row(path: str, location: dict[str, str]) -> bytes:
+    from data_pipeline.sources.hf_datasets.rows import row_bytes
+
+    return row_bytes(path, int(location["row"]), location["column"])
 
 
 def content_of(utterance: Utterance) -> Content:
@@ -134,6 +160,8 @@ def content_of(utterance: Utterance) -> Content:
     try:
         if "offset" in location:
             return Content(*state, digest(_byte_range(path, location)))
+        if "column" in location:
+            return Content(*state, digest(_row(path, location)))
         if "row" in location:
             from data_pipeline.sources.tfds_audio import row_bytes
 
@@ -174,6 +202,14 @@ def _byte_range(path: str, location: dict[str, str]) -> bytes:
 # Segments of a recording are usually read one after the other. The state tells a file from another
 # that has taken its name.
 @functools.lru_cache(maxsize=1)
-def _decode_file(path: str, state: FileState) -> tuple[np.ndarray, int]:
+def _decode(
+    path: str, state: FileState, inside: tuple[str | None, ...], channel: str | None
+) -> tuple[np.ndarray, int]:
+    """Samples (N,) of a file, or of its byte range `inside`; all channels, or one."""
     del state
-    return decode_file(path)
+    if any(inside):
+        data = _byte_range(path, dict(zip(_BYTES, map(str, inside), strict=True)))
+        if channel is None:
+            return decode_audio(data, path)
+        return decode_channel(data, path, int(channel))
+    return decode_file(path) if channel is None else decode_channel(path, path, int(channel))

@@ -13,7 +13,9 @@ from urllib.parse import parse_qsl
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.sources.base import Source
 from data_pipeline.sources.folder import FolderSource
+from data_pipeline.sources.hf_datasets import HFDatasetSource
 from data_pipeline.sources.kaldi import KaldiSource
+from data_pipeline.sources.lhotse_manifests import LhotseSource
 from data_pipeline.sources.manifest import ManifestSource
 from data_pipeline.sources.tar_shards import TarSource
 from data_pipeline.sources.tfds_audio import TFDSSource
@@ -24,6 +26,8 @@ KINDS: Mapping[str, type] = {
     "kaldi": KaldiSource,
     "webdataset": TarSource,
     "tfds": TFDSSource,
+    "lhotse": LhotseSource,
+    "hf": HFDatasetSource,
 }
 
 
@@ -32,7 +36,8 @@ def open_source(name: str) -> Source:
 
     Args:
         name: a directory of recordings, or a kind, a colon and a location: `manifest:FILE`,
-            `kaldi:DATA_DIR`, `webdataset:PATTERN`, `tfds:NAME_OR_DIRECTORY`, `folder:DIRECTORY`.
+            `kaldi:DATA_DIR`, `webdataset:PATTERN`, `tfds:NAME_OR_DIRECTORY`,
+            `lhotse:MANIFEST_OR_SHAR`, `hf:NAME_OR_DIRECTORY`, `folder:DIRECTORY`.
             Options, the fields of the kind's class, follow as `?option=value&option=value`.
 
     Raises:

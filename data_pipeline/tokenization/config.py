@@ -12,6 +12,7 @@ from data_pipeline.audio import chunking
 from data_pipeline.runtime.contents import file_state, in_threads
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.sources import Failure, FolderSource, Source, Utterance, open_source
+from data_pipeline.sources.base import ON_HUB
 from data_pipeline.sources.speakers import AUTO, check_rule
 from data_pipeline.tokenizers import load_codec, load_semantic
 
@@ -169,7 +170,7 @@ def describe(
     states = in_threads(lambda item: file_state(item.path), items)
     for item, (size, _, _) in zip(items, states, strict=True):
         content = {**dataclasses.asdict(item), "path": item.path}
-        if item.path:
+        if item.path and not item.path.startswith(ON_HUB):
             content["path"] = os.path.relpath(item.path, root)
         if not content.get("member"):
             content.pop("member", None)  # as in datasets older than this field

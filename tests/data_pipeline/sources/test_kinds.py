@@ -13,7 +13,9 @@ from data_pipeline.audio.io import AudioError
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.sources import (
     FolderSource,
+    HFDatasetSource,
     KaldiSource,
+    LhotseSource,
     ManifestSource,
     TarSource,
     TFDSSource,
@@ -306,6 +308,10 @@ def test_sources_by_name(tmp_path):
     assert open_source("webdataset:s-???.tar") == TarSource("s-???.tar")
     expected = TFDSSource("librispeech", split="a+b", sample_rate=16000)
     assert open_source("tfds:librispeech?split=a%2Bb&sample_rate=16000") == expected
+    expected = LhotseSource("cuts.jsonl.gz", per="cut", language="en")
+    assert open_source("lhotse:cuts.jsonl.gz?per=cut&language=en") == expected
+    expected = HFDatasetSource("org/name", config="en", split="train+test", audio="clip")
+    assert open_source("hf:org/name?config=en&split=train%2Btest&audio=clip") == expected
     for name, message in {
         "manifest:": "no location",
         "manifest:m.csv?speed=3": "unknown option 'speed'",
