@@ -1,17 +1,21 @@
-"""Benchmarks on this machine: the train step against other implementations, or the data pipeline.
+"""Benchmarks on this machine: training and decoding against other implementations; data.
 
     python -m experiments.benchmark --suite=train [--size=cpu|toy|gpst_190m|gpst_1b] \
         [--rows=4,8,16] [--steps=20] [--cases=ours,torch_eager] [--json_out=FILE]
+    python -m experiments.benchmark --suite=generate [--size=cpu|toy|gpst_190m] [--rows=1,8,32] \
+        [--steps=3] [--threads=1] [--cases=copy,ours,csm_eager] [--json_out=FILE]
     python -m experiments.benchmark --suite=data [--size=gpst_190m] [--scale=1] [--json_out=FILE]
 
+The suite `generate` decodes greedily with ours and with CSM and MusicGen of Hugging Face in torch,
+eager and compiled, with all processors and with one, and measures the bandwidth of memory.
 The suite `data` measures tokenisation, loading (against what one host of a pod consumes), memory,
 and packing 20 million records, all on synthetic data.
 
 In the suite `train` every case runs in a fresh process, with the same dimensions, tokens and
 threads: our step (gpst_jax/training/step.py), Hugging Face's CSM in torch, eager and compiled, a
 flattened decoder over all codes, and our step with local-drop, rematerialisation, or unrolled
-layers. Activations are bfloat16 on an accelerator and float32 on a CPU. Protocol and results of
-both: docs/benchmarks.md.
+layers. Activations are bfloat16 on an accelerator and float32 on a CPU. Protocols and results:
+docs/benchmarks.md.
 
 Exit code 0, or 1 if our own step failed; other cases that fail are listed with their errors.
 """
@@ -28,10 +32,10 @@ from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
 from data_pipeline.runtime.progress import progress
 from experiments.common import load_config, load_layout
-from gpst_jax.benchmarks import data_suite, suite, workload
+from gpst_jax.benchmarks import data_suite, generate_cases, generate_suite, suite, workload
 from gpst_jax.config import ConfigError
 
-_SUITE = flags.DEFINE_enum("suite", "train", ["train", "data"], "What is measured.")
+_SUITE = flags.DEFINE_enum("suite", "train", ["train", "generate", "data"], "What is measured.")
 _SCALE = flags.DEFINE_float(
     "scale", 1.0, "Suite data: fraction of its full size, for a quick look.", 0.0001, 1.0
 )
@@ -39,16 +43,35 @@ _SIZE = flags.DEFINE_string(
     "size", "cpu", "cpu (52M parameters), toy, or a config of experiments/configs."
 )
 _ROWS = flags.DEFINE_list(
-    "rows", [], "Utterances per step on one device; of several numbers each case reports its best."
+    "rows",
+    [],
+    "Utterances per step on one device; of several numbers each case of the suite train reports "
+    "its best.",
 )
-_STEPS = flags.DEFINE_integer("steps", 20, "Timed steps of each case.", lower_bound=1)
+_STEPS = flags.DEFINE_integer(
+    "steps",
+    None,
+    "Timed steps or calls of each case; 20 of training, 3 of decoding.",
+    lower_bound=1,
+)
+_FRAMES = flags.DEFINE_integer(
+    "frames",
+    0,
+    "Suite generate: frames of a call, at least 2; 0: 32, 16 and 8 at batch 1, 8 and 32.",
+    lower_bound=0,
+)
 _TURN = flags.DEFINE_integer(
     "turn", 2, "Steps that a case runs before the next one's turn.", lower_bound=1
 )
-_CASES = flags.DEFINE_list("cases", list(suite.CASES), "Which cases to run.")
+_CASES = flags.DEFINE_list(
+    "cases", [], "Which cases to run; default: all, but for csm_generate of the suite generate."
+)
 _SKIP = flags.DEFINE_list("skip", [], "Cases to leave out.")
 _THREADS = flags.DEFINE_integer(
-    "threads", 0, "Processors of each case; 0: all that this process may use.", lower_bound=0
+    "threads",
+    0,
+    "Processors of each case; 0: all of this process, and in the suite generate also one.",
+    lower_bound=0,
 )
 _TOGETHER = flags.DEFINE_enum(
     "interleave",
@@ -81,23 +104,25 @@ def chosen_cases() -> list[str]:
     Raises:
         UserError: a name is unknown, or nothing is left.
     """
-    unknown = sorted({*_CASES.value, *_SKIP.value} - set(suite.CASES))
+    known = generate_cases.CASES if _SUITE.value == "generate" else suite.CASES
+    default = [case for case in known if case != generate_cases.ON_REQUEST]
+    unknown = sorted({*_CASES.value, *_SKIP.value} - set(known))
     if unknown:
-        raise UserError(f"--cases: unknown {unknown[0]!r}; choose from {', '.join(suite.CASES)}")
-    cases = [c for c in suite.CASES if c in _CASES.value and c not in _SKIP.value]
-    if not cases:
+        raise UserError(f"--cases: unknown {unknown[0]!r}; choose from {', '.join(known)}")
+    wanted = set(_CASES.value or default) - set(_SKIP.value)
+    if not wanted:
         raise UserError("--skip: no case is left; skip fewer")
-    return cases
+    return [case for case in known if case in wanted]
 
 
-def row_numbers(default: int) -> list[int]:
+def row_numbers(*default: int) -> list[int]:
     """The numbers of `--rows`.
 
     Raises:
         UserError: one of them is no positive integer.
     """
     try:
-        numbers = [int(text) for text in _ROWS.value] or [default]
+        numbers = [int(text) for text in _ROWS.value] or list(default)
     except ValueError as error:
         raise UserError(f"--rows: {error}; give numbers such as 4,8") from error
     if min(numbers) < 1:
@@ -105,10 +130,23 @@ def row_numbers(default: int) -> list[int]:
     return numbers
 
 
+def _together() -> bool:
+    return _SIZE.value in _SMALL if _TOGETHER.value == "auto" else _TOGETHER.value == "on"
+
+
+def _row(base: workload.Workload) -> dict[str, int]:
+    return {
+        "units": base.units,
+        "frames": base.frames,
+        "codebooks": base.layout.num_codebooks,
+        "row_length": base.config.data.sequence_length,
+    }
+
+
 def run(base: workload.Workload, cases: list[str]) -> dict[str, Any]:
     """Measures and returns what `--json_out` holds."""
-    together = _SIZE.value in _SMALL if _TOGETHER.value == "auto" else _TOGETHER.value == "on"
-    numbers, steps, turn = row_numbers(base.rows), _STEPS.value, _TURN.value
+    together = _together()
+    numbers, steps, turn = row_numbers(base.rows), _STEPS.value or 20, _TURN.value
     total = 1 + len(numbers) * suite.units_of_progress(len(cases), steps, turn)
     measured = []
     with progress("benchmark", total) as done:
@@ -121,12 +159,7 @@ def run(base: workload.Workload, cases: list[str]) -> dict[str, Any]:
     return {
         "suite": _SUITE.value,
         "size": _SIZE.value,
-        "row": {
-            "units": base.units,
-            "frames": base.frames,
-            "codebooks": base.layout.num_codebooks,
-            "row_length": base.config.data.sequence_length,
-        },
+        "row": _row(base),
         "interleaved": together,
         "machine": suite.machine(measured),
         "versions": suite.versions(),
@@ -206,6 +239,32 @@ def _run_data() -> int:
     return 0
 
 
+def run_generate(base: workload.Workload, cases: list[str]) -> dict[str, Any]:
+    """Measures decoding, prints it, and returns what `--json_out` holds.
+
+    Raises:
+        UserError: `--frames` is 1 or beyond the workload's.
+    """
+    frames = _FRAMES.value
+    if frames == 1 or frames > base.frames:
+        raise UserError(f"--frames: {frames} is not between 2 and {base.frames}, or 0")
+    batches, repeats = row_numbers(*generate_suite.ROWS), _STEPS.value or 3
+    counts = len(generate_suite.thread_counts(base.threads))
+    total = generate_suite.units_of_progress(len(cases), len(batches), counts, repeats)
+    with progress("benchmark", total) as done:
+        found = generate_suite.measure(
+            cases, base, batches, repeats, frames=frames, together=_together(), done=done
+        )
+    head = {"suite": _SUITE.value, "size": _SIZE.value, "row": _row(base)}
+    about = {"interleaved": _together(), "machine": suite.machine(found.pop("measured"))}
+    result = head | about | {"versions": suite.versions()} | found
+    console = Console()
+    console.width = max(console.width, 120)  # also where the output is a file
+    console.print(generate_suite.table(result))
+    print("\n".join(generate_suite.lines(result)))
+    return result
+
+
 def main(argv: list[str]) -> int:
     """Measures, prints and writes; returns the exit code."""
     if len(argv) > 1:
@@ -217,8 +276,11 @@ def main(argv: list[str]) -> int:
         base = load_workload(_SIZE.value, _THREADS.value)
     except ConfigError as error:
         raise UserError(str(error)) from error
-    result = run(base, cases)
-    show(result)
+    if _SUITE.value == "generate":
+        result = run_generate(base, cases)
+    else:
+        result = run(base, cases)
+        show(result)
     if cli.JSON_OUT.value:
         write_json(cli.JSON_OUT.value, result)
     failed = [case["name"] for case in result["cases"] if case["error"]]

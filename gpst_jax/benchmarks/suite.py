@@ -49,6 +49,8 @@ class Measurement:
     cpu_seconds: list[float] = dataclasses.field(default_factory=list)
     memory: int = 0
     error: str | None = None
+    first_seconds: list[float] = dataclasses.field(default_factory=list)  # suite generate
+    rest_seconds: list[float] = dataclasses.field(default_factory=list)
 
     @property
     def step_s(self) -> float:
@@ -59,7 +61,13 @@ class Measurement:
 class Worker:
     """The process of one case (gpst_jax/benchmarks/worker.py)."""
 
-    def __init__(self, case: str, workload: Workload, environment: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        case: str,
+        workload: Workload,
+        environment: Mapping[str, str] | None = None,
+        suite: str = "train",
+    ):
         self.measurement = Measurement(case, workload.rows)
         environment = os.environ | {"HF_HUB_OFFLINE": "1"} | dict(environment or {})
         environment.setdefault("GLIBC_TUNABLES", _TUNABLES)
@@ -73,8 +81,11 @@ class Worker:
             stderr=self._log,
             env=environment,
         )
-        request = {"case": case, "workload": workload.to_json()}
-        self.measurement.info = self._ask(request) or {}
+        self._send({"suite": suite, "case": case, "workload": workload.to_json()})
+
+    def await_start(self) -> None:
+        """Waits until the case is built and warm; then `measurement.info` is known."""
+        self.measurement.info = self._receive() or {}
 
     @property
     def alive(self) -> bool:
@@ -83,22 +94,25 @@ class Worker:
 
     def run(self, steps: int) -> None:
         """Times `steps` further steps."""
-        reply = self._ask({"steps": steps})
+        self._send({"steps": steps})
+        reply = self._receive()
         if reply is not None:
             self.measurement.seconds += reply["seconds"]
             self.measurement.cpu_seconds += reply["cpu_seconds"]
+            self.measurement.first_seconds += reply["first_seconds"]
+            self.measurement.rest_seconds += reply["rest_seconds"]
             self.measurement.memory = reply["memory"]
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any] | None:
-        """The reply; None, with `measurement.error` set, where the case failed."""
-        process = self._process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        line = b""
+    def _send(self, request: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def _receive(self) -> dict[str, Any] | None:
+        """The reply; None, with `measurement.error` set, where the case failed."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
         reply = json.loads(line) if line else {"error": self._last_words()}
         if "error" in reply:
             self.measurement.error = reply["error"]
@@ -124,16 +138,26 @@ class Worker:
 
 
 @contextlib.contextmanager
-def _workers(
-    cases: Sequence[str], workload: Workload, done: Callable[[int], None]
+def workers_of(
+    cases: Sequence[str], workload: Workload, done: Callable[[int], None], suite: str = "train"
 ) -> Iterator[list[Worker]]:
+    """The processes of several cases, alive together; `done(1)` after each has started.
+
+    Those of training start one after another, since their start is part of what is reported.
+    """
     with contextlib.ExitStack() as stack:
         workers = []
         for case in cases:
-            worker = Worker(case, workload)
+            worker = Worker(case, workload, suite=suite)
             stack.callback(worker.close)
             workers.append(worker)
-            done(1)
+            if suite == "train":
+                worker.await_start()
+                done(1)
+        if suite != "train":
+            for worker in workers:
+                worker.await_start()
+                done(1)
         yield workers
 
 
@@ -164,7 +188,7 @@ def measure(
         groups = [[case] for group in groups for case in group]
     found: dict[Any, Any] = {}
     for group in filter(None, groups):
-        with _workers(group, workload, done) as workers:
+        with workers_of(group, workload, done) as workers:
             for start in range(0, steps, turn):
                 for worker in workers:
                     if worker.alive:
@@ -180,6 +204,7 @@ def count_flops(workload: Workload) -> Measurement:
     The program is compiled for the CPU, where matmuls are not custom calls of a vendor library.
     """
     worker = Worker("flops", workload, {"JAX_PLATFORMS": "cpu"})
+    worker.await_start()
     worker.close()
     return worker.measurement
 

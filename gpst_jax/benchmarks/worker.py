@@ -1,8 +1,8 @@
 """The process of one case, so that cases share neither memory nor thread pools.
 
 Started by gpst_jax/benchmarks/suite.py. Requests and replies are lines of JSON on standard input
-and output: first `{"case", "workload"}`, then any number of `{"steps": n}`. A reply with `error`
-ends the process. Output of libraries goes to standard error.
+and output: first `{"suite", "case", "workload"}`, then any number of `{"steps": n}`. A reply with
+`error` ends the process. Output of libraries goes to standard error.
 """
 
 import json
@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from data_pipeline.runtime.errors import UserError
+from gpst_jax.benchmarks import generate_cases
 from gpst_jax.benchmarks.workload import Workload
 
 
@@ -30,18 +31,26 @@ def main() -> None:
         workload = Workload.from_json(request["workload"])
         _limit_threads(workload.threads)
         began = time.perf_counter()
-        step, info = build(request["case"], workload)
-        loss = step()
-        step()
+        step, info = build(request["suite"], request["case"], workload)
+        warm = getattr(step, "warm", step)
+        loss = warm()
+        warm()
+        if hasattr(step, "first"):
+            step.first()
         reply(info | {"build_s": time.perf_counter() - began, "loss": loss})
         for line in sys.stdin:
-            seconds, processor = [], []
+            seconds, processor, firsts, rests = [], [], [], []
             for _ in range(json.loads(line)["steps"]):
+                if hasattr(step, "first"):
+                    step.first()
                 cpu, start = time.process_time(), time.perf_counter()
                 step()
                 seconds.append(time.perf_counter() - start)
                 processor.append(time.process_time() - cpu)
-            reply({"seconds": seconds, "cpu_seconds": processor, "memory": _peak_bytes(step)})
+                firsts.append(getattr(step, "first_s", 0.0))
+                rests.append(getattr(step, "rest_s", 0.0))
+            times = {"seconds": seconds, "cpu_seconds": processor, "first_seconds": firsts}
+            reply(times | {"rest_seconds": rests, "memory": _peak_bytes(step)})
     except Exception as error:
         # Any exception of a library, out of memory included, is the result of this case.
         reply({"error": _describe(error)})
@@ -49,9 +58,11 @@ def main() -> None:
             raise
 
 
-def build(case: str, workload: Workload) -> tuple[Any, dict[str, Any]]:
+def build(suite: str, case: str, workload: Workload) -> tuple[Any, dict[str, Any]]:
     """The step of a case, and its `parameters`, `flops`, device and threads."""
-    if case.startswith("torch"):
+    if suite == "generate":
+        step, info = generate_cases.build(case, workload)
+    elif case.startswith("torch"):
         step, info = _build_torch(case, workload)
     else:
         step, info = _build_jax(case, workload)

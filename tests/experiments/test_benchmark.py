@@ -106,6 +106,7 @@ def test_unknown_cases_and_sizes_are_one_line(tmp_path):
 
 def test_a_case_that_cannot_run_is_recorded():
     worker = suite.Worker("no_such_case", TOY)
+    worker.await_start()
     worker.close()
     assert not worker.alive
     assert "no_such_case" in (worker.measurement.error or "")
