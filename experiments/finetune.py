@@ -38,7 +38,8 @@ from gpst_jax.config import ConfigError, RunConfig
 from gpst_jax.models.lora import LAYER_MATRICES, LoraConfig
 from gpst_jax.objectives import Objective, make_objective
 from gpst_jax.objectives.lora import LoraObjective
-from gpst_jax.training.log import DivergenceError
+from gpst_jax.trackers import check_names
+from gpst_jax.training.log import DivergenceError, process_trackers
 from gpst_jax.training.loop import train
 from gpst_jax.warm_start import finetuning
 from gpst_jax.warm_start.arrays import from_source
@@ -91,6 +92,14 @@ _VOCABULARY = flags.DEFINE_enum(
     "A --dataset of other tokenizers: is an error; keeps the rows of existing ids and initialises "
     "new ones at random; or initialises all rows at random.",
 )
+_TRACKERS = flags.DEFINE_list(
+    "trackers",
+    [],
+    "Where metrics go beside console, metrics.jsonl and TensorBoard: wandb, trackio (by commas).",
+)
+_TRACKER_PROJECT = flags.DEFINE_string(
+    "tracker_project", None, "Their project; default: WANDB_PROJECT for wandb, else gpst_jax."
+)
 _SET = flags.DEFINE_multi_string(
     "set", [], "Overrides one field of the configuration: section.field=value."
 )
@@ -122,6 +131,7 @@ def main(argv: list[str]) -> int:
 def finetune(workdir: Path) -> dict[str, Any]:
     """Tokenises, trains and writes the model; returns what `--json_out` holds."""
     check_name(workdir)  # before anything is tokenised
+    check_names(_TRACKERS.value)
     _check_flags()
     lora = _lora_config() if _METHOD.value == "lora" else None
     source = loading.open_source(_CHECKPOINT.value, [_STEP.value] if _STEP.value else [])
@@ -158,7 +168,13 @@ def finetune(workdir: Path) -> dict[str, Any]:
     with RunLoaders(config, spec, objective) as loaders:
         loaders.check_validation(config.train.eval_batches)
         result = train(
-            config, objective, loaders.make, run, dataset=dataclasses.asdict(spec), initial=initial
+            config,
+            objective,
+            loaders.make,
+            run,
+            dataset=dataclasses.asdict(spec),
+            initial=initial,
+            trackers=process_trackers(run, _TRACKERS.value, _TRACKER_PROJECT.value),
         )
     model = run
     if lora is not None and not result.interrupted:

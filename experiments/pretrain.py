@@ -4,7 +4,8 @@
         --set=data.path=DATASET [--set=section.field=value ...]
 
 `--config` is a Python file (or the name of a module) whose `get_config()` returns a `RunConfig`.
-The workdir holds `checkpoints/`, `metrics.jsonl` and `tensorboard/`.
+The workdir holds `checkpoints/`, `metrics.jsonl` and `tensorboard/`; `--trackers=wandb,trackio` has
+the run in these as well (docs/trackers.md).
 
 Exit codes: 0 finished; 2 bad input; 4 training diverged; 5 it does not fit into memory; 69 an
 accelerator, port or host is not ready; 70 no step ended for `train.stall_abort_minutes`; 74 storage
@@ -36,7 +37,7 @@ from gpst_jax.checkpoints.storage import StorageError, check_name
 from gpst_jax.config import ConfigError, RunConfig, parse_range
 from gpst_jax.objectives import make_objective
 from gpst_jax.parallel import multihost
-from gpst_jax.training.log import DivergenceError
+from gpst_jax.training.log import DivergenceError, process_trackers
 from gpst_jax.training.loop import TrainResult, train
 from gpst_jax.training.preview import make_preview
 from gpst_jax.warm_start.from_weights import initial_params
@@ -49,6 +50,14 @@ _WORKDIR = flags.DEFINE_string(
 )
 _SET = flags.DEFINE_multi_string(
     "set", [], "Override of one field, as section.field=value; may be given several times."
+)
+_TRACKERS = flags.DEFINE_list(
+    "trackers",
+    [],
+    "Where metrics go beside console, metrics.jsonl and TensorBoard: wandb, trackio (by commas).",
+)
+_TRACKER_PROJECT = flags.DEFINE_string(
+    "tracker_project", None, "Their project; default: WANDB_PROJECT for wandb, else gpst_jax."
 )
 _COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache", None, "Directory that keeps compiled programs between runs."
@@ -142,6 +151,7 @@ def pretrain(config: RunConfig, workdir: str) -> TrainResult:
         raise ConfigError("config field data.path: empty; give --set=data.path=DATASET")
     profiled = parse_range("profile_steps", _PROFILE_STEPS.value)
     skipped = parse_range("skip_steps", _SKIP_STEPS.value)
+    trackers = process_trackers(workdir, _TRACKERS.value, _TRACKER_PROJECT.value)
     make_workdir(workdir)
     spec = load_spec(config.data.path)
     objective = make_objective(config, spec, config.data.path)
@@ -164,6 +174,7 @@ def pretrain(config: RunConfig, workdir: str) -> TrainResult:
             dataset=dataclasses.asdict(spec),
             initial=initial,
             preview=preview,
+            trackers=trackers,
             profile_steps=profiled,
             skip_batches=skipped,
         )

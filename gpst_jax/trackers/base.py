@@ -17,7 +17,8 @@ class Tracker(Protocol):
     """Where a run writes its numbers. One process of the run has trackers.
 
     Metric names have a section: `train/loss`, `eval/nll`, `perf/mfu`, `skip/batch`, `preview/...`.
-    Any method may raise OSError when its storage fails, which ends the run.
+    The record of a run, console and JSON lines, may raise OSError when its storage fails, which
+    ends the run; all others are in `optional.OptionalTracker`, which lets nothing through.
     """
 
     def start(self, run_id: str, config: Mapping[str, Any], step: int) -> None:
@@ -25,8 +26,10 @@ class Tracker(Protocol):
 
         Args:
             run_id: the same for the life of a workdir, whatever number of restarts.
-            config: the run's configuration as JSON values.
-            step: finished steps; 0 for a new run. What was written for later steps is dropped.
+            config: the run's configuration as JSON values, and beside its sections what else
+                identifies it: `parameters`, `dataset_fingerprint`, `code_version`, ...
+            step: finished steps; 0 for a new run. What was written for later steps is dropped, or
+                not written again.
         """
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -42,6 +45,9 @@ class Tracker(Protocol):
         self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
     ) -> None:
         """Writes a table of text and numbers."""
+
+    def saved(self, step: int) -> None:
+        """A checkpoint of `step` begins: everything up to this step has been written."""
 
     def close(self) -> None:
         """Flushes and closes; called once, also when `start` has failed."""
@@ -80,6 +86,11 @@ class TrackerGroup:
         for tracker in self._trackers:
             tracker.write_table(step, name, columns, rows)
 
+    def saved(self, step: int) -> None:
+        """See `Tracker`."""
+        for tracker in self._trackers:
+            tracker.saved(step)
+
     def close(self) -> None:
         """See `Tracker`; all are closed, whatever one of them raises."""
         with contextlib.ExitStack() as stack:
@@ -88,7 +99,7 @@ class TrackerGroup:
 
 
 class NoMedia:
-    """Base of trackers that keep scalars only."""
+    """Base of trackers that keep scalars only, and each line as it comes."""
 
     def write_audio(self, step: int, name: str, wav: np.ndarray, sample_rate: int) -> None:
         """Does nothing."""
@@ -99,6 +110,9 @@ class NoMedia:
     def write_table(
         self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
     ) -> None:
+        """Does nothing."""
+
+    def saved(self, step: int) -> None:
         """Does nothing."""
 
 

@@ -51,6 +51,9 @@ class TensorBoardTracker:
         text = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
         self.writer.add_text(name, text, step)
 
+    def saved(self, step: int) -> None:
+        """Does nothing: a resume drops what is later than its step."""
+
     def close(self) -> None:
         """See `Tracker`."""
         if self._writer is not None:

@@ -3,8 +3,9 @@
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -14,13 +15,17 @@ from gpst_jax.checkpoints.storage import storing
 from gpst_jax.config import RunConfig
 from gpst_jax.objectives import Objective
 from gpst_jax.parallel import chips
-from gpst_jax.trackers import Tracker, make_trackers
+from gpst_jax.trackers import Tracker, check_names, make_trackers
 from gpst_jax.trackers.base import TrackerGroup, run_id
+from gpst_jax.trackers.console import ConsoleTracker
 from gpst_jax.training import metrics
 from gpst_jax.training.preview import Preview
 from gpst_jax.training.step import StepMetrics
 
 logger = logging.getLogger(__name__)
+
+# Of the record of a run, what trackers show beside its configuration.
+_SHOWN = ("family", "dataset_fingerprint", "code_version", "jax_version")
 
 
 class DivergenceError(Exception):
@@ -36,8 +41,8 @@ class TrainLog:
         mesh: the devices.
         workdir: directory of the run, where process 0 keeps the id of the run.
         restored_step: what trackers hold beyond it is dropped.
-        trackers: of this process; None: all of `trackers.TRACKERS` in process 0, the console in
-            the others.
+        trackers: of this process; None: `process_trackers`.
+        run: `record.describe_run` of the run.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class TrainLog:
         workdir: str | os.PathLike[str],
         restored_step: int,
         trackers: Sequence[Tracker] | None = None,
+        run: Mapping[str, Any] = MappingProxyType({}),
     ):
         self._config, self._workdir = config, Path(workdir)
         peak = chips.peak_flops(mesh.devices.flat[0].device_kind)
@@ -56,17 +62,17 @@ class TrainLog:
         )
         self._writes_files = jax.process_index() == 0
         if trackers is None:
-            trackers = (
-                make_trackers(workdir)
-                if self._writes_files
-                else make_trackers(workdir, ["console"])
-            )
+            trackers = process_trackers(workdir)
         self._tracker = TrackerGroup(trackers)
         with storing(self._workdir):
             name = config.name
             self._workdir.mkdir(parents=True, exist_ok=True)
             identity = run_id(workdir, name) if self._writes_files else name
-            self._tracker.start(identity, config.to_dict(), restored_step)
+            shapes = jax.tree.leaves(jax.eval_shape(objective.init, jax.random.key(0)))
+            about = {"parameters": sum(leaf.size for leaf in shapes)}
+            about |= {name: run[name] for name in _SHOWN if name in run}
+            self._tracker.start(identity, config.to_dict() | about, restored_step)
+        self._finished = restored_step
         self._pending: tuple[int, StepMetrics, float, int] | None = None
         self._means = metrics.Means()
         self._skipped: list[int] = []  # batches of the latest consecutive skipped steps
@@ -101,6 +107,7 @@ class TrainLog:
     def _finish(self, step: int, report: StepMetrics, data_wait: float, batch: int) -> None:
         """Adds a step to the means; writes them at multiples of `log_every`."""
         values = jax.device_get(report)
+        self._finished = step
         if self._first:
             # The first step compiles: it says nothing about the rate.
             self._first = False
@@ -141,13 +148,22 @@ class TrainLog:
             )
 
     def saved(self, seconds: float) -> None:
-        """Counts the time for which a save blocked the steps; the rest of it is asynchronous."""
+        """Counts the time for which a save blocked the steps; the rest of it is asynchronous.
+
+        All lines of the steps before the save are written.
+        """
         self._save_stall += seconds
+        with storing(self._workdir):
+            self._tracker.saved(self._finished)
 
     def evaluated(self, step: int, means: dict[str, float], seconds: float) -> None:
         """Writes the results of an evaluation, which does not count as training time."""
         self.throughput.exclude(seconds)
         self._write(step, {f"eval/{name}": value for name, value in means.items()})
+        if step == self._config.train.steps:
+            rows = [[name, value] for name, value in means.items()]
+            with storing(self._workdir):
+                self._tracker.write_table(step, "evaluation", ["measure", "mean"], rows)
 
     def preview(self, step: int, preview: Preview, params: Any) -> None:
         """Writes samples of the model, which does not count as training time either."""
@@ -164,3 +180,18 @@ class TrainLog:
         """Closes the trackers."""
         with storing(self._workdir):
             self._tracker.close()
+
+
+def process_trackers(
+    workdir: str | os.PathLike[str], names: Iterable[str] = (), project: str | None = None
+) -> list[Tracker]:
+    """The trackers of this process: `make_trackers` in process 0, the console in all others.
+
+    Raises:
+        UserError: there is no tracker of such a name; in every process.
+    """
+    names = list(names)
+    check_names(names)
+    if jax.process_index() == 0:
+        return make_trackers(workdir, names, project)
+    return [ConsoleTracker(workdir)]

@@ -133,7 +133,7 @@ def train(
         step, state = start_or_resume(checkpoints, objective, config, mesh, run, loader, initial)
         if skip_batches:
             loader.skip(*_rows(skip_batches, config.data.batch_size))
-        log = TrainLog(config, objective, mesh, workdir, step, trackers)
+        log = TrainLog(config, objective, mesh, workdir, step, trackers, run)
         stack.enter_context(contextlib.closing(log))
         evaluate = _make_evaluate(objective, config, mesh, loader_factory, shard_batch, log)
         profiler = stack.enter_context(contextlib.closing(Profiler(workdir, profile_steps)))

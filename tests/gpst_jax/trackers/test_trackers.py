@@ -85,12 +85,25 @@ def test_a_new_tracker_is_one_class_and_one_entry(tmp_path, monkeypatch):
             self.lines.append("closed")
 
     monkeypatch.setitem(TRACKERS, "memory", Memory)
-    (memory,) = make_trackers(tmp_path, ["memory"])
+    *_, memory = make_trackers(tmp_path)
     group = TrackerGroup([memory])
     group.start("run-0", CONFIG, 3)
     group.write(4, {"x": 1.0})
     group.close()
     assert memory.lines == [("run-0", "run", 3), (4, {"x": 1.0}), "closed"]
+
+
+def test_the_record_ends_a_run_and_tensorboard_does_not(tmp_path, caplog):
+    (tmp_path / "tensorboard").write_text("no directory")
+    group = TrackerGroup(make_trackers(tmp_path))
+    group.start("run-0", CONFIG, 0)
+    group.write(1, {"train/loss": 1.0})
+    (tmp_path / METRICS_FILE).unlink()
+    with pytest.raises(OSError, match=METRICS_FILE):
+        group.write(2, {"train/loss": 1.0})
+    group.close()
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert line.startswith("tensorboard: ")
 
 
 def test_all_are_closed_whatever_one_raises():
