@@ -6,7 +6,8 @@
 Recordings stream through the model once per pass, in seeded random order; neither audio nor hidden
 states are accumulated. An interrupted run resumes where it stopped, from a file beside the output,
 and gives the same clusters as an uninterrupted one. `--output` may also be .npz. The tokenizer is
-then `hubert:DIR_OR_HUB_ID?layer=9&kmeans=kmeans.safetensors`.
+then `hubert:DIR_OR_HUB_ID?layer=9&kmeans=kmeans.safetensors`. For `whisper:MODEL` the layer may be
+left out: the clusters are then of the encoder's output.
 """
 
 import dataclasses

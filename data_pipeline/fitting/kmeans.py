@@ -2,10 +2,11 @@
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,8 @@ from data_pipeline.sources.reading import content_of, require_same_contents
 from data_pipeline.tokenizers import batching, torch_runtime
 from data_pipeline.tokenizers.base import num_frames
 from data_pipeline.tokenizers.pretrained import ModelSpec, model_sha256
-from data_pipeline.tokenizers.semantic import kmeans, speech_encoder
+from data_pipeline.tokenizers.semantic import encoders, kmeans
 from data_pipeline.tokenizers.semantic.centroids import MAX_CLUSTERS, write_centroids
-from data_pipeline.tokenizers.semantic.speech_encoder import SpeechEncoder
 from data_pipeline.tokenizers.semantic.streaming_kmeans import StreamingKMeans
 
 _FRAMES_PER_CLUSTER = 4  # with fewer, clusters are single frames
@@ -84,17 +84,18 @@ def fit_kmeans(config: KMeansConfig, utterances: Sequence[Utterance]) -> dict[st
             written.
     """
     started = time.monotonic()
-    spec = ModelSpec.parse(config.model, speech_encoder.KINDS)
+    spec = ModelSpec.parse(config.model, encoders.KINDS)
     if spec is None:
-        kinds = ", ".join(speech_encoder.KINDS)
+        kinds = ", ".join(encoders.KINDS)
         raise UserError(f"model {config.model!r}: write KIND:MODEL?layer=N, KIND one of {kinds}")
-    spec.checked_options(speech_encoder.OPTIONS)
-    directory = spec.location.directory()
-    described = speech_encoder.describe(spec, directory)
+    family = encoders.FAMILIES[spec.kind]
+    spec.checked_options(family.options)
+    directory = family.locate(spec)
+    described = family.describe(spec, directory)
     order = _order([u for u in utterances if u.split in ("train", "")], config.seed)
     if not order:
         raise UserError("no training recordings to fit clusters on")
-    run = _Run(config, SpeechEncoder(described, directory))
+    run = _Run(config, described, family.load(described, directory))
     identity = _identity(config, model_sha256(directory), described, order)
     with threadpool_limits(1):  # results depend on the order of summation
         resumed = run.load(identity, order)
@@ -125,12 +126,18 @@ def fit_kmeans(config: KMeansConfig, utterances: Sequence[Utterance]) -> dict[st
 class _Run:
     """A fit in progress, and its checkpoint file."""
 
-    def __init__(self, config: KMeansConfig, encoder: SpeechEncoder):
+    def __init__(
+        self,
+        config: KMeansConfig,
+        described: encoders.EncoderConfig,
+        encoder: Callable[[list[np.ndarray]], list[Any]],
+    ):
         self.config = config
         self.clusters = StreamingKMeans(config.clusters, config.seed, config.batch_frames, _nearest)
         self.seconds = 0.0
         self.unreadable = 0
         self.state_file = Path(f"{config.output}.unfinished.npz")
+        self._described = described
         self._encoder = encoder
         self._next = 0  # next recording, counted over all epochs
         self._contents: list[Content] = []  # of the recordings read so far, in their order
@@ -171,7 +178,7 @@ class _Run:
         require_same_contents(utterances, stored, f"unfinished fit of {self.config.output}", remedy)
 
     def _process(self, utterances: Sequence[Utterance]) -> None:
-        config = self._encoder.config
+        config = self._described
         longest = round(_LONGEST_SECONDS * config.sample_rate)
         wavs: list[np.ndarray] = []
         for utterance in utterances:
@@ -189,7 +196,8 @@ class _Run:
         for batch in batching.plan_batches(lengths, config.equal_lengths, max_size):
             encoded = self._encoder([wavs[index] for index in batch])
             states.update(
-                (index, state.cpu().numpy()) for index, state in zip(batch, encoded, strict=True)
+                (index, state if isinstance(state, np.ndarray) else state.cpu().numpy())
+                for index, state in zip(batch, encoded, strict=True)
             )
         for index in range(len(wavs)):
             self.clusters.add(states[index])
@@ -249,8 +257,8 @@ class _Run:
 
 
 def _nearest(points: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """As `kmeans.nearest`, on the GPU if there is one."""
-    if torch_runtime.device() == "cpu":
+    """As `kmeans.nearest`, on the GPU if there is one (and torch, which not all encoders need)."""
+    if importlib.util.find_spec("torch") is None or torch_runtime.device() == "cpu":
         return kmeans.nearest(points, centroids)
     torch = torch_runtime.import_torch()
     with torch_runtime.exact():
@@ -276,7 +284,7 @@ def _order(utterances: Sequence[Utterance], seed: int) -> list[Utterance]:
 def _identity(
     config: KMeansConfig,
     model: str,
-    described: speech_encoder.SpeechEncoderConfig,
+    described: encoders.EncoderConfig,
     order: Sequence[Utterance],
 ) -> str:
     """Digest of everything that determines the clusters."""

@@ -2,7 +2,7 @@
 
 A name is the directory of a stored tokenizer, or a specification `KIND:MODEL?option=value` of a
 pretrained one (see `pretrained`). The offline tokenizers (`mfcc_kmeans`, `mel_rvq`) need only NumPy
-and SciPy; the others import torch and transformers on first use.
+and SciPy; the others import torch and transformers (whisper: CTranslate2) on first use.
 """
 
 import os
@@ -17,8 +17,8 @@ from data_pipeline.tokenizers.codecs import CODECS, SEMANTIC_CODECS
 from data_pipeline.tokenizers.codecs.neural_codec import NETWORKS, NeuralCodec
 from data_pipeline.tokenizers.pretrained import ModelSpec
 from data_pipeline.tokenizers.semantic import UNIT_MODELS
+from data_pipeline.tokenizers.semantic.encoders import KINDS
 from data_pipeline.tokenizers.semantic.first_codebook import FirstCodebook
-from data_pipeline.tokenizers.semantic.speech_encoder import KINDS
 from data_pipeline.tokenizers.semantic.speech_units import SpeechUnits
 
 __all__ = [
@@ -34,7 +34,7 @@ _PRETRAINED = (*KINDS, *NETWORKS)
 
 
 def load_semantic(name: str | os.PathLike[str]) -> SemanticTokenizer:
-    """Loads a semantic tokenizer: a directory, or hubert:, wav2vec2: or w2v-bert:MODEL?...
+    """Loads a semantic tokenizer: a directory, or KIND:MODEL?... of `semantic.encoders`.
 
     For a codec whose first codebook is semantic (a directory with a `unified_rvq`, or
     speechtokenizer:), the units are the codes of that codebook.

@@ -10,8 +10,9 @@ directory like those of the offline tokenizers: its `config.json` pins the model
 its files, and `model.json` holds the model's location. The location is not part of the
 tokenizer's identity: edit that file when the model moves.
 
-Weights are read from safetensors files only. Nothing is downloaded at import, nor with
-`HF_HUB_OFFLINE=1`, nor if MODEL is a directory.
+Weights are read from safetensors files only, those of Whisper from CTranslate2's files as well (see
+`whisper_weights`). Nothing is downloaded at import, nor with `HF_HUB_OFFLINE=1`, nor if MODEL is a
+directory.
 """
 
 import dataclasses
@@ -19,13 +20,14 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qsl
 
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
+from data_pipeline.tokenizers import whisper_weights
 
 LOCATION_FILE = "model.json"
 
@@ -187,6 +189,8 @@ def model_sha256(directory: Path) -> str:
         for path in directory.iterdir()
         if path.name in _SETTINGS or path.name.endswith((_WEIGHTS, f"{_WEIGHTS}.index.json"))
     )
+    if whisper_weights.CTRANSLATE2 in whisper_weights.formats(directory):
+        names = sorted([*names, whisper_weights.WEIGHTS])
     digest = hashlib.sha256()
     for name in names:
         try:
@@ -198,13 +202,20 @@ def model_sha256(directory: Path) -> str:
     return digest.hexdigest()
 
 
-def checked_directory(location: Location, expected: str) -> Path:
+def checked_directory(
+    location: Location, expected: str, find: Callable[[Location], Path] = Location.directory
+) -> Path:
     """The model's local directory, after a check that it holds the pinned model.
+
+    Args:
+        location: of the model.
+        expected: its `model_sha256`.
+        find: the directory of a location.
 
     Raises:
         UserError: see `Location.directory`, or the files are not the pinned ones.
     """
-    directory = location.directory()
+    directory = find(location)
     found = model_sha256(directory)
     if found != expected:
         raise UserError(

@@ -1,37 +1,25 @@
 """Semantic units from a pretrained speech encoder: k-means clusters of a layer's hidden states.
 
 GPST uses layer 35 of a 48-layer wav2vec 2.0 model with 10,000 clusters (arXiv 2406.00976); layer 9
-of HuBERT with 500 clusters is a common smaller choice.
+of HuBERT with 500 clusters is a common smaller choice. The encoders are those of `encoders`.
 """
 
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from data_pipeline.audio.io import resample
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.tokenizers import batching, pretrained, storage, torch_runtime
-from data_pipeline.tokenizers.semantic import speech_encoder
+from data_pipeline.tokenizers.semantic import kmeans
 from data_pipeline.tokenizers.semantic.centroids import ARRAY_NAME, read_centroids
-from data_pipeline.tokenizers.semantic.speech_encoder import SpeechEncoder, SpeechEncoderConfig
+from data_pipeline.tokenizers.semantic.encoders import FAMILIES, UnitsConfig
 
 _BLOCK = 4096  # frames per distance table, (block, clusters) float32
-
-
-@dataclasses.dataclass(frozen=True)
-class SpeechUnitsConfig(SpeechEncoderConfig):
-    """The speech encoder, and the model that it is pinned to.
-
-    Attributes:
-        name: of the model, used in ids.
-        model_sha256: see `pretrained.model_sha256`.
-    """
-
-    name: str
-    model_sha256: str
 
 
 class SpeechUnits:
@@ -42,7 +30,7 @@ class SpeechUnits:
 
     def __init__(
         self,
-        config: SpeechUnitsConfig,
+        config: UnitsConfig,
         location: pretrained.Location,
         centroids: np.ndarray,
         sha256: str,
@@ -50,7 +38,7 @@ class SpeechUnits:
         """See `load` and `from_spec`."""
         self.config = config
         self.sha256 = sha256
-        self.id = f"{config.kind}-{config.name}-layer{config.layer}-{len(centroids)}"
+        self.id = f"{config.id}-{len(centroids)}"
         self.sample_rate = config.sample_rate
         self.frame_rate = config.sample_rate / config.hop
         self.vocab_size = len(centroids)
@@ -66,7 +54,7 @@ class SpeechUnits:
             UserError: the directory is not one, or was modified.
         """
         stored = storage.load_tokenizer(directory)
-        config = stored.parse_config(SpeechUnitsConfig, directory)
+        config = stored.parse_config(FAMILIES[stored.kind].config, directory)
         location = pretrained.Location.load(directory)
         return cls(config, location, stored.weights[ARRAY_NAME], stored.sha256)
 
@@ -77,22 +65,23 @@ class SpeechUnits:
         Raises:
             UserError: an option, the model or the k-means file is invalid.
         """
-        options = spec.checked_options((*speech_encoder.OPTIONS, "kmeans"))
+        family = FAMILIES[spec.kind]
+        options = spec.checked_options((*family.options, "kmeans"))
         if "kmeans" not in options:
             raise UserError(
                 f"{spec.kind}:{spec.location.model} needs ?kmeans=FILE; fit one with "
                 "python -m data_pipeline.fit_kmeans"
             )
         centroids = read_centroids(options["kmeans"])
-        directory = spec.location.directory()
-        encoder = speech_encoder.describe(spec, directory)
+        directory = family.locate(spec)
+        encoder = family.describe(spec, directory)
         if encoder.width != centroids.shape[1]:
             raise UserError(
                 f"kmeans file {options['kmeans']} has {centroids.shape[1]} dimensions, the hidden "
                 f"states of {spec.location.model} have {encoder.width}: it belongs to another "
                 "model"
             )
-        config = SpeechUnitsConfig(
+        config = family.config(
             **dataclasses.asdict(encoder),
             name=spec.location.name,
             model_sha256=pretrained.model_sha256(directory),
@@ -131,6 +120,8 @@ class SpeechUnits:
 
     def _nearest(self, states) -> np.ndarray:
         """Units of the hidden states (T, D) of one signal, so that rounding ignores the batch."""
+        if isinstance(states, np.ndarray):
+            return kmeans.nearest(states, self._centroids).astype(np.uint16)
         table, half_norms = self._table
         parts = [
             (half_norms - block @ table).argmin(dim=1).cpu().numpy()
@@ -139,9 +130,14 @@ class SpeechUnits:
         return np.concatenate(parts).astype(np.uint16)
 
     @functools.cached_property
-    def _encoder(self) -> SpeechEncoder:
-        directory = pretrained.checked_directory(self._location, self.config.model_sha256)
-        return SpeechEncoder(self.config, directory)
+    def _encoder(self) -> Callable[..., list[Any]]:
+        family = FAMILIES[self.config.kind]
+        directory = pretrained.checked_directory(
+            self._location,
+            self.config.model_sha256,
+            lambda location: family.find(location, self.config),
+        )
+        return family.load(self.config, directory)
 
     @functools.cached_property
     def _table(self):
