@@ -3,7 +3,9 @@
     python -m experiments.evaluate --samples=DIR --json_out=FILE [--report=FILE.html]
 
 DIR holds one folder per condition, as `experiments.generate` writes them. An interrupted
-evaluation resumes when it is run again. Exit code 3: some samples could not be read.
+evaluation resumes when it is run again. Word errors are those of a recogniser of digit strings and,
+where its packages and weights are on this machine, of Whisper, which scores sentences too; else one
+line says how to get them. Exit code 3: some samples could not be read.
 """
 
 import json
@@ -22,6 +24,7 @@ from gpst_jax.evaluation import suite
 from gpst_jax.evaluation.metrics import registry, statistics
 from gpst_jax.evaluation.report.page import render_report
 from gpst_jax.evaluation.report.tables import print_results
+from gpst_jax.evaluation.transcripts.recipes import DIGITS_RECIPE, default_recipes
 
 _SAMPLES = flags.DEFINE_string("samples", None, "Directory of generated samples.", required=True)
 _ITEMS_OUT = flags.DEFINE_string("items_out", None, "Where to write the scores of single items.")
@@ -41,6 +44,9 @@ _CACHE_DIR = flags.DEFINE_string(
 def _define(option: Field) -> flags.FlagHolder:
     default: Any = option.default
     choices = option.metadata["choices"]
+    if option.name == "wer":  # what is scored by default depends on what is installed
+        text = f"{option.metadata['help']} Default: {DIGITS_RECIPE}, then Whisper where it is here."
+        return flags.DEFINE_list(option.name, None, text)
     if choices:
         return flags.DEFINE_enum(option.name, default, choices, option.metadata["help"])
     define: dict[type, Callable[..., flags.FlagHolder]] = {
@@ -56,6 +62,15 @@ _OPTIONS = {option.name: option for kind in registry.METRICS for option in field
 _SETTINGS = {
     name: _define(option) for name, option in _OPTIONS.items() if option.metadata.get("help")
 }
+
+
+def _settings() -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The settings of the metrics, and lines on what is left out since it is not here."""
+    settings = {name: flag.value for name, flag in _SETTINGS.items()}
+    if settings["wer"] is not None:
+        return settings | {"wer": tuple(settings["wer"])}, ()
+    chosen, left_out = default_recipes()
+    return settings | {"wer": chosen}, left_out
 
 
 def _write_items(path: str, items: dict[str, list[dict[str, Any]]]) -> None:
@@ -75,10 +90,12 @@ def main(argv: list[str]) -> int:
         refuse(("metrics", "title"), "is for the page, which --report names: give both or neither")
     if _METRICS.value and not Path(_METRICS.value).is_file():
         raise UserError(f"--metrics={_METRICS.value}: no such file")
+    settings, left_out = _settings()
     results, items = suite.evaluate(
         _SAMPLES.value,
         suite.EvaluationConfig(
-            registry.configure(**{name: flag.value for name, flag in _SETTINGS.items()}),
+            registry.configure(**settings),
+            left_out=left_out,
             resamples=_RESAMPLES.value,
             seed=_SEED.value,
             processes=_PROCESSES.value,

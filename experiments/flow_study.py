@@ -23,6 +23,7 @@ from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json, write_text
 from experiments.demo_steps import Timings, read_json, read_scores, word_errors
 from gpst_jax.evaluation.metrics import statistics
+from gpst_jax.evaluation.transcripts.recipes import DIGITS_RECIPE
 
 ARMS = {
     "implicit": ("model.chain=implicit", "model.prior_std=1.0"),
@@ -114,11 +115,12 @@ def _measure(
     if not results.exists():
         call = ["experiments.generate", f"--workdir={workdir / f'train_{arm}'}"]
         call += [f"--dataset={_TOKENS.value}", f"--audio_dir={_AUDIO_DIR.value}"]
-        call += [f"--output={samples}", f"--modes={_MODE}", "--solver=euler"]
+        call += [f"--output={samples}", f"--mode={_MODE}", "--solver=euler"]
         call += [f"--flow_steps={count}", f"--flow_temperature={_TEMPERATURE.value}"]
         call += [f"--items={_ITEMS.value}", "--unseen_items=0"]
         timings.run(f"generate {name}", call)
         call = ["experiments.evaluate", f"--samples={samples}", f"--items_out={scores}"]
+        call.append(f"--wer={DIGITS_RECIPE}")
         timings.run(f"evaluate {name}", [*call, f"--json_out={results}"])
     return read_json(results), read_scores(scores, _MODE)
 

@@ -25,6 +25,7 @@ from data_pipeline.runtime.files import write_json
 from experiments.demo_steps import Timings, read_scores, word_errors
 from gpst_jax.evaluation.metrics import statistics
 from gpst_jax.evaluation.metrics.statistics import Estimate
+from gpst_jax.evaluation.transcripts.recipes import DIGITS_RECIPE
 
 _DEMO = flags.DEFINE_string("demo", "runs/demo", "Directory of a finished `make demo`.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory for all outputs.", required=True)
@@ -112,11 +113,12 @@ def _measure(timings: Timings, workdir: Path, name: str, run: Path) -> list[dict
     if not scores.exists():
         audio = workdir / "recordings" / "audio" / _VOICE.value
         call = ["experiments.generate", f"--workdir={run}", f"--dataset={workdir / 'heldout'}"]
-        call += [f"--audio_dir={audio}", f"--output={samples}", "--modes=speaker_transfer"]
+        call += [f"--audio_dir={audio}", f"--output={samples}", "--mode=speaker_transfer"]
         call += ["--items=0", f"--unseen_items={_RECORDINGS.value}"]
         timings.run(f"generate, {name}", call)
         call = ["experiments.evaluate", f"--samples={samples}", f"--items_out={scores}"]
         call += [f"--similarity_items={_RECORDINGS.value}", "--mos_items=0"]
+        call.append(f"--wer={DIGITS_RECIPE}")
         timings.run(f"evaluate, {name}", [*call, f"--json_out={samples}.json"])
     # Sentences have no word errors: the offline recogniser knows digit strings only.
     return [item for item in read_scores(scores, _CONDITION) if item["errors"]]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gpst_jax.evaluation.metrics import statistics
-from gpst_jax.samples.manifest import UNSEEN
+from gpst_jax.samples.manifest import SENTENCES, UNSEEN
 
 CEILINGS = ("recording", "codec")
 
@@ -21,9 +21,15 @@ COMPARED = (
 
 
 def compared_conditions(names: Sequence[str]) -> list[tuple[str, str]]:
-    """The pairs of COMPARED, with and without `_unseen`, of which both conditions exist."""
-    candidates = [(a + suffix, b + suffix) for suffix in ("", UNSEEN) for a, b in COMPARED]
+    """The pairs of COMPARED, with each suffix or none, of which both conditions exist."""
+    suffixes = ("", SENTENCES, UNSEEN)
+    candidates = [(a + suffix, b + suffix) for suffix in suffixes for a, b in COMPARED]
     return [(a, b) for a, b in candidates if a in names and b in names]
+
+
+def is_ceiling(condition: str) -> bool:
+    """Whether a condition is an upper bound of the others."""
+    return condition.removesuffix(UNSEEN).removesuffix(SENTENCES) in CEILINGS
 
 
 def mean_difference(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.runtime.errors import UserError
-from gpst_jax.evaluation.comparisons import CEILINGS, compared_conditions
+from gpst_jax.evaluation.comparisons import compared_conditions, is_ceiling
 from gpst_jax.evaluation.measure import measure_files
 from gpst_jax.evaluation.metrics import registry, statistics
 from gpst_jax.evaluation.metrics.base import Floor, Inputs, Metric, Scores
@@ -26,6 +26,7 @@ class EvaluationConfig:
     resamples: int = statistics.RESAMPLES  # of the bootstrap
     seed: int = 0  # of the choice of items, the shuffles and the bootstrap
     processes: int = 0  # 0: one per core
+    left_out: tuple[str, ...] = ()  # lines on what is not measured here, and how to get it
 
     def __post_init__(self):
         if self.processes < 0:
@@ -149,8 +150,9 @@ def evaluate(
         The results, and the scores of single items by condition. Results hold `modes` and
         `ceilings` (condition -> recipe id -> {value, ci95, n, ...}), `floors`, `differences`
         (paired by id), `failed` (condition -> id -> reason, of samples whose audio is missing or
-        cannot be read), `recipes` (description by id), `settings` and `timings_s`. A row without
-        numbers has value None and a `reason`.
+        cannot be read), `recipes` (description by id), `left_out` (lines on what could not be
+        measured here), `settings` and `timings_s`. A row without numbers has value None and a
+        `reason`.
 
     Raises:
         UserError: invalid samples, a missing package, or a cache that cannot be written.
@@ -168,7 +170,7 @@ def evaluate(
     for _, scores in scored:
         for (name, key), row in scores.rows.items():
             rows[name][key] = row
-    ceilings = {name: row for name, row in rows.items() if name.removesuffix(UNSEEN) in CEILINGS}
+    ceilings = {name: row for name, row in rows.items() if is_ceiling(name)}
     results = {
         "modes": {name: row for name, row in rows.items() if name not in ceilings},
         "ceilings": ceilings,
@@ -180,6 +182,7 @@ def evaluate(
             for name, samples in conditions.items()
             if (failures := measure.failures(samples))
         },
+        "left_out": list(config.left_out),
         "settings": config.settings()
         | {"samples": {name: len(samples) for name, samples in conditions.items()}},
         "timings_s": measure.timings,

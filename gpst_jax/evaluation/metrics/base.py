@@ -79,7 +79,7 @@ class Metric(abc.ABC):
     """
 
     kind: ClassVar[str]
-    prefix: ClassVar[str]  # of its recipe ids
+    prefix: ClassVar[str | tuple[str, ...]]  # of its recipe ids
     recipes: ClassVar[dict[str, Recipe]]
     item_fields: ClassVar[tuple[str, ...]] = ()  # keys of single items; null without a score
     floor_names: ClassVar[Mapping[str, str]] = {}  # how its floors are printed

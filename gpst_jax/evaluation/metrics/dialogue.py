@@ -5,6 +5,7 @@ offline one asks for the same words; a language model as judge (the paper's scor
 added to `JUDGES` under a name of its own.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,7 +14,9 @@ from data_pipeline.runtime.errors import UserError
 from gpst_jax.evaluation.metrics import statistics, wer
 from gpst_jax.evaluation.metrics.base import Inputs, Row, Scores, setting
 from gpst_jax.evaluation.metrics.display import Table, items_of, proportion_cell
+from gpst_jax.evaluation.transcripts.recipe import TranscriptRecipe
 from gpst_jax.samples.manifest import Sample
+from gpst_jax.samples.texts import text_kind
 
 Judge = Callable[[str, str, str | None], float]
 
@@ -117,24 +120,17 @@ class Answers(wer.Transcripts):
                 continue
             row: Row = {"judge": self.judge}
             if not heard.samples[name]:
-                row |= self.missing(heard, name, inputs.conditions[name])
+                row |= heard.missing(name, inputs.conditions[name])
             else:
                 row = answers(
                     heard.samples[name],
                     heard.hypotheses(name),
                     self.judge,
-                    normalise=self._normalised,
+                    normalise=functools.partial(_normalised, heard.recipe),
                     **inputs.bootstrap,
                 )
             scores.rows[name, self.side_key(name)] = row
         return scores
-
-    def _normalised(self, text: str) -> str:
-        """The text by the recipe's rules; as it is where they refuse it, so that it is wrong."""
-        try:
-            return self.recipe(self.wer).normalise(text)
-        except UserError:
-            return text
 
     @classmethod
     def side_key(cls, condition: str) -> str:
@@ -173,3 +169,11 @@ class Answers(wer.Transcripts):
             f"{row['written']['value']:.0%} as written ({row['judge']})"
             for name, row in rows
         ]
+
+
+def _normalised(recipe: TranscriptRecipe, text: str) -> str:
+    """The text by the recipe's rules; as it is where they refuse it, so that it is wrong."""
+    try:
+        return recipe.reference(text, text_kind(text))
+    except UserError:
+        return text

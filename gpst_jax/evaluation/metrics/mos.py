@@ -1,10 +1,14 @@
-"""Predicted mean opinion scores: DNSMOS P.835 (signal, background, overall) and P.808.
+"""Predicted mean opinion scores: DNSMOS P.835 (signal, background, overall) and P.808, DistillMOS.
 
 A file that is missing or cannot be decoded scores 1, the lowest opinion; it is never left out.
 """
 
+import contextlib
+import sys
+import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,6 +22,7 @@ LOWEST = 1.0
 WINDOW_SAMPLES = 144160  # the networks take 9.01 s at 16 kHz
 BESIDE = {"ovrl_mos": ("sig_mos", "bak_mos")}  # stored with the main output
 OUTPUTS = ("ovrl_mos", "sig_mos", "bak_mos", "p808_mos")
+DISTILLED = "distillmos"
 
 
 def load_speechmos() -> Callable[[np.ndarray], dict[str, float]]:
@@ -41,6 +46,31 @@ def load_speechmos() -> Callable[[np.ndarray], dict[str, float]]:
             wav = np.resize(wav, WINDOW_SAMPLES)
         scores = scorer(wav, dnsmos.SR, False)
         return {name: float(scores[name]) for name in OUTPUTS}
+
+    return score
+
+
+def load_distillmos() -> Callable[[np.ndarray], dict[str, float]]:
+    """DistillMOS (arXiv 2502.05356; MIT): wav (N,) float32 at 16 kHz -> its score, 1 to 5."""
+    import torch
+
+    # The package imports torchaudio for its command line alone; where torch has no fitting build of
+    # it, an empty module stands in for it during the import.
+    absent = "torchaudio" not in sys.modules
+    sys.modules.setdefault("torchaudio", types.ModuleType("torchaudio"))
+    try:
+        import distillmos
+    finally:
+        if absent:
+            del sys.modules["torchaudio"]
+    torch.set_num_threads(1)  # processes share the cores
+    with contextlib.redirect_stdout(None):  # it prints where its weights are
+        model = distillmos.ConvTransformerSQAModel().eval()
+
+    def score(wav: np.ndarray) -> dict[str, float]:
+        wav = np.clip(wav, -1, 1).astype(np.float32)
+        with torch.inference_mode():
+            return {DISTILLED: float(model(torch.from_numpy(wav)[None]).item())}
 
     return score
 
@@ -92,8 +122,37 @@ RECIPES: dict[str, Recipe] = {
             measurement=_DNSMOS,
             output="p808_mos",
         ),
+        OpinionRecipe(
+            id="mos/distillmos",
+            kind="mos",
+            model="DistillMOS, variant 7 (MIT): distilled from a quality predictor on features of "
+            "XLS-R",
+            normalisation="windows of 7.68 s at most every second, each scaled to full level; a "
+            "shorter clip is padded with zeros",
+            aggregation=_MEAN,
+            measurement=Measurement(
+                id="mos/distillmos",
+                version=1,
+                sample_rate=16000,
+                modules=(
+                    ("distillmos", "distillmos"),
+                    ("xls_r_sqa", "xls-r-sqa"),
+                    ("torch", "torch"),
+                ),
+                load=load_distillmos,
+                extra="mos",
+            ),
+            output=DISTILLED,
+        ),
     )
 }
+
+
+def default_recipes() -> tuple[str, ...]:
+    """DNSMOS, and DistillMOS where it is installed."""
+    distilled = RECIPES["mos/distillmos"]
+    installed = all(find_spec(module) for module, _ in distilled.measurement.modules)
+    return tuple(id_ for id_ in RECIPES if id_ != distilled.id or installed)
 
 
 def summarise(
@@ -115,11 +174,11 @@ class OpinionScores(Metric):
     """Predicted opinion scores, one column for each recipe."""
 
     kind: ClassVar[str] = "mos"
-    prefix: ClassVar[str] = "dnsmos-"
+    prefix: ClassVar[tuple[str, ...]] = ("dnsmos-", "mos/")
     recipes: ClassVar[dict[str, Recipe]] = RECIPES
     item_fields: ClassVar[tuple[str, ...]] = ("mos",)
 
-    mos: tuple[str, ...] = setting(tuple(RECIPES))
+    mos: tuple[str, ...] = setting(default_recipes())
     mos_items: int = setting(30, "Items for opinion scores per condition; 0: none.")
 
     def selected(self) -> list[Recipe]:
@@ -138,7 +197,10 @@ class OpinionScores(Metric):
             outcomes = inputs.measure(recipe.measurement, files)
             for name, samples in chosen.items():
                 outputs = {s.id: outcomes[s.audio].value for s in samples}
-                scores.items |= {(name, id_): {"mos": output} for id_, output in outputs.items()}
+                for id_, output in outputs.items():
+                    item = scores.items.setdefault((name, id_), {"mos": None})
+                    if output is not None:
+                        item["mos"] = (item["mos"] or {}) | output
                 scores.values[recipe_id, name] = {
                     id_: recipe.of(output) for id_, output in outputs.items()
                 }

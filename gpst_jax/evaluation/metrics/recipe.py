@@ -54,6 +54,10 @@ class Measurement:
         """The local directory used instead of the published weights, if one is named."""
         return os.environ.get(self.directory_variable) if self.directory_variable else None
 
+    def describe_weights(self) -> dict[str, Any]:
+        """What the result says about the weights, as JSON values."""
+        return {"weights": self.weights()}
+
 
 def _contents(directory: str | None) -> str:
     """A digest of the files in a directory of weights; empty without one."""
@@ -91,5 +95,5 @@ class Recipe:
             "normalisation": self.normalisation,
             "aggregation": self.aggregation,
             "packages": versions(dict(self.measurement.modules)),
-            "weights": self.measurement.weights(),
+            **self.measurement.describe_weights(),
         }

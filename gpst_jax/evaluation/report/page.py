@@ -102,10 +102,17 @@ def _failed_list(results: dict[str, Any]) -> str:
     return f"<h2>Failed samples</h2><ul>{entries}</ul>"
 
 
+def _left_out(results: dict[str, Any]) -> str:
+    """What could not be measured on this machine, and how to get it."""
+    return "".join(f"<p>{escape(line)}</p>" for line in results.get("left_out", ()))
+
+
 def _recipe_list(results: dict[str, Any]) -> str:
     entries = ""
     for name, recipe in results["recipes"].items():
         weights = f" Weights from {escape(recipe['weights'])}." if recipe["weights"] else ""
+        if sha256 := recipe.get("weights_sha256"):
+            weights += f" SHA-256 {escape(sha256)}."
         packages = ", ".join(f"{k} {v}" for k, v in recipe["packages"].items())
         entries += (
             f"<dt><code>{escape(name)}</code> version {recipe['version']}</dt>"
@@ -233,6 +240,7 @@ def render_report(
     body = [
         f"<header><h1>{escape(title)}</h1>{paragraph}</header>",
         _main_table(results),
+        _left_out(results),
         _difference_table(results),
         _side_tables(results),
         _failed_list(results),

@@ -12,7 +12,7 @@ import soundfile
 
 from data_pipeline.audio.io import AudioError, load_audio
 from gpst_jax.evaluation.report import plots, tables
-from gpst_jax.samples.manifest import UNSEEN, Sample, first_of_seeded_order, read_samples
+from gpst_jax.samples.manifest import SENTENCES, UNSEEN, Sample, first_of_seeded_order, read_samples
 
 SAMPLE_RATE = 16000  # of the players and spectrograms, Hz
 ITEMS = 4  # utterances with players, for seen and for unseen speakers
@@ -111,11 +111,16 @@ def listening_section(samples_dir: str | Path, items: dict[str, dict[str, Any]])
     out = (
         "<h2>Listen</h2><p>Each block is one utterance; its spectrograms share their time axis.</p>"
     )
-    for suffix, title in (("", ""), (UNSEEN, "<h3>Voices that training never heard</h3>")):
+    titles = {
+        "": "",
+        SENTENCES: "<h3>Sentences</h3>",
+        UNSEEN: "<h3>Voices that training never heard</h3>",
+    }
+    for suffix, title in titles.items():
         group = {
             name: {s.id: s for s in samples}
             for name, samples in conditions.items()
-            if name.endswith(UNSEEN) == bool(suffix)
+            if _suffix(name) == suffix
         }
         paired = {n: c for n, c in group.items() if any(s.pair for s in c.values())}
         matched = {n: c for n, c in group.items() if n not in paired}
@@ -127,6 +132,11 @@ def listening_section(samples_dir: str | Path, items: dict[str, dict[str, Any]])
         for name, samples in paired.items():
             out += _renditions(name, list(samples.values()), items)
     return out
+
+
+def _suffix(condition: str) -> str:
+    """The part of a condition's name that says where it is shown."""
+    return next((end for end in (UNSEEN, SENTENCES) if condition.endswith(end)), "")
 
 
 def _shown_ids(conditions: Iterable[dict[str, Sample]]) -> list[str]:

@@ -10,7 +10,7 @@ from rich.table import Table
 from gpst_jax.evaluation.metrics import registry
 from gpst_jax.evaluation.metrics.base import Metric, Row
 from gpst_jax.evaluation.metrics.display import absent_cell, items_of
-from gpst_jax.samples.manifest import UNSEEN
+from gpst_jax.samples.manifest import SENTENCES, UNSEEN
 
 # How conditions are printed, in the order in which they are shown.
 CONDITIONS = {
@@ -32,17 +32,24 @@ _REASONS = 3  # of failed samples, that are printed for a condition
 def condition_name(condition: str) -> str:
     """A condition in words: `tts_unseen` -> "text to speech, unseen voices"."""
     base = condition.removesuffix(UNSEEN)
-    words = CONDITIONS.get(base, base.replace("_", " "))
+    words = CONDITIONS.get(base)
+    if words is None:
+        digits = base.removesuffix(SENTENCES)
+        words = CONDITIONS.get(digits, digits.replace("_", " "))
+        words += ", sentences" if base.endswith(SENTENCES) else ""
     return words + (", unseen voices" if condition.endswith(UNSEEN) else "")
 
 
 def in_order(conditions: list[str]) -> list[str]:
-    """Conditions in display order: ceilings first, all conditions of unseen speakers last."""
+    """Conditions in display order: ceilings first, then sentences, those of unseen voices last."""
     order = list(CONDITIONS)
 
-    def rank(name: str) -> tuple[bool, int, str]:
+    def rank(name: str) -> tuple[bool, bool, int, str]:
         base = name.removesuffix(UNSEEN)
-        return name.endswith(UNSEEN), order.index(base) if base in order else len(order), base
+        sentences = base.endswith(SENTENCES) and base not in order
+        base = base.removesuffix(SENTENCES) if sentences else base
+        place = order.index(base) if base in order else len(order)
+        return name.endswith(UNSEEN), sentences, place, base
 
     return sorted(conditions, key=rank)
 
@@ -157,6 +164,8 @@ def print_results(results: Row) -> None:
             console.print(line)
     for name, text in failed_lines(results):
         console.print(f"{name}: {text}", markup=False)
+    for line in results.get("left_out", ()):
+        console.print(line, markup=False)
 
 
 def _print_reasons(console: Console, recipe_id: str, results: Row) -> None:

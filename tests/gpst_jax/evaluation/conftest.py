@@ -91,7 +91,7 @@ def toy_recipes(monkeypatch):
 @pytest.fixture
 def toy_settings(toy_recipes):
     """Settings that choose the toy recipes."""
-    return {"wer": "wer/toy", "similarity": "sim-o/toy", "mos": ("mos/toy",)}
+    return {"wer": ("wer/toy",), "similarity": "sim-o/toy", "mos": ("mos/toy",)}
 
 
 def write_manifest(folder, rows):

@@ -95,7 +95,7 @@ def test_fewer_items_are_the_same_in_every_condition(toy_settings, toy_samples):
 
 def test_invalid_settings_are_refused(toy_recipes):
     with pytest.raises(UserError, match=r"no recipe 'sim-o/toy' of kind wer; .*wer/toy"):
-        registry.configure(wer=SIM)
+        registry.configure(wer=(SIM,))
     with pytest.raises(UserError, match="similarity_items must not be negative"):
         registry.configure(similarity_items=-1)
     with pytest.raises(UserError, match="oracle"):
@@ -164,10 +164,11 @@ def test_the_table_counts_what_failed(results, capsys):
 
 def test_settings_are_one_flat_object(config):
     assert config.settings() == {
-        "wer": WER,
+        "wer": (WER,),
         "similarity": SIM,
         "mos": (MOS,),
         "judge": "same-words",
+        "wer_items": 100,
         "similarity_items": 100,
         "mos_items": 30,
         "voice_threshold": 0.75,

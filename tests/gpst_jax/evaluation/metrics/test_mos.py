@@ -1,8 +1,15 @@
+import importlib.util
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from data_pipeline.audio.io import load_audio
 from gpst_jax.evaluation.metrics import mos
+from gpst_jax.evaluation.metrics.base import Inputs
+from gpst_jax.evaluation.metrics.recipe import Outcome
+from gpst_jax.samples.manifest import Sample
 
 BOOTSTRAP = {"resamples": 200, "seed": 0}
 
@@ -26,3 +33,37 @@ def test_failed_files_score_the_lowest():
     assert row["value"] == 2.5
     assert (row["n"], row["failed"], row["bak_mos"]) == (2, 1, 2.0)
     assert mos.summarise([], "ovrl_mos", **BOOTSTRAP)["value"] is None
+
+
+def test_scores_of_several_predictors_stand_side_by_side():
+    def measure(measurement, paths):
+        value = {"distillmos": 3.5} if "distillmos" in measurement.id else {"ovrl_mos": 2.0}
+        value |= {"sig_mos": 2.0, "bak_mos": 2.0}
+        return {path: Outcome(value) for path in paths}
+
+    samples = [Sample(id="a", audio=Path("a.wav"), speaker="s")]
+    metric = mos.OpinionScores(mos=("dnsmos-p835/speechmos", "mos/distillmos"))
+    scores = metric.score(Inputs({"codec": samples}, measure, 20, 0))
+    assert scores.rows["codec", "dnsmos-p835/speechmos"]["value"] == 2.0
+    assert scores.rows["codec", "mos/distillmos"]["value"] == 3.5
+    assert {"distillmos", "ovrl_mos"} <= scores.items["codec", "a"]["mos"].keys()
+
+
+def test_distillmos_is_scored_by_default_where_it_is_installed(monkeypatch):
+    monkeypatch.setattr(mos, "find_spec", lambda module: None)
+    assert mos.default_recipes() == ("dnsmos-p835/speechmos", "dnsmos-p808/speechmos")
+    monkeypatch.setattr(mos, "find_spec", lambda module: object())
+    assert mos.default_recipes()[-1] == "mos/distillmos"
+
+
+def test_distillmos_scores_a_sound_of_any_length_the_same_twice(spoken_digits):
+    pytest.importorskip("torch")
+    if importlib.util.find_spec("distillmos") is None:
+        pytest.skip("distillmos is not installed")
+    score = mos.load_distillmos()
+    wav = load_audio(spoken_digits[0][0], 16000)
+    assert score(wav) == score(wav)
+    assert score(wav)["distillmos"] != score(wav[::-1].copy())["distillmos"]
+    for sound in (wav[:1600], np.zeros(16000, np.float32), 100 * wav):
+        assert 1 <= score(sound)["distillmos"] <= 5
+    assert "torchaudio" not in sys.modules or importlib.util.find_spec("torchaudio")

@@ -25,7 +25,7 @@ def scores(samples: list[Sample], recipe: str = HUBERT, name: str = "recording")
         return {path: Outcome("" if path.name.isdigit() else path.name) for path in paths}
 
     inputs = Inputs({name: samples}, measure, 100, 0)
-    return wer.WordErrors(wer=recipe).score(inputs)
+    return wer.WordErrors(wer=(recipe,)).score(inputs)
 
 
 def row(*arguments, **options):

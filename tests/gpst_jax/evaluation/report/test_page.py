@@ -93,6 +93,14 @@ def test_results_without_samples_or_curves_still_make_a_page(tmp_path):
     assert "<table" not in source
 
 
+def test_what_could_not_be_measured_is_said(rendered):
+    _, results, output = rendered
+    results["left_out"] = ["a recogniser of <b>its own</b> is left out"]
+    report.render_report(results, None, None, output, "Less")
+    assert "a recogniser of &lt;b&gt;its own" in output.read_text(encoding="utf-8")
+    results["left_out"] = []
+
+
 def test_failed_samples_are_listed_and_columns_without_rows_are_not(rendered):
     page, results, output = rendered
     assert "1 of 12 failed (1 no such file)" in "".join(page.text)

@@ -1,0 +1,1 @@
+"""What is recognised in speech: recognisers, rules of normalisation, and error counts."""
