@@ -9,7 +9,7 @@ from gpst_jax.config import ConfigError
 class SamplingConfig:
     """How one stream is sampled. `top_k` = 1 is greedy; 0 keeps every class.
 
-    `top_p` is nucleus sampling among the classes kept by `top_k` (language model only).
+    `top_p` is nucleus sampling among the classes kept by `top_k`.
     """
 
     temperature: float = 1.0

@@ -86,6 +86,55 @@ class RequestBuilder:
         lengths = [(sum(map(len, units)), codes.shape[1])]
         return self._request(units, codes[:, :given], lengths, codes.shape[1] - given, item)
 
+    def beginning(self, target: Sequence[Part], seconds: float) -> Part:
+        """Units and frames of the first `seconds` of speech."""
+        units = np.concatenate([units for units, _ in target])
+        codes = np.concatenate([codes for _, codes in target], axis=1)
+        # Both streams end at one time, so that what follows begins at it.
+        step = self.layout.units_per_step
+        count = min(len(units), max(step, round(seconds * self.layout.unit_rate) // step * step))
+        return units[:count], codes[:, : self.layout.frames_for_units(count)]
+
+    def more_units(self, before: Sequence[Part], seconds: float, *, item: int) -> Request:
+        """Speech continuation, first half: samples at most `seconds` of units after those given."""
+        units = [units for units, _ in before]
+        empty = np.zeros((self.layout.num_codebooks, 0), np.int32)
+        lengths = [(len(units), codes.shape[1]) for units, codes in before]
+        request = self._request(units, empty, lengths, 0, item)
+        return dataclasses.replace(request, max_units=round(seconds * self.layout.unit_rate))
+
+    def more_frames(
+        self,
+        before: Sequence[Part],
+        units: np.ndarray,
+        *,
+        item: int,
+        most_seconds: float | None = None,
+    ) -> Request:
+        """Frames of further units of the same speech.
+
+        Args:
+            before: units and frames of what has been said, without a silence after it.
+            units: (S,) raw units that follow, or units that `more_units` sampled.
+            item: index of the random stream.
+            most_seconds: how long the frames of sampled units may last where the model takes
+                de-duplicated ones, whose duration is not known.
+        """
+        codes = np.concatenate([codes for _, codes in before], axis=1)
+        frames = self.layout.frames_for_units(len(units))
+        lengths = [*((len(part), its.shape[1]) for part, its in before), (len(units), frames)]
+        parts = [*(part for part, _ in before), units]
+        request = self._request(parts, codes, lengths, frames, item)
+        if self.deduplicated and most_seconds is not None and len(units):
+            most = round(most_seconds * self.layout.frame_rate)
+            request = dataclasses.replace(request, max_frames=most)
+        return request
+
+    def target_of_units(self, units: np.ndarray) -> Part:
+        """A part of units whose frames are to be sampled: those it has only tell their number."""
+        frames = self.layout.frames_for_units(len(units))
+        return units, np.zeros((self.layout.num_codebooks, frames), np.int32)
+
     def _request(self, units, codes, lengths, frames: int, item: int) -> Request:
         if self.deduplicated:
             units = [deduplicate(part)[0] for part in units]

@@ -2,65 +2,26 @@
 
 A batch of requests runs in four phases: prefill of the semantic prefix, sampling of units (unless
 they are complete), prefill of the acoustic prefix, sampling of frames. Each item has its own random
-stream, lengths and end, so its samples do not depend on its batch.
+stream, lengths, end and settings, so its samples do not depend on its batch.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Generator, Sequence
 
 import jax
 import numpy as np
 
-from data_pipeline.tokens import EOS, NUM_SPECIALS, PAD, TokenLayout, part_times
+from data_pipeline.tokens import NUM_SPECIALS, TokenLayout
 from gpst_jax.config import ConfigError, GPSTConfig
+from gpst_jax.generation import gpst_decode, gpst_requests, sampling
 from gpst_jax.generation.config import SamplingConfig
-from gpst_jax.generation.gpst_decode import decode_batch
+from gpst_jax.generation.gpst_decode import Limits, Model, Rows, Sampled, Sizes, Variant
+from gpst_jax.generation.gpst_requests import GIVEN, Request, Result
+from gpst_jax.generation.guards import ENDINGS, Guards, silent_ids
+from gpst_jax.models import decoding
 
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """One item to decode.
-
-    Attributes:
-        units: (S,) given units, de-duplicated if the model's are.
-        codes: (Q, T) given frames, the beginning of the acoustic stream.
-        max_units: 0 if the units are complete, else how many may be sampled after `units`.
-        min_frames: frames before which the end is not allowed.
-        max_frames: frames after which sampling stops.
-        part_lengths: (raw units, frames) of the joined parts of the given streams, for positions
-            in time; sampling continues the last part. None: one part.
-        item: index of the item's random stream.
-    """
-
-    units: np.ndarray
-    codes: np.ndarray
-    max_units: int = 0
-    min_frames: int = 0
-    max_frames: int = 0
-    part_lengths: Sequence[tuple[int, int]] | None = None
-    item: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """The sampled tokens of one request.
-
-    Attributes:
-        units: (S',) sampled units, without those given.
-        codes: (Q, T') sampled frames, without those given.
-        units_ended: whether the semantic end was sampled (True when units were given complete).
-        frames_ended: whether the acoustic end was sampled before `max_frames`; not if that is 0.
-        log_prob_units: summed log-probability of the sampled units and of the end, in nats, under
-            the model at temperature 1 with no class masked.
-        log_prob_frames: the same for the sampled frames.
-    """
-
-    units: np.ndarray
-    codes: np.ndarray
-    units_ended: bool
-    frames_ended: bool
-    log_prob_units: float
-    log_prob_frames: float
+__all__ = ["Decoder", "Request", "Result", "best_of"]
 
 
 class Decoder:
@@ -71,11 +32,37 @@ class Decoder:
         layout: token layout of its dataset.
         params: its parameters; sharded ones need their mesh at decoding (`jax.set_mesh`).
         positions: "time" or "running", as in training.
+        silence: units (S,) and codes (Q, T) of encoded silence, for the guard against silence.
+        weights: "float32" or "bfloat16", the dtype of weights, activations and cache, or "int8":
+            kernels in int8 and activations quantised for every product (needs qwix). None: the
+            dtype of the configuration.
+
+    Raises:
+        ConfigError: other weights.
     """
 
-    def __init__(self, config: GPSTConfig, layout: TokenLayout, params: dict, positions: str):
-        self.config, self.layout, self.params = config, layout, params
+    def __init__(
+        self,
+        config: GPSTConfig,
+        layout: TokenLayout,
+        params: dict,
+        positions: str,
+        silence: tuple[np.ndarray, np.ndarray] | None = None,
+        weights: str | None = None,
+    ):
+        self.config, self._int8 = decoding.in_weights(config, weights)
+        self.layout, self.params = layout, params
         self.positions = positions
+        units, codes = (None, None) if silence is None else (silence[0], silence[1][0])
+        self.silence = tuple(
+            silent_ids(None if ids is None else np.asarray(ids) + NUM_SPECIALS, size)
+            for ids, size in ((units, layout.semantic_vocab), (codes, layout.acoustic_classes))
+        )
+
+    @functools.cached_property
+    def weights(self) -> gpst_decode.Weights:
+        """The parameters as the loops read them, made at the first call."""
+        return gpst_decode.prepare(self.config, self.layout, self._int8, self.params)
 
     def decode(
         self,
@@ -84,6 +71,7 @@ class Decoder:
         seed: int = 0,
         semantic: SamplingConfig = SamplingConfig(),
         acoustic: SamplingConfig = SamplingConfig(),
+        guards: Guards | None = None,
         batch_size: int = 100,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Result]:
@@ -92,8 +80,9 @@ class Decoder:
         Args:
             requests: the items.
             seed: fixes the samples, together with each request's `item`.
-            semantic: how units are sampled.
-            acoustic: how codes are sampled.
+            semantic: how units are sampled, where a request does not say.
+            acoustic: how codes are sampled, where a request does not say.
+            guards: end items that went astray; None: none.
             batch_size: items decoded at once.
             on_progress: called with the number of items after each batch.
 
@@ -104,17 +93,7 @@ class Decoder:
             ValueError: units or codes out of range, or no requests.
             ConfigError: a request exceeds the model's position table.
         """
-        if not requests:
-            raise ValueError("decode: no requests")
-        if min(semantic.top_p, acoustic.top_p) < 1:
-            raise ConfigError("sampling: GPST is sampled with temperature and top_k, not top_p")
-        shape = _Shape.of(requests)
-        longest = max(_length(request) for request in requests)
-        if self.config.block == "paper" and longest > self.config.max_positions:
-            raise ConfigError(
-                f"decode: {longest} positions are more than the model's table of "
-                f"{self.config.max_positions}; shorten the prompt or max_frames"
-            )
+        sizes = self._sizes(requests)
         order = sorted(range(len(requests)), key=lambda i: _work(requests[i]))
         results: dict[int, Result] = {}
         for start in range(0, len(order), batch_size):
@@ -122,136 +101,275 @@ class Decoder:
             padded = [requests[i] for i in chosen]
             if len(order) > batch_size:  # a last, smaller batch would recompile
                 padded += [padded[0]] * (batch_size - len(padded))
-            outputs = self._decode_batch(padded, shape, seed, semantic, acoustic)
-            for row, i in enumerate(chosen):
-                results[i] = self._result(outputs, row)
+            batch = _Batch(self, padded, sizes, seed, (semantic, acoustic), guards)
+            batch.sample_frames(sizes.max_frames)
+            results |= zip(chosen, batch.results(), strict=False)
             if on_progress is not None:
                 on_progress(len(chosen))
         return [results[i] for i in range(len(requests))]
 
-    def _decode_batch(self, requests, shape, seed, semantic, acoustic) -> dict[str, np.ndarray]:
-        items = np.array([request.item for request in requests], np.int32)
-        units, codes = self._prefixes(requests, shape)
-        starts = np.array([self.next_times(request) for request in requests], np.int32)
+    def stream(
+        self, request: Request, *, chunk_frames: int = 25, **options
+    ) -> Generator[np.ndarray, None, Result]:
+        """Decodes one request and hands its frames on as they are made.
 
-        def limit(name: str) -> np.ndarray:
-            return np.array([getattr(request, name) for request in requests], np.int32)
+        Args:
+            request: the item; its units, where they are sampled, come first.
+            chunk_frames: frames made at once.
+            **options: `seed`, `semantic`, `acoustic` and `guards` of `decode`.
 
-        limits = {name: limit(name) for name in ("max_units", "min_frames", "max_frames")}
-        limits |= {
-            "unit_start": starts[:, 0],
-            "frame_start": starts[:, 1],
-            "temperatures": np.array([semantic.temperature, acoustic.temperature], np.float32),
-        }
-        static = (semantic.top_k, acoustic.top_k, shape.max_units, shape.max_frames, shape.length)
-        outputs = decode_batch(
-            self.config,
-            self.layout,
-            self.positions,
-            static,
-            self.params,
-            np.uint32(seed % 2**32),
-            items,
-            units,
-            codes,
-            limits,
+        Yields:
+            Codes (Q, n), 0 < n <= chunk_frames. Joined they equal those of `decode`, bit for bit.
+
+        Returns:
+            The result (the value of `yield from`).
+        """
+        chunks = self.stream_batch([request], chunk_frames=chunk_frames, **options)
+        while True:
+            try:
+                (codes,) = next(chunks)
+            except StopIteration as stopped:
+                return stopped.value[0]
+            if codes.shape[1]:
+                yield codes
+
+    def stream_batch(
+        self,
+        requests: Sequence[Request],
+        *,
+        chunk_frames: int = 25,
+        seed: int = 0,
+        semantic: SamplingConfig = SamplingConfig(),
+        acoustic: SamplingConfig = SamplingConfig(),
+        guards: Guards | None = None,
+    ) -> Generator[list[np.ndarray], None, list[Result]]:
+        """`stream` for several requests in one batch.
+
+        Yields:
+            Codes (Q, n) of each request; n = 0 where one has ended.
+
+        Returns:
+            One result per request, as of `decode` of the same requests in one batch.
+
+        Raises:
+            ValueError, ConfigError: as `decode`; also chunk_frames below 1.
+        """
+        if chunk_frames < 1:
+            raise ValueError(f"stream: chunk_frames must be positive, got {chunk_frames}")
+        sizes = self._sizes(requests)
+        batch = _Batch(self, requests, sizes, seed, (semantic, acoustic), guards)
+        given = np.zeros(len(requests), int)
+        for stop in range(chunk_frames, sizes.max_frames + chunk_frames, chunk_frames):
+            running = batch.sample_frames(stop)
+            codes = batch.codes()
+            yield [one[:, start:] for one, start in zip(codes, given, strict=True)]
+            given = np.array([one.shape[1] for one in codes])
+            if not running:
+                break
+        return batch.results()
+
+    def _sizes(self, requests: Sequence[Request]) -> Sizes:
+        if not requests:
+            raise ValueError("decode: no requests")
+        longest = max(gpst_requests.length(request) for request in requests)
+        if self.config.block == "paper" and longest > self.config.max_positions:
+            raise ConfigError(
+                f"decode: {longest} positions are more than the model's table of "
+                f"{self.config.max_positions}; shorten the prompt or max_frames"
+            )
+        return gpst_requests.sizes(requests)
+
+
+class _Batch:
+    """One padded batch on its way through the programs.
+
+    Units are sampled at once, frames up to any step at a time.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        requests: Sequence[Request],
+        sizes: Sizes,
+        seed: int,
+        configs: tuple[SamplingConfig, SamplingConfig],
+        guards: Guards | None,
+    ):
+        self._layout, self._weights, self._requests = decoder.layout, decoder.weights, requests
+        self._model = Model(decoder.config, decoder.layout, decoder.positions, sizes)
+        prefixes = gpst_requests.prefixes(decoder.layout, decoder.positions, requests, sizes)
+        semantic, acoustic = self._streams(decoder, seed, configs, guards)
+        state = gpst_decode.prefill_units(self._model, self._weights, prefixes[0])
+        units: Sampled | None = None
+        if sizes.max_units:
+            rows, variant = semantic
+            units = gpst_decode.sample_units(
+                self._model,
+                variant,
+                self._weights,
+                gpst_decode.start(variant, sizes.max_units, 1, state, rows.limits),
+                rows,
+                np.int32(sizes.max_units),
+            )
+            state = units.state
+        self._units = _fetched(units)
+        self._frames: Sampled | None = None
+        self._acoustic = acoustic
+        if sizes.max_frames:
+            rows, variant = acoustic
+            state = gpst_decode.prefill_codes(self._model, self._weights, state, prefixes[1])
+            depth = decoder.layout.num_codebooks
+            self._frames = gpst_decode.start(variant, sizes.max_frames, depth, state, rows.limits)
+
+    def _streams(self, decoder, seed, configs, guards) -> list[tuple[Rows, Variant]]:
+        """What differs between rows, and what is compiled for them, of both streams."""
+        layout, requests = decoder.layout, self._requests
+        starts = [gpst_requests.next_times(layout, request) for request in requests]
+        seeds = [seed if request.seed is None else request.seed for request in requests]
+        rates = (layout.unit_rate, 1), (layout.frame_rate, layout.num_codebooks)
+        streams = []
+        for number, (stream, tokens) in enumerate((("semantic", "units"), ("acoustic", "frames"))):
+            chosen = [getattr(request, stream) or configs[number] for request in requests]
+            settings, variant = _settings(chosen)
+            limits = Limits(
+                self._field(f"min_{tokens}"),
+                self._field(f"max_{tokens}"),
+                np.array([start[number] for start in starts], np.int32),
+            )
+            rows = Rows(
+                np.array([one % 2**32 for one in seeds], np.uint32),
+                self._field("item"),
+                limits,
+                settings,
+                decoder.silence[number],
+            )
+            thresholds = None if guards is None else guards.at(*rates[number])
+            streams.append((rows, Variant(variant, thresholds)))
+        return streams
+
+    def _field(self, name: str) -> np.ndarray:
+        return np.array([getattr(request, name) for request in self._requests], np.int32)
+
+    def sample_frames(self, stop: int) -> bool:
+        """Samples frames up to step `stop`; whether any row goes on after it."""
+        longest = self._model.sizes.max_frames
+        if self._frames is None:
+            return False
+        rows, variant = self._acoustic
+        self._frames = gpst_decode.sample_frames(
+            self._model, variant, self._weights, self._frames, rows, np.int32(min(stop, longest))
         )
-        return jax.tree.map(np.asarray, outputs)
+        return stop < longest and not np.asarray(self._frames.ended_by).all()
 
-    def _prefixes(self, requests: Sequence[Request], shape: "_Shape") -> tuple[dict, dict]:
-        """Both prefixes, right-padded: [BOS_s, units] and [BOS_a, frames]."""
-        semantic, acoustic = [], []
-        for request in requests:
-            tokens = np.full((len(request.units) + 1, self.layout.num_codebooks), PAD, np.int32)
-            tokens[0, 0] = EOS
-            tokens[1:, 0] = self.layout.units_to_ids(request.units)
-            semantic.append((tokens, np.concatenate([[0], self.prefix_times(request)[0]])))
-            frames = self.layout.codes_to_ids(request.codes) + self.layout.semantic_vocab
-            bos = np.full((1, self.layout.num_codebooks), self.layout.bos_acoustic, np.int32)
-            times = np.concatenate([[0], self.prefix_times(request)[1]])
-            acoustic.append((np.concatenate([bos, frames]), times))
-        return _pad_prefix(semantic, shape.units), _pad_prefix(acoustic, shape.codes)
+    def codes(self) -> list[np.ndarray]:
+        """Codes (Q, n) of each row so far."""
+        return [codes for codes, _, _ in self._rows(_fetched(self._frames))]
 
-    def _parts(self, request: Request) -> list[tuple[int, int]]:
-        return list(request.part_lengths or [(len(request.units), request.codes.shape[1])])
+    def _rows(self, fetched: dict[str, np.ndarray]) -> list[tuple[np.ndarray, str, float]]:
+        layout = self._layout
+        rows = []
+        for row, request in enumerate(self._requests):
+            if not request.max_frames:
+                rows.append((np.zeros((layout.num_codebooks, 0), np.int32), GIVEN, 0.0))
+                continue
+            ids, ending, log_prob = _row(fetched, row)
+            rows.append((layout.ids_to_codes(ids), ending, log_prob))
+        return rows
 
-    def prefix_times(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
-        """End times in ticks of the given units and frames."""
-        if self.positions == "running":  # replaced by the running index on the device
-            return np.zeros(len(request.units), int), np.zeros(request.codes.shape[1], int)
-        units, frames = part_times(self.layout, self._parts(request))
-        return units[: len(request.units)], frames[: request.codes.shape[1]]
-
-    def next_times(self, request: Request) -> tuple[int, int]:
-        """Ticks at which the first sampled unit and the first sampled frame begin."""
-        layout, parts = self.layout, self._parts(request)
-        before = 0
-        for units, frames in parts[:-1]:
-            before += max(units * layout.ticks_per_unit, frames * layout.ticks_per_frame)
-        given_units = len(request.units) - sum(units for units, _ in parts[:-1])
-        given_frames = request.codes.shape[1] - sum(frames for _, frames in parts[:-1])
-        return (
-            before + given_units * layout.ticks_per_unit,
-            before + given_frames * layout.ticks_per_frame,
-        )
-
-    def _result(self, outputs: dict[str, np.ndarray], row: int) -> Result:
-        num_units, num_frames = outputs["num_units"][row], outputs["num_frames"][row]
-        return Result(
-            units=outputs["units"][row, :num_units] - NUM_SPECIALS,
-            codes=self.layout.ids_to_codes(outputs["frames"][row, :num_frames]),
-            units_ended=bool(outputs["units_ended"][row]),
-            frames_ended=bool(outputs["frames_ended"][row]),
-            log_prob_units=float(outputs["log_prob_units"][row]),
-            log_prob_frames=float(outputs["log_prob_frames"][row]),
-        )
+    def results(self) -> list[Result]:
+        """The result of each row."""
+        results = []
+        for row, frames in enumerate(self._rows(_fetched(self._frames))):
+            ids, ending, log_prob = np.full((0, 1), NUM_SPECIALS, np.int32), GIVEN, 0.0
+            if self._requests[row].max_units:
+                ids, ending, log_prob = _row(self._units, row)
+            codes, frames_ending, log_prob_frames = frames
+            results.append(
+                Result(
+                    units=ids[:, 0] - NUM_SPECIALS,
+                    codes=codes,
+                    units_ended_by=ending,
+                    frames_ended_by=frames_ending,
+                    log_prob_units=log_prob,
+                    log_prob_frames=log_prob_frames,
+                )
+            )
+        return results
 
 
-@dataclasses.dataclass(frozen=True)
-class _Shape:
-    """Padded sizes that all batches of one call share."""
+def best_of(
+    decoder: Decoder,
+    requests: Sequence[Request],
+    count: int,
+    *,
+    score: Callable[[Request, Result], float] | None = None,
+    **options,
+) -> list[Result]:
+    """The best of several samples of each request.
 
-    units: int
-    codes: int
-    max_units: int
-    max_frames: int
+    The samples of a request have random streams of their own; the first is that of `decode`.
 
-    @classmethod
-    def of(cls, requests: Sequence[Request]) -> "_Shape":
-        return cls(
-            units=_round_up(max(len(request.units) for request in requests) + 1),
-            codes=_round_up(max(request.codes.shape[1] for request in requests) + 1),
-            max_units=_round_up(max(request.max_units for request in requests)),
-            max_frames=_round_up(max(request.max_frames for request in requests)),
-        )
+    Args:
+        decoder: of the model.
+        requests: the items; of those that share a seed, items lie below 2^24.
+        count: samples of each.
+        score: of a result, higher is better; None: the mean log-probability of its ids.
+        **options: of `Decoder.decode`.
 
-    @property
-    def length(self) -> int:
-        """Positions of the cache."""
-        return self.units + self.codes + self.max_units + self.max_frames
+    Returns:
+        One result per request. One that a guard ended is taken only where a guard ended all.
+    """
+    if count < 1:
+        raise ValueError(f"best_of: count must be positive, got {count}")
+    copies = [
+        dataclasses.replace(request, item=request.item + (number << 24))
+        for request in requests
+        for number in range(count)
+    ]
+    results = decoder.decode(copies, **options)
+
+    def value(pair: tuple[Request, Result]) -> tuple[bool, float]:
+        request, result = pair
+        likelihood = result.mean_log_prob if score is None else score(request, result)
+        return not result.ended_by.startswith("guard:"), likelihood
+
+    pairs = list(zip(copies, results, strict=True))
+    return [
+        max(pairs[start : start + count], key=value)[1] for start in range(0, len(pairs), count)
+    ]
 
 
-def _length(request: Request) -> int:
-    """Maximum length of a request's sequence, BOS_s and BOS_a included."""
-    given = len(request.units) + request.codes.shape[1]
-    return 2 + given + request.max_units + request.max_frames
+def _settings(configs: Sequence[SamplingConfig]) -> tuple[sampling.Settings, sampling.Variant]:
+    """Settings of each row, and the program that knows them."""
+    largest = max(config.top_k for config in configs)
+    greedy = all(config.top_k == 1 for config in configs)
+    variant = sampling.Variant(
+        greedy=greedy,
+        # Powers of two, so that few programs are compiled.
+        candidates=0 if greedy or not largest else 1 << (largest - 1).bit_length(),
+        nucleus=not greedy and any(config.top_p < 1 for config in configs),
+    )
+    settings = sampling.Settings(
+        np.array([config.temperature for config in configs], np.float32),
+        np.array([config.top_k for config in configs], np.int32),
+        np.array([config.top_p for config in configs], np.float32),
+    )
+    return settings, variant
+
+
+def _fetched(sampled: Sampled | None) -> dict[str, np.ndarray]:
+    """The results of a stream so far; none where it is not sampled."""
+    if sampled is None:
+        return {}
+    names = ("tokens", "num_tokens", "ended_by", "log_prob")
+    return jax.tree.map(np.asarray, {name: getattr(sampled, name) for name in names})
+
+
+def _row(fetched: dict[str, np.ndarray], row: int) -> tuple[np.ndarray, str, float]:
+    """Ids (n, depth) of a row, why its sampling ended, and their log-probability."""
+    ids = fetched["tokens"][row, : fetched["num_tokens"][row]]
+    return ids, ENDINGS[fetched["ended_by"][row]], float(fetched["log_prob"][row])
 
 
 def _work(request: Request) -> int:
     return request.max_units + request.max_frames
-
-
-def _pad_prefix(items: list[tuple[np.ndarray, np.ndarray]], length: int) -> dict[str, np.ndarray]:
-    """Right-pads (tokens (n, Q), times (n,)) pairs to `length`."""
-    depth = items[0][0].shape[1]
-    tokens = np.full((len(items), length, depth), PAD, np.int32)
-    times = np.zeros((len(items), length), np.int32)
-    for row, (prefix, ticks) in enumerate(items):
-        tokens[row, : len(prefix)] = prefix
-        times[row, : len(ticks)] = ticks
-    lengths = np.array([len(prefix) for prefix, _ in items], np.int32)
-    return {"tokens": tokens, "times": times, "lengths": lengths}
-
-
-def _round_up(value: int, multiple: int = 64) -> int:
-    return -(-value // multiple) * multiple

@@ -32,6 +32,7 @@ class SemanticTasks:
         max_seconds: limit on the ids of an answer, as seconds of speech.
         batch_size: items decoded at once.
         seed: fixes the samples.
+        weights: that are decoded with, see `LMDecoder`.
 
     Raises:
         UserError: the dataset is missing or damaged.
@@ -48,12 +49,13 @@ class SemanticTasks:
         max_seconds: float = 10.0,
         batch_size: int = 100,
         seed: int = 0,
+        weights: str | None = None,
     ):
         self.spec = SequenceSpec.parse(model.dataset, "the checkpoint of the language model")
         tokenizer = load_text_tokenizer(Path(dataset_dir) / self.spec.text_tokenizer.path)
         self._template = Template(self.spec.vocabulary, tokenizer, self.spec.system)
         config = model.config.model_as(SemanticLMConfig)
-        self._decoder = LMDecoder(config, self.spec.vocabulary, model.params)
+        self._decoder = LMDecoder(config, self.spec.vocabulary, model.params, weights=weights)
         self._sampling: dict[str, Any] = {
             "text": text,
             "units": units,
@@ -72,14 +74,24 @@ class SemanticTasks:
         return longer
 
     def read_aloud(
-        self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None
+        self,
+        texts: Sequence[str],
+        on_progress: Callable[[int], None] | None = None,
+        *,
+        items: Sequence[int] | None = None,
     ) -> list[np.ndarray]:
-        """Text-to-speech: units (T,) of each text; T = 0 where the model generated none."""
+        """Text-to-speech: units (T,) of each text; T = 0 where the model generated none.
+
+        Args:
+            texts: what is read.
+            on_progress: called with the number of items after each batch.
+            items: index of each text's random stream; None: its place.
+        """
         examples = [
             Example(instruction=choose_instruction("tts", text), question_text=text)
             for text in texts
         ]
-        answers = self._answer(examples, ("speech_answer",), on_progress)
+        answers = self._answer(examples, ("speech_answer",), on_progress, items)
         return [_units(answer) for answer in answers]
 
     def transcribe(
@@ -101,12 +113,15 @@ class SemanticTasks:
         self,
         speech: Sequence[np.ndarray],
         on_progress: Callable[[int], None] | None = None,
+        *,
+        items: Sequence[int] | None = None,
     ) -> list[Example]:
         """Spoken dialogue: the answer to each spoken question, by chain of modality.
 
         Args:
             speech: units (T,) of each question.
             on_progress: called with the number of items after each batch.
+            items: index of each question's random stream and instruction; None: its place.
 
         Returns:
             Examples whose `transcript` is that of the question, `answer_text` the written and
@@ -117,20 +132,21 @@ class SemanticTasks:
                 instruction=choose_instruction("speech_to_speech", index),
                 question_units=tuple(units.tolist()),
             )
-            for index, units in enumerate(speech)
+            for index, units in zip(items or range(len(speech)), speech, strict=True)
         ]
-        return self._answer(examples, PARTS, on_progress)
+        return self._answer(examples, PARTS, on_progress, items)
 
     def _answer(
         self,
         examples: Sequence[Example],
         parts: Sequence[str],
         on_progress: Callable[[int], None] | None,
+        items: Sequence[int] | None = None,
     ) -> list[Example]:
         grammar: Grammar = answer_grammar(self.spec.vocabulary, parts)
         requests = [
             LMRequest(self._template.prompt(example), self._max_new, item=index)
-            for index, example in enumerate(examples)
+            for index, example in zip(items or range(len(examples)), examples, strict=True)
         ]
         results = self._decoder.decode(requests, grammar, on_progress=on_progress, **self._sampling)
         # The new ids are parsed as the assistant's turn.

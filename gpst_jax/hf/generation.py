@@ -95,12 +95,11 @@ class SpeechGeneration:
         acoustic: "SamplingConfig",
         seed: int,
     ) -> "Result":
-        from gpst_jax.generation.gpst_sampler import Decoder, Result
+        from gpst_jax.generation.gpst_requests import GIVEN, Result, next_times, prefix_times
 
         layout = self.layout
-        decoder = Decoder(self.model_config, layout, {}, self.config.positions)
-        unit_times, frame_times = decoder.prefix_times(request)
-        unit_start, frame_start = decoder.next_times(request)
+        unit_times, frame_times = prefix_times(layout, request)
+        unit_start, frame_start = next_times(layout, request)
         device = next(self.parameters()).device  # type: ignore[attr-defined]
         item = _Item(self, request, device, seed)
 
@@ -108,29 +107,31 @@ class SpeechGeneration:
         prefix[0, 0] = EOS
         prefix[1:, 0] = layout.units_to_ids(request.units)
         item.extend(prefix, np.concatenate([[0], unit_times]), SEMANTIC)
-        units, units_ended, log_prob_units = self._sample_units(item, semantic, unit_start)
+        units, units_ended_by, log_prob_units = self._sample_units(item, semantic, unit_start)
 
         frames: list[np.ndarray] = []
-        frames_ended, log_prob_frames = False, 0.0
+        frames_ended_by, log_prob_frames = GIVEN, 0.0
         if request.max_frames:
             given = layout.codes_to_ids(request.codes) + layout.semantic_vocab
             bos = np.full((1, layout.num_codebooks), layout.bos_acoustic)
             item.extend(np.concatenate([bos, given]), np.concatenate([[0], frame_times]), ACOUSTIC)
-            frames, frames_ended, log_prob_frames = self._sample_frames(item, acoustic, frame_start)
+            frames, frames_ended_by, log_prob_frames = self._sample_frames(
+                item, acoustic, frame_start
+            )
         ids = np.reshape(np.array(frames, np.int32), (-1, layout.num_codebooks))
         return Result(
             units=np.array(units, np.int32) - NUM_SPECIALS,
             codes=layout.ids_to_codes(ids),
-            units_ended=units_ended,
-            frames_ended=frames_ended,
+            units_ended_by=units_ended_by if request.max_units else GIVEN,
+            frames_ended_by=frames_ended_by,
             log_prob_units=log_prob_units,
             log_prob_frames=log_prob_frames,
         )
 
     def _sample_units(
         self, item: _Item, sampling: "SamplingConfig", start: int
-    ) -> tuple[list[int], bool, float]:
-        """Sampled ids of units, whether they ended, and their log-probability."""
+    ) -> tuple[list[int], str, float]:
+        """Sampled ids of units, what ended them, and their log-probability."""
         layout = self.layout
         classes = torch.arange(layout.semantic_vocab, device=item.device)
         allowed = (classes == EOS) | (classes >= NUM_SPECIALS)
@@ -141,17 +142,17 @@ class SpeechGeneration:
             unit, log_probs = item.sample(logits, allowed, sampling)
             total += float(log_probs[unit])
             if unit == EOS:
-                return units, True, total
+                return units, "end", total
             units.append(unit)
             ids = np.full((1, layout.num_codebooks), PAD)
             ids[0, 0] = unit
             item.extend(ids, np.array([start + len(units) * layout.ticks_per_unit]), SEMANTIC)
-        return units, item.request.max_units == 0, total
+        return units, "length", total
 
     def _sample_frames(
         self, item: _Item, sampling: "SamplingConfig", start: int
-    ) -> tuple[list[np.ndarray], bool, float]:
-        """Local ids of sampled frames, whether they ended, and their log-probability."""
+    ) -> tuple[list[np.ndarray], str, float]:
+        """Local ids of sampled frames, what ended them, and their log-probability."""
         layout = self.layout
         frames: list[np.ndarray] = []
         total = 0.0
@@ -160,12 +161,12 @@ class SpeechGeneration:
             frame, log_prob = self._sample_frame(item, sampling, may_end)
             total += log_prob
             if frame is None:
-                return frames, True, total
+                return frames, "end", total
             frames.append(frame)
             ids = frame[None] + layout.semantic_vocab
             time = start + len(frames) * layout.ticks_per_frame
             item.extend(ids, np.array([time]), ACOUSTIC)
-        return frames, False, total
+        return frames, "length", total
 
     def _sample_frame(
         self, item: _Item, sampling: "SamplingConfig", may_end: bool

@@ -158,7 +158,7 @@ class SemanticLM(PreTrainedModel):
         return LMResult(
             ids=np.array(new_ids, np.int32),
             log_probs=np.array(log_probs, np.float32),
-            ended=phase == len(allowed),
+            ended_by="end" if phase == len(allowed) else "length",
         )
 
 

@@ -1,4 +1,4 @@
-"""Attention over packed segments or full rows, and over a static KV cache."""
+"""Attention over packed segments, full rows and a KV cache."""
 
 import jax
 import jax.numpy as jnp
@@ -87,33 +87,6 @@ def _weighted_sum(
     logits = jnp.where(visible, logits * query.shape[-1] ** -0.5, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
     return jnp.einsum("bhnm,bhmd->bhnd", weights, value).reshape(shape)
-
-
-def attend_cache(
-    query: jax.Array, key: jax.Array, value: jax.Array, cache_length: jax.Array
-) -> jax.Array:
-    """Attention of n new positions over a cache that already holds them.
-
-    Args:
-        query: (B, n, H, D/H), the positions `cache_length` to `cache_length + n - 1` of each row.
-        key: (B, H_kv, C, D/H) cache; heads first, so that no decode step transposes it.
-        value: (B, H_kv, C, D/H) cache.
-        cache_length: (B,) int, positions in the cache before these.
-
-    Returns:
-        (B, n, H, D/H).
-    """
-    index = cache_length[:, None] + jnp.arange(query.shape[1])[None]
-    visible = jnp.arange(key.shape[2])[None, None, :] <= index[:, :, None]
-    return _weighted_sum(query.swapaxes(1, 2), key, value, visible[:, None]).swapaxes(1, 2)
-
-
-def write_cache(cache: jax.Array, new: jax.Array, cache_length: jax.Array) -> jax.Array:
-    """Writes (B, n, H_kv, D/H) into (B, H_kv, C, D/H), each row at its own `cache_length` (B,)."""
-    new = new.swapaxes(1, 2).astype(cache.dtype)
-    return jax.vmap(
-        lambda row, update, at: jax.lax.dynamic_update_slice_in_dim(row, update, at, axis=1)
-    )(cache, new, cache_length)
 
 
 def resolve(implementation: str, query: jax.Array) -> str:

@@ -15,7 +15,6 @@ from gpst_jax.models.rope import rope_angles
 from gpst_jax.models.transformer import (
     AttentionContext,
     BlockConfig,
-    Cache,
     Head,
     Transformer,
     dropout,
@@ -193,13 +192,6 @@ class GPST(nnx.Module):
             return (local_hidden @ kernel).astype(jnp.float32)
         return jnp.einsum("nqd,qdc->nqc", local_hidden, kernel).astype(jnp.float32)
 
-    def codebook_logits(self, local_hidden: jax.Array, codebook: jax.Array) -> jax.Array:
-        """(N, d) at one codebook (a traced index) to (N, classes) float32."""
-        kernel = self.acoustic_kernel()
-        if kernel.ndim == 3:
-            kernel = kernel[codebook]
-        return (local_hidden @ kernel).astype(jnp.float32)
-
     def _gather(self, kernel: jax.Array, axes: sharding.LogicalAxes) -> jax.Array:
         dtype = jnp.dtype(self.config.dtype)
         return sharding.gather(kernel, axes, dtype).astype(dtype)
@@ -209,18 +201,6 @@ class GPST(nnx.Module):
         shift = jnp.arange(self.layout.num_codebooks, dtype=frames.dtype)
         shift = (shift * self.layout.codebook_size).reshape((1,) * (frames.ndim - 1) + (-1,))
         return jnp.maximum(frames - shift, EOS)
-
-    def extend(
-        self,
-        tokens: jax.Array,
-        positions: jax.Array,
-        streams: jax.Array,
-        cache_length: jax.Array,
-        cache: Cache,
-    ) -> tuple[jax.Array, Cache]:
-        """Hidden states of n further positions (B, n, Q) after `cache_length` (B,) cached ones."""
-        x = self.embed(tokens, positions, streams)
-        return self.global_net.extend(x, self.context(positions, cache_length=cache_length), cache)
 
 
 def init(config: GPSTConfig, layout: TokenLayout, key: jax.Array) -> dict:

@@ -13,7 +13,6 @@ from gpst_jax.models.rope import rope_angles
 from gpst_jax.models.transformer import (
     AttentionContext,
     BlockConfig,
-    Cache,
     Head,
     Transformer,
     dropout,
@@ -86,15 +85,6 @@ class SemanticLM(nnx.Module):
     def logits(self, hidden: jax.Array) -> jax.Array:
         """(..., D) to (..., V) float32."""
         return (hidden @ self.output_kernel()).astype(jnp.float32)
-
-    def extend(
-        self, tokens: jax.Array, cache_length: jax.Array, cache: Cache
-    ) -> tuple[jax.Array, Cache]:
-        """Hidden states of n further ids (B, n) after `cache_length` (B,) cached ones."""
-        positions = cache_length[:, None] + jnp.arange(tokens.shape[1])[None]
-        return self.net.extend(
-            self.lookup(tokens), self.context(positions, cache_length=cache_length), cache
-        )
 
 
 def init(config: SemanticLMConfig, vocab_size: int, key: jax.Array) -> dict:

@@ -2,7 +2,7 @@
 
 Modules are Flax NNX and are split once into a graph definition and a plain tree of arrays. The
 parameters of all layers are stacked along a leading axis and scanned (`lax.scan`), so that compile
-time does not grow with depth; decoding unrolls the layers.
+time does not grow with depth; `gpst_jax.models.decoding` decodes with a cache.
 """
 
 from collections.abc import Callable
@@ -20,22 +20,11 @@ from gpst_jax.parallel import sharding
 Initializer = nnx.initializers.Initializer
 
 
-class Cache(NamedTuple):
-    """KV cache of a transformer: keys and values (B, H_kv, C, D/H) of each layer.
-
-    Layers are separate arrays, so that a decode step updates one position in place, without copies.
-    """
-
-    keys: tuple[jax.Array, ...]
-    values: tuple[jax.Array, ...]
-
-
 class AttentionContext(NamedTuple):
     """What every layer takes besides its input."""
 
     angles: jax.Array | None = None  # (B, L, D/H/2) RoPE angles; None: no RoPE
     segment_ids: jax.Array | None = None  # (B, L); None: a row is one segment
-    cache_length: jax.Array | None = None  # (B,) positions in the cache; None: no cache
 
 
 class BlockConfig(NamedTuple):
@@ -47,7 +36,7 @@ class BlockConfig(NamedTuple):
     attention: str = "auto"
     remat: str = "none"
     rope: bool = False  # learned query and key biases, added before RoPE
-    epsilon: float = 1e-6  # of RMSNorm
+    epsilon: float = 1e-6  # of RMSNorm; LayerNorm (paper) has 1e-5
 
     @property
     def modern(self) -> bool:
@@ -58,6 +47,11 @@ class BlockConfig(NamedTuple):
     def paper(self) -> bool:
         """Whether the block has LayerNorm, GELU and biases; else RMSNorm, SwiGLU and none."""
         return self.name == "paper"
+
+    @property
+    def norm_epsilon(self) -> float:
+        """Epsilon of the norms."""
+        return 1e-5 if self.paper else self.epsilon
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
@@ -70,9 +64,12 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 
 def make_norm(width: int, block_config: BlockConfig, rngs: nnx.Rngs) -> nnx.Module:
     """RMSNorm, or LayerNorm with bias and epsilon 1e-5 (paper), in float32."""
+    epsilon = block_config.norm_epsilon
     if not block_config.paper:
-        return nnx.RMSNorm(width, epsilon=block_config.epsilon, dtype=jnp.float32, rngs=rngs)
-    return nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, dtype=jnp.float32, rngs=rngs)
+        return nnx.RMSNorm(width, epsilon=epsilon, dtype=jnp.float32, rngs=rngs)
+    return nnx.LayerNorm(
+        width, epsilon=epsilon, use_fast_variance=False, dtype=jnp.float32, rngs=rngs
+    )
 
 
 class Attention(nnx.Module):
@@ -118,10 +115,8 @@ class Attention(nnx.Module):
 
         self.q_bias, self.k_bias = bias(self.num_heads), bias(self.kv_heads)
 
-    def __call__(
-        self, x: jax.Array, context: AttentionContext, cache: tuple[jax.Array, jax.Array] | None
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
-        """(B, L, D) to (B, L, D); with a cache, also the cache extended by L positions."""
+    def __call__(self, x: jax.Array, context: AttentionContext) -> jax.Array:
+        """(B, L, D) to (B, L, D)."""
         query, key, value = (
             apply_flat(f, x).reshape(*x.shape[:-1], -1, self.head_dim)
             for f in (self.q, self.k, self.v)
@@ -135,22 +130,14 @@ class Attention(nnx.Module):
         if context.angles is not None:
             query = apply_rope(query, context.angles)
             key = apply_rope(key, context.angles)
-        if cache is None:
-            mixed = attention.attend(
-                query,
-                key,
-                value,
-                segment_ids=context.segment_ids,
-                implementation=self.implementation,
-            )
-        else:
-            assert context.cache_length is not None
-            cache = (
-                attention.write_cache(cache[0], key, context.cache_length),
-                attention.write_cache(cache[1], value, context.cache_length),
-            )
-            mixed = attention.attend_cache(query, *cache, context.cache_length)
-        return apply_flat(self.out, mixed.reshape(x.shape)), cache
+        mixed = attention.attend(
+            query,
+            key,
+            value,
+            segment_ids=context.segment_ids,
+            implementation=self.implementation,
+        )
+        return apply_flat(self.out, mixed.reshape(x.shape))
 
 
 class Mlp(nnx.Module):
@@ -200,15 +187,13 @@ class Block(nnx.Module):
         self,
         x: jax.Array,
         context: AttentionContext,
-        cache: tuple[jax.Array, jax.Array] | None = None,
         key: jax.Array | None = None,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
-        """(B, L, D) to (B, L, D), and the extended cache where one is given."""
+    ) -> jax.Array:
+        """(B, L, D) to (B, L, D)."""
         keys = (None, None) if key is None else jax.random.split(key)
-        mixed, cache = self.attn(self.attn_norm(x).astype(x.dtype), context, cache)
+        mixed = self.attn(self.attn_norm(x).astype(x.dtype), context)
         x = x + dropout(mixed, self.dropout, keys[0])
-        x = x + dropout(self.mlp(self.mlp_norm(x).astype(x.dtype)), self.dropout, keys[1])
-        return x, cache
+        return x + dropout(self.mlp(self.mlp_norm(x).astype(x.dtype)), self.dropout, keys[1])
 
 
 class Transformer(nnx.Module):
@@ -236,33 +221,11 @@ class Transformer(nnx.Module):
             params, key = layer
             kernels = sharding.gather_layer(nnx.to_pure_dict(params), self.block_config.dtype)
             nnx.replace_by_pure_dict(params, kernels)
-            x = nnx.merge(graph, params)(x, context, key=key)[0]
+            x = nnx.merge(graph, params)(x, context, key=key)
             return sharding.constrain(x, ("batch", "length", "embed")), None
 
         x, _ = jax.lax.scan(rematerialized(body, self.block_config.remat), x, (params, keys))
         return self.final_norm(x).astype(x.dtype)
-
-    def extend(
-        self, x: jax.Array, context: AttentionContext, cache: Cache
-    ) -> tuple[jax.Array, Cache]:
-        """Prefill or decode step: n further positions (B, n, D), appended to the cache."""
-        graph, params = nnx.split(self.layers)
-        keys, values = [], []
-        for layer, layer_cache in enumerate(zip(*cache, strict=True)):
-            block = nnx.merge(graph, jax.tree.map(lambda leaf, layer=layer: leaf[layer], params))
-            x, extended = block(x, context, layer_cache)
-            assert extended is not None
-            keys.append(extended[0])
-            values.append(extended[1])
-        return self.final_norm(x).astype(x.dtype), Cache(tuple(keys), tuple(values))
-
-    def init_cache(self, rows: int, length: int) -> Cache:
-        """An empty cache for `rows` rows of `length` positions, in the activation dtype."""
-        shape = (rows, self.config.kv_heads, length, self.config.head_dim)
-        empty = tuple(
-            jnp.zeros(shape, self.block_config.dtype) for _ in range(self.config.num_layers)
-        )
-        return Cache(empty, empty)
 
 
 def apply_flat(linear: nnx.Linear, x: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ from data_pipeline.tokens import TokenLayout, segment_tokens
 from gpst_jax.config import GPSTConfig, TransformerConfig
 from gpst_jax.generation.config import SamplingConfig
 from gpst_jax.generation.gpst_modes import RequestBuilder, join
+from gpst_jax.generation.gpst_requests import next_times, prefix_times
 from gpst_jax.generation.gpst_sampler import Decoder
 from gpst_jax.models import gpst
 
@@ -71,8 +72,7 @@ def test_transfer_positions_are_those_of_training():
     prompt, target = speech(0.5, 1), speech(0.4, 2)
     request = builder().speaker_transfer([prompt], [target], item=0)
     segment = segment_tokens(LAYOUT, [prompt, SILENCE, target])
-    decoder = make_decoder("modern")
-    unit_times, frame_times = decoder.prefix_times(request)
+    unit_times, frame_times = prefix_times(LAYOUT, request)
     given = len(request.units)
     np.testing.assert_array_equal(unit_times, segment["positions"][1 : given + 1])
     first = given + 2
@@ -80,7 +80,7 @@ def test_transfer_positions_are_those_of_training():
         frame_times, segment["positions"][first : first + request.codes.shape[1]]
     )
     next_position = segment["positions"][first + request.codes.shape[1]]
-    assert decoder.next_times(request)[1] + LAYOUT.ticks_per_frame == next_position
+    assert next_times(LAYOUT, request)[1] + LAYOUT.ticks_per_frame == next_position
 
 
 def test_continuation_keeps_the_prefix_and_the_length(decoder):
@@ -90,6 +90,32 @@ def test_continuation_keeps_the_prefix_and_the_length(decoder):
     np.testing.assert_array_equal(request.units, speech_part[0])
     (result,) = decoder.decode([request])
     assert request.codes.shape[1] + result.codes.shape[1] == speech_part[1].shape[1]
+
+
+def test_what_follows_stands_where_training_puts_it():
+    """Units, then frames, after a beginning: positions are those of one segment."""
+    whole = speech(1.0, 3)
+    before = builder().beginning([whole], 0.41)  # an odd unit would end within a frame
+    assert (len(before[0]), before[1].shape[1]) == (20, 30)
+    segment = segment_tokens(LAYOUT, [whole])
+    more = builder().more_units([before], 0.6, item=0)
+    assert (len(more.units), more.max_units, more.max_frames) == (20, 30, 0)
+    first_unit = next_times(LAYOUT, more)[0] + LAYOUT.ticks_per_unit
+    assert first_unit == segment["positions"][1 + 20]
+    request = builder().more_frames([before], whole[0][20:], item=0)
+    np.testing.assert_array_equal(request.units, whole[0])
+    assert (request.codes.shape[1], request.max_frames, request.min_frames) == (30, 45, 45)
+    first_frame = next_times(LAYOUT, request)[1] + LAYOUT.ticks_per_frame
+    assert first_frame == segment["positions"][50 + 2 + 30]
+
+
+def test_sampled_units_without_durations_have_a_longest_time():
+    """De-duplicated units do not say how long they last: the request does."""
+    before, few = speech(0.4, 1), np.array([1, 2, 3])
+    request = builder(deduplicated=True).more_frames([before], few, item=0, most_seconds=2.0)
+    assert (request.min_frames, request.max_frames) == (0, 150)
+    nothing = builder(deduplicated=True).more_frames([before], few[:0], item=0, most_seconds=2.0)
+    assert nothing.max_frames == 0
 
 
 def test_unconditional_units_can_be_rendered(decoder):

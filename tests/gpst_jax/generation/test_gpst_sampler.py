@@ -1,7 +1,6 @@
 """Cached decoding equals teacher forcing, and samples only allowed classes."""
 
 import dataclasses
-import functools
 import itertools
 
 import jax
@@ -11,10 +10,10 @@ import pytest
 
 from data_pipeline.tokens import EOS, TokenLayout, segment_tokens
 from gpst_jax.config import ConfigError, GPSTConfig, TransformerConfig
-from gpst_jax.generation import gpst_decode
+from gpst_jax.generation import gpst_decode, sampling
 from gpst_jax.generation.config import SamplingConfig
 from gpst_jax.generation.gpst_sampler import Decoder, Request
-from gpst_jax.models import gpst
+from gpst_jax.models import decoding, gpst
 
 LAYOUT = TokenLayout(num_units=11, num_codebooks=3, codebook_size=5, unit_rate=50, frame_rate=75)
 INPUTS = ("tokens", "positions", "streams", "segment_ids")
@@ -116,23 +115,35 @@ def test_prompts_of_every_length_continue_as_under_teacher_forcing(toy, pack_row
     tokens, positions, streams = (jnp.asarray(np.repeat(batch[n], 15, axis=0)) for n in INPUTS[:3])
     model, lengths = toy.model, jnp.arange(1, 16)
     want = model.hidden(tokens[:1], positions[:1], streams[:1])[0]
+    weights = toy.decoder.weights.global_net
+    net, block = toy.config.global_net, model.global_net.block_config
+
+    def extend(inputs, visible, slot, cache):
+        tokens, positions, streams = inputs
+        x, angles = model.embed(tokens, positions, streams), model.context(positions).angles
+        return decoding.extend(weights, net, block, x, angles, visible, slot, cache)
 
     @jax.jit
     def decode():
-        cache = model.global_net.init_cache(15, 32)
-        visible = jnp.arange(15)[None] < lengths[:, None]
-        prompt = jnp.where(visible[..., None], tokens, 1)
-        hidden, cache = model.extend(prompt, positions, streams, jnp.zeros(15, int), cache)
+        cache = decoding.empty_cache(net, jnp.float32, 15, 32)
+        at = jnp.arange(15)
+        real = at[None] < lengths[:, None]
+        prompt = jnp.where(real[..., None], tokens, 1)
+        causal = (at[None] <= at[:, None])[None]
+        hidden, cache = extend((prompt, positions, streams), causal, 0, cache)
+        visible = jnp.zeros((15, 32), bool).at[:, :15].set(real)
 
-        def step(carry, _):
-            index, cache = carry
+        def step(carry, number):
+            visible, cache = carry
+            index = lengths + number
             at = jnp.minimum(index, 14)[:, None]
             ids = jnp.take_along_axis(tokens, at[..., None], axis=1)
             time, stream = (jnp.take_along_axis(x, at, axis=1) for x in (positions, streams))
-            out, cache = model.extend(ids, time, stream, index, cache)
-            return (index + 1, cache), (index, out[:, 0])
+            visible = visible.at[:, 15 + number].set(True)
+            out, cache = extend((ids, time, stream), visible[:, None], 15 + number, cache)
+            return (visible, cache), (index, out[:, 0])
 
-        return hidden, jax.lax.scan(step, (lengths, cache), length=14)[1]
+        return hidden, jax.lax.scan(step, (visible, cache), jnp.arange(14))[1]
 
     prompt, (at, steps) = decode()
     for row in range(15):
@@ -291,12 +302,18 @@ def _draw_frames(toy, count=256, top_k=0, may_end=True, temperature=100.0):
     """Frames (count, Q) sampled from one hidden state nearly uniformly, and which are ends."""
     hidden = jnp.broadcast_to(jax.random.normal(jax.random.key(5), (1, 32)), (count, 32))
 
-    @functools.partial(jax.jit, static_argnums=(0,))
-    def run(top_k, hidden, may_end, keys):
-        return gpst_decode.sample_frame(toy.model, hidden, may_end, keys, temperature, top_k)
+    model = gpst_decode.Model(toy.config, LAYOUT, toy.positions, gpst_decode.Sizes(0, 0, 0, 0))
+    variant = sampling.Variant(greedy=top_k == 1, candidates=top_k)
+    settings = sampling.Settings(
+        jnp.full(count, temperature), jnp.full(count, top_k), jnp.ones(count)
+    )
+
+    @jax.jit
+    def run(weights, hidden, may_end, keys):
+        return gpst_decode.sample_frame(model, weights, hidden, may_end, keys, settings, variant)
 
     keys = jax.random.split(jax.random.key(0), count)
-    ids, end, _ = run(top_k, hidden, jnp.full(count, may_end), keys)
+    ids, end, _ = run(toy.decoder.weights, hidden, jnp.full(count, may_end), keys)
     return np.asarray(ids), np.asarray(end)
 
 

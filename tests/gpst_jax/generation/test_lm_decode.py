@@ -13,7 +13,7 @@ from data_pipeline.tokens.vocabulary import Vocabulary
 from gpst_jax.config import ConfigError, SemanticLMConfig, TransformerConfig
 from gpst_jax.generation import lm_decode
 from gpst_jax.generation.config import SamplingConfig
-from gpst_jax.generation.gpst_sampler import Decoder
+from gpst_jax.generation.guards import Guards
 from gpst_jax.generation.lm_grammar import (
     END,
     PARTS,
@@ -222,6 +222,52 @@ def test_samples_have_the_probabilities_of_the_definition(temperature, top_k, to
     np.testing.assert_allclose(found, expected, atol=0.03)
 
 
+# Settings of single items
+
+
+def test_items_have_their_own_settings(decoder, requests):
+    """Each item of a mixed batch is as in a batch where all have its settings."""
+    grammar = free_grammar(VOCABULARY)
+    settings = [
+        {"text": GREEDY, "units": GREEDY},
+        {"text": SamplingConfig(top_p=0.5), "units": SamplingConfig(0.6), "seed": 4},
+    ]
+    own = [dataclasses.replace(r, **s) for r, s in zip(requests, settings, strict=False)]
+    plain = {"text": PLAIN, "units": PLAIN}
+    mixed = decoder.decode(own + requests[2:], grammar, seed=1, **plain)
+    for row, options in enumerate([*settings, {}]):
+        alike = decoder.decode(requests, grammar, **({"seed": 1} | plain | options))
+        np.testing.assert_array_equal(mixed[row].ids, alike[row].ids)
+
+
+def test_the_fewest_units_are_kept(decoder, requests):
+    grammar = answer_grammar(VOCABULARY, PARTS[2:])
+    warm = SamplingConfig(temperature=3.0)
+    for fewest in (0, 20):
+        bound = [dataclasses.replace(r, max_new=128, min_units=fewest) for r in requests]
+        results = decoder.decode(bound, grammar, text=warm, units=warm)
+        spoken = [VOCABULARY.is_unit(result.ids).sum() for result in results if result.ended]
+        assert spoken
+        assert (min(spoken) < 20) == (fewest == 0)
+
+
+def test_guards_end_items(decoder, requests):
+    guards = Guards(repeat_seconds=2 / 50, loop_repeats=0, silence_seconds=0)
+    long = [dataclasses.replace(request, max_new=100) for request in requests]
+    cold = SamplingConfig(temperature=0.5)
+    grammar = free_grammar(VOCABULARY)
+    free = decoder.decode(long, grammar, seed=1, text=cold, units=cold)
+    guarded = decoder.decode(long, grammar, seed=1, text=cold, units=cold, guards=guards)
+    fired = 0
+    for one, whole in zip(guarded, free, strict=True):
+        same = whole.ids[1:] == whole.ids[:-1]
+        count = np.argmax(same) + 2 if same.any() else len(whole.ids)
+        np.testing.assert_array_equal(one.ids, whole.ids[:count])
+        assert one.ended_by == ("guard:repetition" if same.any() else whole.ended_by)
+        fired += same.any()
+    assert fired
+
+
 # Refusals
 
 
@@ -246,9 +292,6 @@ def test_no_requests_and_a_foreign_vocabulary_are_refused(decoder):
         LMDecoder(decoder.config, Vocabulary(24, 19), decoder.params)
 
 
-def test_top_p_is_checked_and_not_ignored_elsewhere():
+def test_top_p_is_checked():
     with pytest.raises(ConfigError, match="top_p"):
         SamplingConfig(top_p=0.0)
-    decoder = Decoder.__new__(Decoder)
-    with pytest.raises(ConfigError, match="not top_p"):
-        decoder.decode([None], semantic=SamplingConfig(top_p=0.5))

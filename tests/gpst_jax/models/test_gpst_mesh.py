@@ -129,6 +129,6 @@ def test_scan_equals_the_layers_one_after_another():
     y = x
     for layer in range(3):
         block = nnx.merge(graph, jax.tree.map(lambda leaf, layer=layer: leaf[layer], stacked))
-        y, _ = block(y, context)
+        y = block(y, context)
     expected = model.global_net.final_norm(y)
     np.testing.assert_allclose(model.global_net(x, context), expected, atol=1e-5)
