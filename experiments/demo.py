@@ -3,9 +3,11 @@
     make demo
     make demo ARGS='--source=folder --audio_dir=DIR [--transcripts=FILE.csv]'
 
-Runs the public programs one after another and prints each command first, so that any of them can be
-repeated by hand. Every step keeps what it has finished: an interrupted demo resumes when started
-again. The results are `report.html` and `report.json` in --workdir.
+GPST learns to speak from units; where recordings have transcripts, a small language model learns to
+turn texts into units, so that both together read texts aloud. Runs the public programs one after
+another and prints each command first, so that any of them can be repeated by hand. Every step keeps
+what it has finished: an interrupted demo resumes when started again. The results are `report.html`
+and `report.json` in --workdir.
 """
 
 from pathlib import Path
@@ -28,8 +30,11 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Directory for all output
 _CONFIG = flags.DEFINE_string(
     "config", "experiments/configs/gpst_demo.py", "Configuration of the training run."
 )
+_LM_CONFIG = flags.DEFINE_string(
+    "lm_config", "experiments/configs/gpst_demo_lm.py", "Configuration of the language model."
+)
 _SET = flags.DEFINE_multi_string("set", [], "Overrides of the configuration: section.field=value.")
-_ITEMS = flags.DEFINE_integer("items", 200, "Items per mode, of seen speakers.", 1)
+_ITEMS = flags.DEFINE_integer("items", 100, "Items per mode, of seen speakers.", 1)
 _UNSEEN = flags.DEFINE_integer("unseen_items", 60, "Items per mode, of unseen speakers.", 0)
 _SMOKE = flags.DEFINE_bool(
     "smoke", False, "A small corpus, few steps and few items; takes minutes."
@@ -49,7 +54,8 @@ def main(argv: list[str]) -> int:
     if _SOURCE.value == "espeak":
         sizes = ["--utterances_per_voice=40", "--valid_per_voice=4", "--unseen_per_voice=6"]
         call = ["data_pipeline.synthesize_corpus", f"--output={corpus}"]
-        timings.run("corpus", [*call, *(sizes if _SMOKE.value else [])])
+        # Every ninth text is a sentence: four of each voice, 40 in all.
+        timings.run("corpus", [*call, *(sizes if _SMOKE.value else ["--valid_per_voice=36"])])
 
     call = ["data_pipeline.tokenize_corpus", f"--audio_dir={audio_dir}", f"--output={tokens}"]
     call.append(f"--exclude={workdir}")  # samples, where it is below the recordings
@@ -63,16 +69,21 @@ def main(argv: list[str]) -> int:
     call += [f"--set=data.path={tokens}", f"--json_out={train_json}"]
     call += ["--set=train.steps=30", "--set=optimizer.warmup_steps=5"] if _SMOKE.value else []
     timings.run("pretrain", [*call, *(f"--set={value}" for value in _SET.value)])
+    language = _train_language_model(workdir, tokens, timings) if transcripts else None
 
     items, unseen = (6, 4) if _SMOKE.value else (_ITEMS.value, _UNSEEN.value)
     call = ["experiments.generate", f"--workdir={run}", f"--audio_dir={audio_dir}"]
+    call += [f"--lm_workdir={language}"] if language else []
     call += [f"--output={samples}", f"--items={items}", f"--unseen_items={unseen}"]
     timings.run("generate", call)
 
     call = ["experiments.evaluate", f"--samples={samples}", f"--json_out={results}"]
-    timings.run("evaluate", call, accept=(exit_codes.OK, exit_codes.PARTIAL))
+    timings.run("evaluate", [*call, "--wer_items=15"], accept=(exit_codes.OK, exit_codes.PARTIAL))
 
     merged = merge_results(read_json(results), read_json(train_json), timings.rounded())
+    if language:
+        trained = read_json(Path(f"{language}.json"))
+        merged["train"]["language_model"] = {k: trained[k] for k in ("steps", "parameters")}
     write_json(workdir / "report.json", merged)
     if cli.JSON_OUT.value:
         write_json(cli.JSON_OUT.value, merged)
@@ -80,6 +91,24 @@ def main(argv: list[str]) -> int:
     render_report(merged, samples, run / "metrics.jsonl", page, "GPST demo: speech in, speech out")
     timings.finish(workdir)
     return 0
+
+
+def _train_language_model(workdir: Path, tokens: Path, timings: Timings) -> Path:
+    """Trains text to units on the transcripts; returns the run."""
+    text, sequences, run = workdir / "text_tokenizer", workdir / "sequences", workdir / "train_lm"
+    if not text.exists():
+        call = ["data_pipeline.fit_text_tokenizer", f"--source={tokens}", f"--output={text}"]
+        timings.run("text tokenizer", [*call, "--vocab_size=384"])
+    call = ["data_pipeline.build_sequences", f"--tokens={tokens}", f"--output={sequences}"]
+    call += ["--tasks=tts", f"--text_tokenizer={text}", "--system=", "--max_length=512"]
+    timings.run(
+        "sequences", [*call, "--train_on=answer"], accept=(exit_codes.OK, exit_codes.PARTIAL)
+    )
+    call = ["experiments.pretrain", f"--config={_LM_CONFIG.value}", f"--workdir={run}"]
+    call += [f"--set=data.path={sequences}", f"--json_out={run}.json"]
+    call += ["--set=train.steps=30", "--set=optimizer.warmup_steps=5"] if _SMOKE.value else []
+    timings.run("language model", call)
+    return run
 
 
 def merge_results(evaluation: dict, train: dict, timings: dict[str, float]) -> dict:
@@ -115,6 +144,7 @@ def _check_flags() -> None:
     if _SMOKE.value:
         refuse(("items", "unseen_items"), "is fixed by --smoke: leave one of them out")
     check_config("config", _CONFIG.value, [*_SET.value])
+    check_config("lm_config", _LM_CONFIG.value)
 
 
 def _check_splits(tokens: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from data_pipeline.runtime import exit_codes
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
+from data_pipeline.runtime.process_pool import KEEP_MEMORY
 from experiments.common import load_config
 from gpst_jax.config import ConfigError
 
@@ -35,7 +36,8 @@ class Timings:
         print(f"\n[{step}] python -m {shlex.join(call)}", flush=True)
         started = time.monotonic()
         try:
-            code = subprocess.run([sys.executable, "-m", *call], env=_environment()).returncode
+            environment = _environment(training=call[0] == "experiments.pretrain")
+            code = subprocess.run([sys.executable, "-m", *call], env=environment).returncode
         except KeyboardInterrupt:
             print("\nInterrupted: run the same command again to resume.")
             sys.exit(exit_codes.SIGINT)
@@ -66,9 +68,9 @@ def check_config(flag: str, name: str, overrides: Sequence[str] = ()) -> None:
         raise UserError(str(error).replace("--config=", f"--{flag}=")) from error
 
 
-def _environment() -> dict[str, str]:
+def _environment(training: bool) -> dict[str, str]:
     # Speech processing is many small transforms, which OpenMP threads only slow down.
-    defaults = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    defaults = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | (KEEP_MEMORY if training else {})
     paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]  # from any directory
     return defaults | dict(os.environ) | {"PYTHONPATH": os.pathsep.join(paths)}
 

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from data_pipeline.runtime.process_pool import KEEP_MEMORY
 from gpst_jax.benchmarks.workload import Workload
 
 # Peers share a group with our step; its variants are compared with each other.
@@ -28,13 +29,6 @@ GROUPS: tuple[tuple[str, ...], ...] = (
     ("flattened",),
 )
 CASES: tuple[str, ...] = tuple(case for group in GROUPS for case in group)
-# On a CPU every step allocates its memory anew, and page faults take a fifth of our step: these
-# settings make glibc keep freed memory, in huge pages.
-_MALLOC = (
-    *("hugetlb=1", "arena_max=1", "mmap_max=0"),
-    *("trim_threshold=100000000000", "top_pad=2000000000"),
-)
-_TUNABLES = ":".join(f"glibc.malloc.{setting}" for setting in _MALLOC)
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers", "numpy")
 
 
@@ -69,8 +63,7 @@ class Worker:
         suite: str = "train",
     ):
         self.measurement = Measurement(case, workload.rows)
-        environment = os.environ | {"HF_HUB_OFFLINE": "1"} | dict(environment or {})
-        environment.setdefault("GLIBC_TUNABLES", _TUNABLES)
+        environment = KEEP_MEMORY | os.environ | {"HF_HUB_OFFLINE": "1"} | dict(environment or {})
         if workload.threads:
             environment["OMP_NUM_THREADS"] = str(workload.threads)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)

@@ -8,7 +8,7 @@ from pathlib import Path
 import programs
 import pytest
 
-MODES = ("unconditional", "semantic_to_acoustic", "speaker_transfer", "continuation")
+MODES = ("unconditional", "semantic_to_acoustic", "speaker_transfer", "continuation", "tts")
 TINY = [
     "--set=model.global_net.d_model=64",
     "--set=model.global_net.num_layers=1",
@@ -21,8 +21,26 @@ TINY = [
 ]
 
 
+TINY_LM = """
+import dataclasses
+
+from experiments.configs import gpst_demo_lm
+from gpst_jax.config import TransformerConfig
+
+
+def get_config():
+    config = gpst_demo_lm.get_config()
+    net = TransformerConfig(d_model=64, num_layers=1, num_heads=2, d_ff=96)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, net=net))
+"""
+
+
 def run_demo(workdir: Path, *flags: str) -> subprocess.CompletedProcess:
+    workdir.mkdir(exist_ok=True)
+    config = workdir.with_name(f"{workdir.name}_lm.py")
+    config.write_text(TINY_LM)
     command = [sys.executable, "-m", "experiments.demo", "--smoke", f"--workdir={workdir}"]
+    command.append(f"--lm_config={config}")
     return subprocess.run(
         [*command, *TINY, *flags],
         capture_output=True, text=True, timeout=900, env=programs.environment(),
@@ -58,8 +76,9 @@ def test_report_holds_every_mode_and_ceiling(demo):
         assert wer["ci95"][0] <= wer["value"] <= wer["ci95"][1]
     assert report["train"]["steps"] == 30
     assert len(report["train"]["final_nll_acoustic"]) == 4
+    assert report["train"]["language_model"]["steps"] == 30
     steps = {"corpus", "tokenise", "pretrain", "generate", "evaluate"}
-    assert set(report["timings_s"]) == steps
+    assert set(report["timings_s"]) == steps | {"text tokenizer", "sequences", "language model"}
 
 
 @pytest.mark.slow
@@ -120,7 +139,7 @@ def test_generation_from_a_run_on_a_mixture(demo, tmp_path):
     run_program(
         *("experiments.generate", f"--workdir={tmp_path / 'run'}"),
         *(f"--audio_dir={demo / 'corpus'}", f"--output={tmp_path / 'samples'}"),
-        *("--modes=semantic_to_acoustic", "--items=2", "--unseen_items=0"),
+        *("--mode=semantic_to_acoustic", "--items=2", "--unseen_items=0"),
     )
     assert len(list((tmp_path / "samples" / "semantic_to_acoustic").glob("*.wav"))) == 2
 
@@ -138,7 +157,7 @@ def test_a_condition_without_samples_is_left_out(demo, tmp_path):
     printed = run_program(
         *("experiments.generate", f"--workdir={demo / 'train'}"),
         *(f"--dataset={tmp_path / 'tokens'}", f"--audio_dir={demo / 'corpus'}"),
-        *(f"--output={tmp_path / 'samples'}", "--modes=speaker_transfer"),
+        *(f"--output={tmp_path / 'samples'}", "--mode=speaker_transfer"),
         *("--items=2", "--unseen_items=2"),
     )
     assert "speaker_transfer_unseen: no items to render, skipped" in printed

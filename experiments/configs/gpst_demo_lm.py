@@ -1,0 +1,29 @@
+"""The language model of the GPST demo, text to units: 3M parameters, minutes on two cores.
+
+    make demo
+
+trains it on the transcripts of the demo's corpus. On sequences of your own, made by
+data_pipeline.build_sequences:
+
+    python -m experiments.pretrain --config=experiments/configs/gpst_demo_lm.py \
+        --workdir=RUN --set=data.path=SEQUENCES
+
+Hardware: any. Quality: README.md, the row "text to speech".
+"""
+
+import dataclasses
+
+from experiments.configs import coig_lm_demo
+from gpst_jax.config import RunConfig
+
+
+def get_config() -> RunConfig:
+    """The run; `data.path` is given on the command line."""
+    config = coig_lm_demo.get_config()
+    return dataclasses.replace(
+        config,
+        name="gpst_demo_lm",
+        train=dataclasses.replace(
+            config.train, steps=350, eval_every=175, checkpoint_every_steps=175
+        ),
+    )
