@@ -96,6 +96,8 @@ EXTRAS = {
     # Opinion scores by weights in the package itself. torchaudio, which it asks for, serves its
     # command line only: the locks leave it out.
     "mos": ["distillmos>=0.9.1", TORCH],
+    # Decoding with weights of 8 bits.
+    "int8": ["qwix>=0.1.8"],
     # The page on which a trained model is tried out.
     "serve": ["gradio>=5"],
     # What `make test` runs; setuptools and wheel install this package without build isolation.

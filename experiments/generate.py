@@ -1,13 +1,22 @@
 """Generates speech from checkpoints: the modes of GPST, or the tasks of SpeechGPT-Gen.
 
+From recordings or a text to one file, or by a manifest to many (docs/generate.md):
+
+    python -m experiments.generate --workdir=RUN --mode=speaker_transfer \
+        --source=WHAT.wav --prompt=WHO.wav --output=OUT.wav
+    python -m experiments.generate --workdir=RUN --lm_workdir=LM_RUN \
+        --text="three four" --prompt=WHO.wav --output=OUT.wav
+
+From the held-out recordings of a dataset to samples, which `experiments.evaluate` reads:
+
     python -m experiments.generate --workdir=GPST_RUN --audio_dir=RECORDINGS --output=SAMPLES
     python -m experiments.generate --workdir=PERCEPTUAL_RUN --lm_workdir=LM_RUN \
         --audio_dir=RECORDINGS --dialogue=FILE.jsonl --output=SAMPLES
 
 PERCEPTUAL_RUN is a run of flow matching or of SoundStorm; without --lm_workdir it converts voices
 only. A checkpoint holds its configuration and names its dataset; its family decides what can be
-generated. Each condition is a directory of audio with a manifest, which `experiments.evaluate`
-reads; complete conditions are kept.
+generated. Each condition of a dataset is a directory of audio with a manifest; complete conditions
+are kept.
 """
 
 import time
@@ -18,37 +27,56 @@ from absl import flags
 
 from data_pipeline.datasets.token_dataset import DatasetSpec
 from data_pipeline.loading.mixture import dataset_with
-from data_pipeline.runtime import cli
+from data_pipeline.runtime import cli, exit_codes
 from data_pipeline.runtime.claim import claimed
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
-from data_pipeline.runtime.flag_rules import refuse
+from data_pipeline.runtime.flag_rules import given, refuse
+from data_pipeline.runtime.progress import progress
+from experiments import sampling_flags
 from gpst_jax.checkpoints.manager import Loaded, load_params
 from gpst_jax.checkpoints.record import CheckpointError
 from gpst_jax.config import ConfigError, FlowConfig, GPSTConfig, SoundStormConfig
-from gpst_jax.generation.config import SamplingConfig
-from gpst_jax.generation.flow_sampler import FlowSettings
-from gpst_jax.generation.ode_solvers import SOLVERS
-from gpst_jax.generation.soundstorm_sampler import SoundStormSettings
 from gpst_jax.samples import items
 from gpst_jax.samples.coig import CoIGConfig, CoIGSamples
-from gpst_jax.samples.gpst import GenerationConfig, GPSTSamples
-from gpst_jax.samples.perceptual import PerceptualSettings
+from gpst_jax.samples.gpst import DEFAULT_MODES, MODES, TTS, GenerationConfig, GPSTSamples
+from gpst_jax.synthesis.files import SpeechFiles, names_a_file
+from gpst_jax.synthesis.models import open_model
+from gpst_jax.synthesis.requests import SpeechRequest, read_requests
+from gpst_jax.synthesis.synthesizer import Synthesizer
 
 _GPST = GenerationConfig()
 _COIG = CoIGConfig()
-_FLOW = FlowSettings()
-_SOUNDSTORM = SoundStormSettings()
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Directory of a run of GPST, or of a perceptual stage: flow matching or SoundStorm.",
+    "Directory of a run or its export: GPST, or a perceptual stage: flow matching, SoundStorm.",
     required=True,
 )
 _LM_WORKDIR = flags.DEFINE_string(
-    "lm_workdir", None, "With a perceptual stage: directory of the language model's run."
+    "lm_workdir", None, "Directory of the language model's run or export, for tts and dialogue."
 )
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint of --workdir; default: the newest.", 0)
+_SOURCE = flags.DEFINE_string(
+    "source", None, "Recording of what is said, or of its beginning: one file instead of a dataset."
+)
+_PROMPT = flags.DEFINE_string("prompt", None, "Recording of the voice.")
+_TEXT = flags.DEFINE_string("text", None, "What is said, with --lm_workdir; implies --mode=tts.")
+_MANIFEST = flags.DEFINE_string(
+    "manifest",
+    None,
+    "JSON lines with id and any of source, prompt, text, seconds, mode, seed: many files at once.",
+)
+_SECONDS = flags.DEFINE_float(
+    "seconds",
+    None,
+    "Of continuation, how much of the source is given; of speech_continuation, how much is added "
+    "at most; of other modes the longest speech.",
+    0.01,
+)
+_STREAM = flags.DEFINE_bool(
+    "stream", False, "Write the audio while it is made, to a wav file that can be played meanwhile."
+)
 _DATASET = flags.DEFINE_string(
     "dataset",
     None,
@@ -60,19 +88,21 @@ _AUDIO_DIR = flags.DEFINE_string(
     None,
     "Root of the recordings that the dataset was made from; default: where they were then.",
 )
-_OUTPUT = flags.DEFINE_string("output", None, "Directory for the samples.", required=True)
-_MODES = flags.DEFINE_list(
-    "modes",
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Directory for the samples; with one input, the file of its speech.",
+    required=True,
+)  # fmt: skip
+_MODE = flags.DEFINE_list(
+    "mode",
     None,
-    f"What to generate: with GPST {', '.join(_GPST.modes)}; with a perceptual stage "
-    f"{', '.join(_COIG.tasks)}. Default: all that the other flags allow.",
+    f"What to generate: with GPST {', '.join(MODES)}; with a perceptual stage "
+    f"{', '.join(_COIG.tasks)}. Of a dataset several, by default all that the other flags allow "
+    "but speech_continuation.",
 )
+_MODES = flags.DEFINE_list("modes", None, "The old name of --mode.")
 _ITEMS = flags.DEFINE_integer("items", _GPST.items, "Items per condition, of seen speakers.", 0)
 _UNSEEN = flags.DEFINE_integer(
     "unseen_items", _GPST.unseen_items, "Items per condition, of unseen speakers.", 0
-)
-_PROMPT = flags.DEFINE_float(
-    "prompt_seconds", _GPST.prompt_seconds, "Duration of speech prompts, in seconds.", 0.01
 )
 _LENGTH = flags.DEFINE_float(
     "unconditional_seconds",
@@ -83,60 +113,21 @@ _LENGTH = flags.DEFINE_float(
 _DIALOGUE = flags.DEFINE_string(
     "dialogue", None, "File of questions and answers, as of data_pipeline.build_sequences."
 )
-_SEMANTIC_TEMPERATURE = flags.DEFINE_float(
-    "semantic_temperature",
-    None,
-    f"Sampling temperature of units; default: {_GPST.semantic.temperature} with GPST, "
-    f"{_COIG.units.temperature} with the language model.",
-    0,
-)
-_SEMANTIC_TOP_K = flags.DEFINE_integer(
-    "semantic_top_k", 0, "Top-k sampling of units; 0: no limit, 1: greedy.", 0
-)
-_TEMPERATURE = flags.DEFINE_float(
-    "temperature", _GPST.acoustic.temperature, "Sampling temperature of GPST's codes.", 0
-)
-_TOP_K = flags.DEFINE_integer(
-    "top_k", 0, "Top-k sampling of GPST's codes; 0: no limit, 1: greedy.", 0
-)
-_SOLVER = flags.DEFINE_enum("solver", _FLOW.solver, list(SOLVERS), "ODE solver of flow matching.")
-_FLOW_STEPS = flags.DEFINE_integer("flow_steps", _FLOW.steps, "Steps of the ODE solver.", 1)
-_GUIDANCE = flags.DEFINE_float(
-    "guidance", _FLOW.guidance, "Classifier-free guidance weight of flow matching; 0: none.", 0
-)
-_FLOW_TEMPERATURE = flags.DEFINE_float(
-    "flow_temperature", _FLOW.temperature, "Scale of the noise that flow matching starts from.", 0
-)
-_SOUNDSTORM_STEPS = flags.DEFINE_integer(
-    "soundstorm_steps", _SOUNDSTORM.steps, "Decoding iterations of SoundStorm's first level.", 1
-)
-_SOUNDSTORM_TEMPERATURE = flags.DEFINE_float(
-    "soundstorm_temperature",
-    _SOUNDSTORM.temperature,
-    "Sampling temperature of SoundStorm's first iteration, annealed to 0; 0: greedy.",
-    0,
-)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", _GPST.batch_size, "Items decoded at once.", 1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seeds the choice of items and all sampling.", 0)
 _STAGES = ("flow", "soundstorm")
-# Family of --workdir -> the flags that are for it; the others are for all.
-_FAMILY_FLAGS = {
-    "gpst": {"unconditional_seconds", "temperature", "top_k"},
-    "flow": {
-        *("solver", "flow_steps", "guidance", "flow_temperature"),
-        *("lm_workdir", "dialogue"),
-    },
-    "soundstorm": {
-        *("soundstorm_steps", "soundstorm_temperature"),
-        *("lm_workdir", "dialogue"),
-    },
-}
+_DIRECT = ("source", "prompt", "text", "manifest")
+_OF_DATASETS = ("audio_dir", "items", "unseen_items", "dialogue", "unconditional_seconds")
+flags.adopt_module_key_flags(sampling_flags)
 
 
 def main(argv: list[str]) -> int:
     """Generates all conditions; returns the exit code."""
     del argv
     started = time.monotonic()
+    refuse(("modes",), "is called --mode now")
+    if _is_direct():
+        return _generate_directly()
+    refuse(("seconds", "stream"), "is for --source, --text or --manifest")
     try:
         model = load_params(_WORKDIR.value, _STEP.value)
         _check_flags(model)
@@ -159,6 +150,78 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _is_direct() -> bool:
+    """Whether speech is made of files and texts, not of a dataset."""
+    return bool(given(*_DIRECT)) or names_a_file(_OUTPUT.value)
+
+
+def _generate_directly() -> int:
+    """Makes speech of the inputs on the command line, or of those in a manifest."""
+    started = time.monotonic()
+    for name in given(*_DIRECT)[:1]:
+        refuse(_OF_DATASETS, f"is for the recordings of a dataset, which --{name} excludes")
+    refuse(_OF_DATASETS, "is for the recordings of a dataset: --output must then be a directory")
+    if _MANIFEST.value:
+        refuse(("source", "prompt", "text"), "stands in the lines of the --manifest")
+    if _MODE.value and len(_MODE.value) > 1:
+        raise UserError(f"--mode={','.join(_MODE.value)}: give one mode")
+    if _STREAM.value:
+        refuse(("manifest",), "is not streamed: leave out --stream")
+        if Path(_OUTPUT.value).suffix.lower() != ".wav":
+            raise UserError(f"--output={_OUTPUT.value}: a stream is written to FILE.wav")
+    requests = _requests()
+    files = SpeechFiles(_OUTPUT.value, single=not _MANIFEST.value)
+    try:
+        model = open_model(_WORKDIR.value, _STEP.value, _DATASET.value)
+        family = model.loaded.config.model.family
+        sampling_flags.check_family(family, _WORKDIR.value)
+        lm_workdir = _LM_WORKDIR.value
+        language = open_model(lm_workdir, flag="lm_workdir") if lm_workdir else None
+        synthesizer = Synthesizer(model, language, sampling_flags.synthesis(family))
+        if _STREAM.value:
+            chunks = synthesizer.stream(requests[0])
+            speeches = [files.write_stream(chunks, synthesizer.sample_rate)]
+        else:
+            with progress("speech", len(requests)) as advance:
+                speeches = synthesizer.generate(requests, advance)
+            files.write(speeches)
+    except (CheckpointError, ConfigError) as error:
+        raise UserError(str(error)) from error
+    silent = [speech.request.id for speech in speeches if not len(speech.wav)]
+    seconds = sum(len(speech.wav) / speech.sample_rate for speech in speeches)
+    first = speeches[0].info.get("first_audio_seconds")
+    print(
+        f"{seconds:.2f} s of speech in {_OUTPUT.value}, real-time factor "
+        f"{speeches[0].info['real_time_factor']}"
+        + (f", first audio after {first} s" if first is not None else "")
+        + ", compilation included"
+    )
+    if silent:
+        print(f"nothing was said for {len(silent)} of {len(speeches)}, such as {silent[0]!r}")
+    if cli.JSON_OUT.value:
+        result = {"samples": [speech.info for speech in speeches]}
+        write_json(cli.JSON_OUT.value, result | {"seconds": round(time.monotonic() - started, 2)})
+    return exit_codes.PARTIAL if silent else exit_codes.OK
+
+
+def _requests() -> list[SpeechRequest]:
+    mode = _MODE.value[0] if _MODE.value else "tts" if _TEXT.value is not None else ""
+    request = SpeechRequest(
+        mode=mode,
+        id=Path(_OUTPUT.value).stem,
+        source=Path(_SOURCE.value) if _SOURCE.value else None,
+        prompt=Path(_PROMPT.value) if _PROMPT.value else None,
+        text=_TEXT.value,
+        seconds=_SECONDS.value,
+        seed=_SEED.value,
+    )
+    if _MANIFEST.value:
+        return read_requests(_MANIFEST.value, request)
+    if not mode:
+        raise UserError("--mode is missing: say what to make of the input; --help lists the modes")
+    return [request]
+
+
 def _data_path(model: Loaded) -> str:
     path = model.config.data.path
     if not path or not Path(path).exists():
@@ -172,29 +235,33 @@ def _data_path(model: Loaded) -> str:
 def _generator(model: Loaded, dataset_dir: str, spec: DatasetSpec, audio_dir: Path) -> Any:
     """The generator for the checkpoint's family."""
     where = (dataset_dir, spec, audio_dir, _OUTPUT.value)
-    if isinstance(model.config.model, GPSTConfig):
-        return GPSTSamples(model, *where, _gpst_config())
-    family = model.config.model.family
-    if not isinstance(model.config.model, FlowConfig | SoundStormConfig):
-        raise UserError(
-            f"--workdir={_WORKDIR.value}: a model of family {family!r} generates no audio: give a "
-            "run of GPST, flow matching or SoundStorm (and the language model's with --lm_workdir)"
-        )
-    settings = _stage_settings(family)
     language = None
     if _LM_WORKDIR.value:
         loaded = load_params(_LM_WORKDIR.value)
         language = (loaded, dataset_with(loaded.config.data.path, "train"))
-    config = _coig_config(settings, language is not None)
+    if isinstance(model.config.model, GPSTConfig):
+        return GPSTSamples(model, *where, _gpst_config(language is not None), language)
+    if not isinstance(model.config.model, FlowConfig | SoundStormConfig):
+        raise UserError(
+            f"--workdir={_WORKDIR.value}: a model of family {model.config.model.family!r} "
+            "generates no audio: give a run of GPST, flow matching or SoundStorm (and the language "
+            "model's with --lm_workdir)"
+        )
+    config = _coig_config(model.config.model.family, language is not None)
     return CoIGSamples(model, language, *where, _DIALOGUE.value, config)
 
 
-def _gpst_config() -> GenerationConfig:
+def _gpst_config(with_language: bool) -> GenerationConfig:
+    possible = (*DEFAULT_MODES, *((TTS,) if with_language else ()))
     return GenerationConfig(
-        modes=tuple(_MODES.value or _GPST.modes),
+        modes=tuple(_MODE.value or possible),
         unconditional_seconds=_LENGTH.value,
-        semantic=_units(_GPST.semantic),
-        acoustic=SamplingConfig(_TEMPERATURE.value, _TOP_K.value),
+        semantic=sampling_flags.units_of_gpst(),
+        acoustic=sampling_flags.codes_of_gpst(),
+        guards=sampling_flags.guards(),
+        best_of=sampling_flags.BEST_OF.value,
+        weights=sampling_flags.WEIGHTS.value,
+        language_units=sampling_flags.units_of_language_model(),
         **_common(),
     )
 
@@ -202,54 +269,34 @@ def _gpst_config() -> GenerationConfig:
 def _check_flags(model: Loaded) -> None:
     """Raises UserError for flags that the model, or another flag, leaves without effect."""
     family = model.config.model.family
-    for name in sorted(set().union(*_FAMILY_FLAGS.values())):
-        families = [other for other, names in _FAMILY_FLAGS.items() if name in names]
-        if family not in families:
-            refuse(
-                (name,),
-                f"is for models of family {' or '.join(map(repr, families))}, but "
-                f"--workdir={_WORKDIR.value} is of family {family!r}",
-            )
+    sampling_flags.check_family(family, _WORKDIR.value)
     if family in _STAGES and not _LM_WORKDIR.value:
         refuse(
             ("dialogue", "semantic_temperature", "semantic_top_k"),
             "is for a language model, which --lm_workdir names: give both or neither",
         )
-    if _MODES.value and "dialogue" not in _MODES.value:
-        refuse(("dialogue",), f"is for the mode dialogue, not for --modes={','.join(_MODES.value)}")
+    if _MODE.value and "dialogue" not in _MODE.value:
+        refuse(("dialogue",), f"is for the mode dialogue, not for --mode={','.join(_MODE.value)}")
 
 
-def _stage_settings(family: str) -> PerceptualSettings:
-    """The settings of a family of perceptual stages."""
-    if family == "soundstorm":
-        return SoundStormSettings(_SOUNDSTORM_STEPS.value, _SOUNDSTORM_TEMPERATURE.value)
-    return FlowSettings(_SOLVER.value, _FLOW_STEPS.value, _GUIDANCE.value, _FLOW_TEMPERATURE.value)
-
-
-def _coig_config(settings: PerceptualSettings, with_language: bool) -> CoIGConfig:
+def _coig_config(family: str, with_language: bool) -> CoIGConfig:
     possible = list(_COIG.tasks) if with_language else ["voice_conversion"]
     if not _DIALOGUE.value and "dialogue" in possible:
         possible.remove("dialogue")
     return CoIGConfig(
-        tasks=tuple(_MODES.value or possible),
-        units=_units(_COIG.units),
-        perceptual=settings,
+        tasks=tuple(_MODE.value or possible),
+        units=sampling_flags.units_of_language_model(),
+        perceptual=sampling_flags.perceptual(family),
         **_common(),
     )
-
-
-def _units(default: SamplingConfig) -> SamplingConfig:
-    temperature = _SEMANTIC_TEMPERATURE.value
-    temperature = default.temperature if temperature is None else temperature
-    return SamplingConfig(temperature, _SEMANTIC_TOP_K.value)
 
 
 def _common() -> dict[str, Any]:
     return {
         "items": _ITEMS.value,
         "unseen_items": _UNSEEN.value,
-        "prompt_seconds": _PROMPT.value,
-        "batch_size": _BATCH_SIZE.value,
+        "prompt_seconds": sampling_flags.PROMPT.value,
+        "batch_size": sampling_flags.BATCH_SIZE.value,
         "seed": _SEED.value,
     }
 

@@ -35,6 +35,7 @@ ORDER = [
     "gpst_jax/samples",
     "gpst_jax/evaluation",
     "gpst_jax/weights",
+    "gpst_jax/synthesis",
     "gpst_jax/trackers",
     "gpst_jax/training",
     "gpst_jax/warm_start",

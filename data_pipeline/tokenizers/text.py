@@ -43,6 +43,10 @@ class TextTokenizer(Protocol):
         """The text of ids in [0, vocab_size)."""
         ...
 
+    def lacking(self, text: str) -> list[str]:
+        """Characters of a text that are unknown, or that only bytes spell, each once."""
+        ...
+
 
 class SentencePieceTokenizer:
     """A sentencepiece model; see `TextTokenizer`."""
@@ -72,6 +76,15 @@ class SentencePieceTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids in [0, vocab_size)."""
         return self._model.decode([int(token) for token in ids])
+
+    def lacking(self, text: str) -> list[str]:
+        """Characters of a text that are unknown, or that only bytes spell, each once."""
+
+        def lacks(character: str) -> bool:
+            ids = self._model.encode(character)
+            return any(self._model.is_unknown(i) or self._model.is_byte(i) for i in ids)
+
+        return [c for c in dict.fromkeys(text) if not c.isspace() and lacks(c)]
 
 
 class JSONTokenizer:
@@ -115,6 +128,14 @@ class JSONTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids in [0, vocab_size)."""
         return self._model.decode([int(token) for token in ids], skip_special_tokens=True)
+
+    def lacking(self, text: str) -> list[str]:
+        """Characters of a text that are unknown, each once; byte-level models lack none."""
+        return [
+            character
+            for character in dict.fromkeys(text)
+            if not character.isspace() and character not in self.decode(self.encode(character))
+        ]
 
 
 def load_text_tokenizer(directory: str | os.PathLike[str]) -> TextTokenizer:

@@ -91,6 +91,11 @@ class TokenLayout:
     def _frames_per_unit(self) -> Fraction:
         return _rate(self.frame_rate) / _rate(self.unit_rate)
 
+    @property
+    def units_per_step(self) -> int:
+        """Fewest raw units that last a whole number of frames."""
+        return self._frames_per_unit.denominator
+
     def frames_for_units(self, num_units: int) -> int:
         """Frames that last as long as `num_units` raw units, rounded up."""
         return math.ceil(num_units * self._frames_per_unit)

@@ -24,6 +24,7 @@ from gpst_jax.generation.flow_sampler import FlowSettings
 from gpst_jax.generation.frame_batches import FrameRequest
 from gpst_jax.generation.lm_tasks import SemanticTasks
 from gpst_jax.samples.items import Item, ItemSet, Segment
+from gpst_jax.samples.language import Language, semantic_tasks
 from gpst_jax.samples.manifest import Sample
 from gpst_jax.samples.perceptual import PerceptualSettings, family_of, make_stage
 from gpst_jax.samples.texts import text_kind
@@ -59,7 +60,7 @@ class CoIGConfig:
     def __post_init__(self):
         unknown = sorted(set(self.tasks) - set(TASKS))
         if unknown:
-            raise UserError(f"--modes: unknown {unknown[0]!r}; choose from {', '.join(TASKS)}")
+            raise UserError(f"--mode: unknown {unknown[0]!r}; choose from {', '.join(TASKS)}")
 
     def provenance(self) -> dict[str, Any]:
         """The fields for settings.json; `perceptual` is stored under its family's name."""
@@ -92,7 +93,7 @@ class CoIGSamples:
     def __init__(
         self,
         stage: Loaded,
-        language: tuple[Loaded, str | Path] | None,
+        language: Language | None,
         dataset_dir: str | Path,
         spec: DatasetSpec,
         audio_dir: str | Path,
@@ -106,28 +107,22 @@ class CoIGSamples:
             raise UserError("tts and dialogue need a language model: give --lm_workdir")
         if "dialogue" in config.tasks and dialogues is None:
             raise UserError(
-                "dialogue needs questions: give --dialogue=FILE.jsonl, or leave it out of --modes"
+                "dialogue needs questions: give --dialogue=FILE.jsonl, or leave it out of --mode"
             )
         self.config, self.report, self.spec = config, report, spec
         self._dialogues = dialogues
         self._stage = make_stage(stage, spec.layout(), config.perceptual)
         self._language: SemanticTasks | None = None
         if language is not None:
-            model, directory = language
-            self._language = SemanticTasks(
-                model,
-                directory,
+            self._language = semantic_tasks(
+                language,
+                spec,
+                dataset_dir,
                 text=config.text,
                 units=config.units,
                 batch_size=config.batch_size,
                 seed=config.seed,
             )
-            ours, theirs = spec.semantic.sha256, self._language.spec.semantic.sha256
-            if ours != theirs:
-                raise UserError(
-                    f"{dataset_dir}: its semantic tokenizer has sha256 {ours}, that of the "
-                    f"language model {theirs}: both stages must be trained on the same units"
-                )
         self.writer = SampleWriter(
             dataset_dir,
             spec,

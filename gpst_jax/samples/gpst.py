@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,29 +15,47 @@ from data_pipeline.runtime.progress import progress
 from gpst_jax.checkpoints.manager import Loaded
 from gpst_jax.config import GPSTConfig
 from gpst_jax.generation.config import SamplingConfig
-from gpst_jax.generation.gpst_modes import RequestBuilder
-from gpst_jax.generation.gpst_sampler import Decoder, Request
+from gpst_jax.generation.gpst_modes import Part, RequestBuilder
+from gpst_jax.generation.gpst_requests import Request, Result
+from gpst_jax.generation.gpst_sampler import Decoder, best_of
+from gpst_jax.generation.guards import Guards
+from gpst_jax.generation.lm_tasks import SemanticTasks
 from gpst_jax.samples.items import MAX_ITEM_SECONDS, Item, ItemSet
+from gpst_jax.samples.language import Language, semantic_tasks
 from gpst_jax.samples.manifest import Sample
 from gpst_jax.samples.writer import SampleWriter, check_tokenizers, units_of
 
-MODES = ("unconditional", "semantic_to_acoustic", "speaker_transfer", "continuation")
+DEFAULT_MODES = ("unconditional", "semantic_to_acoustic", "speaker_transfer", "continuation")
+# GPST-TTS: a language model turns texts into units, GPST speaks them in the voice of a prompt.
+TTS = "tts"
+MODES = (*DEFAULT_MODES, "speech_continuation", TTS)
 
 
 @dataclasses.dataclass(frozen=True)
 class GenerationConfig:
     """What is generated. Durations are in seconds."""
 
-    modes: tuple[str, ...] = MODES
+    modes: tuple[str, ...] = DEFAULT_MODES
     items: int = 200
     unseen_items: int = 60
     prompt_seconds: float = 3.0
     unconditional_seconds: float = 4.0
+    continuation_seconds: float = 4.0  # of speech_continuation, what is added at most
     semantic: SamplingConfig = dataclasses.field(
         default_factory=lambda: SamplingConfig(temperature=0.55)
     )
     acoustic: SamplingConfig = dataclasses.field(
         default_factory=lambda: SamplingConfig(temperature=0.4)
+    )
+    guards: Guards | None = None  # that end items which went astray
+    best_of: int = 1  # samples of each request, of which the most likely is kept
+    weights: str | None = None  # of both models, see `gpst_sampler.Decoder`
+    # Of the language model, in tts.
+    language_text: SamplingConfig = dataclasses.field(
+        default_factory=lambda: SamplingConfig(top_k=1)
+    )
+    language_units: SamplingConfig = dataclasses.field(
+        default_factory=lambda: SamplingConfig(temperature=0.7)
     )
     batch_size: int = 100
     seed: int = 0
@@ -45,7 +64,18 @@ class GenerationConfig:
     def __post_init__(self):
         unknown = sorted(set(self.modes) - set(MODES))
         if unknown:
-            raise UserError(f"--modes: unknown {unknown[0]!r}; choose from {', '.join(MODES)}")
+            raise UserError(f"--mode: unknown {unknown[0]!r}; choose from {', '.join(MODES)}")
+
+    def provenance(self) -> dict[str, Any]:
+        """The fields for settings.json, those of modes that are not generated left out."""
+        values = dataclasses.asdict(self)
+        unused = set() if TTS in self.modes else {"language_text", "language_units"}
+        if "speech_continuation" not in self.modes:
+            unused.add("continuation_seconds")
+        # Directories of versions that had none of these do not name them.
+        unused |= {name for name in ("guards", "weights") if values[name] is None}
+        unused |= {"best_of"} if self.best_of == 1 else set()
+        return {name: value for name, value in values.items() if name not in unused}
 
 
 class GPSTSamples:
@@ -58,7 +88,12 @@ class GPSTSamples:
         audio_dir: root of the recordings.
         output: directory of the samples.
         config: what is generated.
+        language: a loaded checkpoint of the language model, with the directory of its sequences;
+            needed for tts only.
         report: called with lines of progress.
+
+    Raises:
+        UserError: tokenizers differ, or tts lacks its language model.
     """
 
     def __init__(
@@ -69,13 +104,30 @@ class GPSTSamples:
         audio_dir: str | Path,
         output: str | Path,
         config: GenerationConfig,
+        language: Language | None = None,
         report: Callable[[str], None] = print,
     ):
         check_tokenizers(spec, dataset_dir, DatasetSpec.parse(model.dataset, "the checkpoint"))
+        self._language: SemanticTasks | None = None
+        if TTS in config.modes:
+            if language is None:
+                raise UserError("tts needs a language model: give --lm_workdir")
+            self._language = semantic_tasks(
+                language,
+                spec,
+                dataset_dir,
+                text=config.language_text,
+                units=config.language_units,
+                batch_size=config.batch_size,
+                seed=config.seed,
+                weights=config.weights,
+            )
         self.config, self.report, self.layout = config, report, spec.layout()
         gpst, data = model.config.model_as(GPSTConfig), model.config.data
-        self.decoder = Decoder(gpst, self.layout, model.params, data.positions)
         silence = (np.array(spec.silence.units), np.array(spec.silence.codes))
+        self.decoder = Decoder(
+            gpst, self.layout, model.params, data.positions, silence, config.weights
+        )
         self.builder = RequestBuilder(self.layout, silence, data.deduplicate)
         self.writer = SampleWriter(
             dataset_dir,
@@ -84,10 +136,12 @@ class GPSTSamples:
             output,
             provenance={
                 "step": model.step,
+                **({"lm_step": language[0].step} if self._language and language else {}),
                 "dataset": spec.fingerprint,
-                **dataclasses.asdict(config),
+                **config.provenance(),
             },
-            models={"model": model},
+            models={"model": model}
+            | ({"language": language[0]} if self._language and language else {}),
             seed=config.seed,
             workers=config.workers,
             max_item_seconds=self._longest_item(gpst),
@@ -111,8 +165,9 @@ class GPSTSamples:
     def _conditions(self) -> dict[str, int]:
         counts: dict[str, int] = {}
         kind = "free"
+        # A fifth more are sentences, where the items are digit strings.
         for items, chosen, suffix in self.writer.splits(
-            self.config.items, self.config.unseen_items
+            self.config.items, self.config.unseen_items, self.config.items // 5
         ):
             counts |= self._split(items, chosen, suffix)
             kind = kind if suffix else chosen[0].text_kind
@@ -131,6 +186,8 @@ class GPSTSamples:
             "semantic_to_acoustic": self._semantic_to_acoustic,
             "speaker_transfer": self._speaker_transfer,
             "continuation": self._continuation,
+            "speech_continuation": self._speech_continuation,
+            TTS: self._tts,
         }
         for mode, run in modes.items():
             if mode in self.config.modes:
@@ -161,26 +218,86 @@ class GPSTSamples:
         self._decode("continuation" + suffix, requests, names, prefixes)
         return [self.writer.sample(item, suffix) for item in chosen]
 
+    def _speech_continuation(self, items, chosen, suffix) -> list[Sample]:
+        """Units after the first seconds of each item, then their frames; nobody knows the words."""
+        condition = "speech_continuation" + suffix
+        beginnings, requests = [], []
+        for index, item in enumerate(chosen):
+            seconds = min(self.config.prompt_seconds, item.seconds / 2)
+            beginnings.append(self.builder.beginning(self.writer.parts(item), seconds))
+            requests.append(
+                self.builder.more_units(
+                    [beginnings[-1]], self.config.continuation_seconds, item=index
+                )
+            )
+        sampled = self._sample(f"{condition} units", requests)
+        frames = [
+            self.builder.more_frames(
+                [beginning],
+                result.units,
+                item=index,
+                most_seconds=self.config.continuation_seconds,
+            )
+            for index, (beginning, result) in enumerate(zip(beginnings, sampled, strict=True))
+        ]
+        names = [item.id for item in chosen]
+        prefixes = {name: codes for name, (_, codes) in zip(names, beginnings, strict=True)}
+        self._decode(condition, frames, names, prefixes)
+        return [
+            dataclasses.replace(self.writer.sample(item, suffix), text=None, text_kind="free")
+            for item in chosen
+        ]
+
+    def _tts(self, items: ItemSet, chosen, suffix) -> list[Sample]:
+        """The text of each item in the voice of another speaker's prompt."""
+        assert self._language is not None
+        texts = [item for item in chosen if item.text]
+        if not texts:
+            return []
+        with progress(f"{TTS}{suffix} units", len(texts)) as advance:
+            language = self._language.lasting(2 * max(item.seconds for item in texts))
+            units = language.read_aloud([str(item.text) for item in texts], advance)
+        targets = [self.builder.target_of_units(of_item) for of_item in units]
+        return self._transfer(TTS, items, texts, [[target] for target in targets], suffix)
+
     def _speaker_transfer(self, items: ItemSet, chosen, suffix) -> list[Sample]:
-        condition = "speaker_transfer" + suffix
+        targets = [self.writer.parts(item) for item in chosen]
+        return self._transfer("speaker_transfer", items, chosen, targets, suffix)
+
+    def _transfer(
+        self,
+        mode: str,
+        items: ItemSet,
+        chosen: Sequence[Item],
+        targets: Sequence[Sequence[Part]],
+        suffix: str,
+    ) -> list[Sample]:
+        """The target of each item in the voice of another speaker's prompt."""
+        condition = mode + suffix
         requests, samples = [], []
         references: dict[str, np.ndarray] = {}
-        for index, item in enumerate(chosen):
+        spoken: list[str] = []
+        for index, (item, target) in enumerate(zip(chosen, targets, strict=True)):
             prompt = self.writer.prompt(items, item, self.config.prompt_seconds)
             if prompt is None:
                 continue
-            given, target = self.writer.join(prompt.segments), self.writer.parts(item)
-            requests.append(self.builder.speaker_transfer(given, target, item=index))
             sample = self.writer.sample(item, suffix)
+            if mode == TTS:  # there is no source: the speaker is the prompt's
+                sample = dataclasses.replace(sample, source_audio=None, speaker=prompt.speaker)
             samples.append(self.writer.with_prompt(condition, items, prompt, sample, references))
+            if not sum(len(units) for units, _ in target):
+                continue  # no audio is written, which evaluation scores as a failure
+            spoken.append(item.id)
+            given = self.writer.join(prompt.segments)
+            requests.append(self.builder.speaker_transfer(given, target, item=index))
         if len(samples) < len(chosen):
             self.report(
                 f"{condition}: {len(chosen) - len(samples)} of {len(chosen)} items have no other "
                 f"speaker with {self.config.prompt_seconds} s of speech for a prompt"
             )
+        self.writer.vocode(condition, references)
         if requests:
-            self.writer.vocode(condition, references)
-            self._decode(condition, requests, [sample.id for sample in samples])
+            self._decode(condition, requests, spoken)
         return samples
 
     def _unconditional(self, kind: str) -> list[Sample]:
@@ -234,13 +351,24 @@ class GPSTSamples:
             codes[name] = np.concatenate([prefix, codes[name]], axis=1)
         self.writer.vocode(condition, codes)
 
-    def _sample(self, what: str, requests: Sequence[Request]) -> list[Any]:
+    def _sample(self, what: str, requests: Sequence[Request]) -> list[Result]:
+        options: dict[str, Any] = {
+            "seed": self.config.seed,
+            "semantic": self.config.semantic,
+            "acoustic": self.config.acoustic,
+            "guards": self.config.guards,
+            "batch_size": self.config.batch_size,
+        }
         with progress(what, len(requests)) as advance:
-            return self.decoder.decode(
-                requests,
-                seed=self.config.seed,
-                semantic=self.config.semantic,
-                acoustic=self.config.acoustic,
-                batch_size=self.config.batch_size,
-                on_progress=advance,
+            if self.config.best_of > 1:
+                results = best_of(self.decoder, requests, self.config.best_of, **options)
+                advance(len(requests))
+            else:
+                results = self.decoder.decode(requests, on_progress=advance, **options)
+        fired = Counter(r.ended_by for r in results if r.ended_by.startswith("guard:"))
+        if fired:
+            kinds = ", ".join(
+                f"{name.removeprefix('guard:')} {count}" for name, count in sorted(fired.items())
             )
+            self.report(f"{what}: guards ended {fired.total()} of {len(results)} ({kinds})")
+        return results

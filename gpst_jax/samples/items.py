@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -121,15 +121,25 @@ class ItemSet:
         A small grammar recognises digit strings reliably, so that the word error rate measures the
         speech rather than the recogniser.
         """
-        pools = []
-        digits = any(item.text_kind == "digits" for item in self.all)
-        for speaker in self.speakers:
-            pool = [
-                item
-                for item in self._by_speaker[speaker]
-                if not digits or item.text_kind == "digits"
-            ]
-            pools.append(self._shuffled(pool, speaker))
+        digits = self._has_digits
+        return self._in_turn(count, lambda item: not digits or item.text_kind == "digits")
+
+    def choose_sentences(self, count: int) -> list[Item]:
+        """Up to `count` items with other texts, where `choose` takes digit strings only."""
+        if not self._has_digits:
+            return []
+        return self._in_turn(count, lambda item: bool(item.text) and item.text_kind != "digits")
+
+    @property
+    def _has_digits(self) -> bool:
+        return any(item.text_kind == "digits" for item in self.all)
+
+    def _in_turn(self, count: int, keep: Callable[[Item], bool]) -> list[Item]:
+        """Up to `count` of the items that are kept, from the speakers in turn."""
+        pools = [
+            self._shuffled([item for item in self._by_speaker[speaker] if keep(item)], speaker)
+            for speaker in self.speakers
+        ]
         rounds = max((len(pool) for pool in pools), default=0)
         chosen = [pool[i] for i in range(rounds) for pool in pools if i < len(pool)]
         return chosen[:count]

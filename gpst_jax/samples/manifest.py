@@ -1,7 +1,8 @@
 """Manifests of generated samples: one directory per condition, with a manifest.jsonl in it.
 
 `experiments.generate` writes them and `experiments.evaluate` reads them. A condition whose name
-ends in `_unseen` holds speakers that were held out of training.
+ends in `_unseen` holds speakers that were held out of training, one that ends in `_sentences` other
+texts than digit strings, where the rest of its kind holds these.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from data_pipeline.runtime.files import write_text
 
 MANIFEST = "manifest.jsonl"
 UNSEEN = "_unseen"
+SENTENCES = "_sentences"  # other texts than digit strings, in a corpus of both
 UNKNOWN_SPEAKER = "unknown"
 TEXT_KINDS = ("digits", "free")
 

@@ -10,6 +10,13 @@ from data_pipeline.synthetic.questions import DIGITS
 ENGLISH = ("en", "eng", "english")
 LATIN = "LATIN"
 
+# Languages whose writing puts no space between words, and the scripts that tell where a text's
+# language is not known.
+UNSPACED = ("bo", "ja", "km", "lo", "my", "th", "yue", "zh")
+_UNSPACED_SCRIPTS = (
+    "CJK", "HIRAGANA", "KATAKANA", "KHMER", "LAO", "MYANMAR", "THAI", "TIBETAN",
+)  # fmt: skip
+
 _NUMERALS = {str(value): word for value, word in enumerate(DIGITS)} | {"oh": "zero", "o": "zero"}
 _TEENS = (
     "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen",
@@ -24,7 +31,8 @@ _LANGUAGES = {
     "ar": "Arabic", "cs": "Czech", "de": "German", "en": "English", "es": "Spanish",
     "fr": "French", "hi": "Hindi", "it": "Italian", "ja": "Japanese", "ko": "Korean",
     "mul": "several languages", "nl": "Dutch", "pl": "Polish", "pt": "Portuguese", "ru": "Russian",
-    "tr": "Turkish", "uk": "Ukrainian", "vi": "Vietnamese", "yue": "Cantonese", "zh": "Chinese",
+    "th": "Thai", "tr": "Turkish", "uk": "Ukrainian", "vi": "Vietnamese", "yue": "Cantonese",
+    "zh": "Chinese",
 }  # fmt: skip
 _SCRIPTS = {"CJK": "Chinese characters", "HANGUL": "Korean", "HIRAGANA": "Japanese"}
 _UNKNOWN = ("", "und", "unknown", "mis", "zxx")
@@ -34,6 +42,11 @@ def _digit_words(text: str) -> list[str]:
     """Lower-case words without punctuation, numerals spelled digit by digit."""
     cleaned = re.sub(r"[^\w\s]|_", " ", re.sub(r"(\d)", r" \1 ", text.lower()))
     return [_NUMERALS.get(word, word) for word in cleaned.split()]
+
+
+def digit_words(text: str) -> str:
+    """What was recognised, by the rules of `normalise_digits`; other words stay as they are."""
+    return " ".join(_digit_words(text))
 
 
 def normalise_digits(text: str) -> str:
@@ -105,14 +118,41 @@ def other_language(
         languages: codes, in lower case and without region, that can be scored.
         script: first word of the names of its letters in Unicode.
     """
-    code = re.split(r"[-_]", (language or "").strip().lower())[0]
-    if code not in _UNKNOWN and code not in languages:
-        return f"{_LANGUAGES[code]} ({code})" if code in _LANGUAGES else f"language {code!r}"
-    letters = (c for c in text if unicodedata.category(c)[0] == "L")
-    scripts = Counter(unicodedata.name(letter, "UNKNOWN").split(" ")[0] for letter in letters)
+    code = language_code(language)
+    if code is not None and code not in languages:
+        return language_name(code)
+    scripts = _scripts(text)
     total = sum(scripts.values())
     if not total or total - scripts[script] <= _FOREIGN_LETTERS * total:
         return None
     del scripts[script]
+    return _script_name(scripts)
+
+
+def language_code(language: str | None) -> str | None:
+    """The code in lower case and without region, `pt` for `pt-BR`; None where it is not known."""
+    code = re.split(r"[-_]", (language or "").strip().lower())[0]
+    return None if code in _UNKNOWN else code
+
+
+def language_name(code: str) -> str:
+    """A language in words with its code, for messages."""
+    return f"{_LANGUAGES[code]} ({code})" if code in _LANGUAGES else f"language {code!r}"
+
+
+def unspaced_script(text: str) -> str | None:
+    """The script of a text most of which is written without spaces between words; else None."""
+    scripts = _scripts(text)
+    unspaced = Counter({name: scripts[name] for name in _UNSPACED_SCRIPTS if scripts[name]})
+    return _script_name(unspaced) if 2 * unspaced.total() > scripts.total() else None
+
+
+def _scripts(text: str) -> Counter[str]:
+    """Letters of a text by the first word of their names in Unicode."""
+    letters = (c for c in text if unicodedata.category(c)[0] == "L")
+    return Counter(unicodedata.name(letter, "UNKNOWN").split(" ")[0] for letter in letters)
+
+
+def _script_name(scripts: Counter[str]) -> str:
     name = scripts.most_common(1)[0][0]
     return _SCRIPTS.get(name, f"{name.capitalize()} script")

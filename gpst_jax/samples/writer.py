@@ -30,6 +30,7 @@ from gpst_jax.generation.gpst_modes import Part, join
 from gpst_jax.samples.items import MAX_ITEM_SECONDS, Item, ItemSet, Segment
 from gpst_jax.samples.manifest import (
     MANIFEST,
+    SENTENCES,
     UNKNOWN_SPEAKER,
     UNSEEN,
     Sample,
@@ -96,12 +97,16 @@ class SampleWriter:
         """Ends the processes."""
         self._pool.shutdown(cancel_futures=True)
 
-    def splits(self, items: int, unseen_items: int) -> Iterator[tuple[ItemSet, list[Item], str]]:
+    def splits(
+        self, items: int, unseen_items: int, sentences: int = 0
+    ) -> Iterator[tuple[ItemSet, list[Item], str]]:
         """Yields (all items, chosen items, suffix of conditions) of seen and of unseen speakers.
 
         Args:
             items: number to choose of seen speakers; 0 skips them.
             unseen_items: number to choose of unseen speakers; 0 skips them.
+            sentences: number of other texts to choose of seen speakers, where `items` are digit
+                strings.
         """
         for split, suffix, count in (("valid", "", items), ("unseen", UNSEEN, unseen_items)):
             if count == 0:
@@ -122,6 +127,9 @@ class SampleWriter:
                 yield item_set, chosen, suffix
             else:
                 self.report(f"{split}: no items, its conditions are skipped")
+            others = [] if suffix else item_set.choose_sentences(sentences)
+            if others:
+                yield item_set, others, SENTENCES
 
     def condition(self, name: str, run: Callable[[], list[Sample]]) -> int:
         """Makes a condition unless it is complete; returns how many samples it has.

@@ -51,6 +51,7 @@ def test_a_directory_of_samples_becomes_numbers_and_a_page(tmp_path):
         f"--json_out={tmp_path}/out/report.json",
         f"--items_out={tmp_path}/out/items.jsonl",
         f"--report={tmp_path}/out/report.html",
+        "--wer=wer/pocketsphinx-digits-smoke",
         "--similarity_items=0",
         "--mos_items=0",
         "--resamples=100",
@@ -64,3 +65,28 @@ def test_a_directory_of_samples_becomes_numbers_and_a_page(tmp_path):
     assert [json.loads(item)["id"] for item in items] == ["u0", "u1", "gone"]
     assert (tmp_path / "out" / "report.html").stat().st_size > 1000
     assert "wer/pocketsphinx" in done.stdout
+
+
+def test_a_recipe_that_is_none_is_one_line(tmp_path):
+    done = _run(f"--samples={tmp_path}", "--wer=wer/pocketsphinx-digits-smoke,wer/whisper-huge")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "no recipe 'wer/whisper-huge'" in done.stderr
+
+
+def test_what_is_left_out_is_said(tmp_path, monkeypatch):
+    pytest.importorskip("pocketsphinx")
+    folder = tmp_path / "codec"
+    folder.mkdir()
+    soundfile.write(folder / "a.wav", np.zeros(8000), 16000)
+    row = {"id": "a", "audio": "a.wav", "text": "a sentence", "speaker": "s"}
+    (folder / "manifest.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    monkeypatch.setenv("GPST_WHISPER", str(tmp_path))  # holds no model
+    settings = ("--similarity_items=0", "--mos_items=0", "--resamples=20")
+    done = _run(f"--samples={tmp_path}", f"--json_out={tmp_path}/r.json", *settings)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert results["settings"]["wer"] == ["wer/pocketsphinx-digits-smoke"]
+    (line,) = results["left_out"]
+    assert "by Whisper" in line
+    assert "by Whisper" in done.stdout

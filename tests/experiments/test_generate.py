@@ -1,14 +1,20 @@
 """The flags of generation: those of one perceptual stage are refused with the other."""
 
-import os
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import programs
 import pytest
+import soundfile
+from absl import flags
+from absl.testing import flagsaver
 from stored_archive import unpack_with_recordings
 
-ROOT = Path(__file__).resolve().parents[2]
+from data_pipeline.runtime.errors import UserError
+from experiments import generate as program
 
 
 @pytest.fixture(scope="module")
@@ -17,11 +23,15 @@ def stored(tmp_path_factory) -> Path:
 
 
 def run(directory: Path, family: str, *arguments: str) -> subprocess.CompletedProcess:
+    return generate(directory, family, "--audio_dir=recordings", "--output=samples", *arguments)
+
+
+def generate(directory: Path, family: str, *arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "experiments.generate", f"--workdir=runs/{family}"]
     return subprocess.run(
-        [*command, "--audio_dir=recordings", "--output=samples", *arguments],
+        [*command, *arguments],
         cwd=directory,  # stored runs name their data relative to it
-        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        env=programs.environment(),
         capture_output=True,
         text=True,
         timeout=120,
@@ -48,3 +58,51 @@ def test_flags_of_the_other_stage_are_refused_in_one_line(stored, family, flag):
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"error: {flag}: ")
     assert f"is of family '{family}'" in done.stderr
+
+
+WHAT, WHO = "recordings/audio/f5/valid_00000.flac", "recordings/audio/f2/valid_00000.flac"
+
+
+def test_one_file_becomes_one_file_in_another_voice(stored):
+    """As a stream: the file is complete, and what it is made of stands beside it."""
+    done = generate(
+        *(stored, "gpst", "--mode=speaker_transfer", f"--source={WHAT}", f"--prompt={WHO}"),
+        *("--output=made/out.wav", "--prompt_seconds=1", "--noguards", "--stream"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1.00 of its 1.68 s are the prompt" in done.stdout
+    assert "first audio after" in done.stdout
+    (line,) = (stored / "made" / "out.json").read_text().splitlines()
+    info = json.loads(line)
+    assert (info["mode"], info["audio"], info["ended_by"]) == (
+        "speaker_transfer", "out.wav", "length",
+    )  # fmt: skip
+    audio = soundfile.info(stored / "made" / "out.wav")
+    assert audio.duration == pytest.approx(info["seconds"], abs=1e-3)
+    assert audio.duration == pytest.approx(soundfile.info(stored / WHAT).duration, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--output=o", "--modes=tts"], "--modes: is called --mode now"),
+        (["--output=o.wav", f"--source={WHAT}"], "--mode is missing"),
+        (
+            ["--output=o.wav", f"--source={WHAT}", "--audio_dir=recordings"],
+            "--audio_dir: is for the recordings of a dataset, which --source excludes",
+        ),
+        (["--output=o", "--manifest=m", f"--source={WHAT}"], "--source: stands in the lines"),
+        (["--output=o", "--text=one"], "--output=o: one input makes one file"),
+        (["--output=o", "--seconds=1"], "--seconds: is for --source"),
+        (["--output=o.flac", "--text=one", "--stream"], "--output=o.flac: a stream is written"),
+        (["--output=o.wav", "--text=one", "--mode=tts,dialogue"], "give one mode"),
+    ],
+)
+def test_commands_that_mean_nothing_are_one_line(stored, monkeypatch, arguments, reason):
+    """In this process: none of them gets as far as loading a model."""
+    monkeypatch.chdir(stored)
+    with flagsaver.flagsaver():
+        flags.FLAGS(["generate", "--workdir=runs/gpst", *arguments])
+        with pytest.raises(UserError, match=re.escape(reason)) as caught:
+            program.main([])
+    assert "\n" not in str(caught.value)

@@ -81,6 +81,19 @@ def test_digit_strings_are_chosen_first_and_speakers_evenly(make_items):
     assert sorted(item.speaker for item in chosen) == ["ann"] * 4 + ["bob"] * 4
 
 
+def test_sentences_are_chosen_where_the_rest_are_digit_strings(make_items):
+    records = [record(f"d{i}", "ann", 2.0, "one two") for i in range(6)]
+    records += [record(f"s{i}", f"speaker{i % 2}", 2.0, f"a river {i}") for i in range(6)]
+    records.append(record("none", "ann", 2.0, None))
+    items = make_items(records)
+    chosen = items.choose_sentences(4)
+    assert [item.speaker for item in chosen] == ["speaker0", "speaker1"] * 2
+    assert all(item.text_kind == "free" and item.text for item in chosen)
+    assert not {item.id for item in chosen} & {item.id for item in items.choose(10)}
+    assert items.choose_sentences(0) == []
+    assert make_items(records[6:]).choose_sentences(4) == []  # then `choose` takes them
+
+
 def test_prompt_has_the_length_asked_for_or_is_empty(make_items):
     items = make_items([record(f"a{i}", "ann", 1.4, "one") for i in range(3)])
     own = items.others("ann", [], "key")

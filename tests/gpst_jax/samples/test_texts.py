@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.synthetic.questions import DIGITS
 from gpst_jax.samples.texts import (
+    digit_words,
+    language_code,
     normalise_digits,
     normalise_librispeech,
     other_language,
     text_kind,
+    unspaced_script,
 )
 
 digits = st.lists(st.integers(0, 9), min_size=1)
@@ -93,3 +96,32 @@ def test_what_english_rules_cannot_score_is_named(language, text, expected):
 def test_a_foreign_letter_in_english_is_english():
     assert other_language("en", "the angle \u03b1 is the one that he measured") is None
     assert other_language("zh", "你好", ("zh",), "CJK") is None
+
+
+@given(digits)
+def test_recognised_digits_are_those_of_the_reference(values):
+    heard = ", ".join(map(str, values)) + "."
+    assert digit_words(heard) == normalise_digits(heard)
+    assert digit_words(f"well, {heard}") == f"well {normalise_digits(heard)}"
+
+
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [
+        ("今天天气", "Chinese characters"),
+        ("スピーチ", "Katakana script"),
+        ("สวัสดี", "Thai script"),
+        ("한국어 문장", None),
+        ("hello 今", None),
+        ("123", None),
+        ("", None),
+    ],
+)
+def test_scripts_without_spaces_are_known(text, script):
+    assert unspaced_script(text) == script
+
+
+def test_codes_are_without_region():
+    assert [language_code(code) for code in ("pt-BR", "EN_us", "und", "", None)] == [
+        "pt", "en", None, None, None,
+    ]  # fmt: skip

@@ -1,0 +1,104 @@
+"""The modes of GPST on held-out recordings, those that add speech or a language model."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from stored_archive import unpack_with_recordings
+
+from data_pipeline.datasets.token_dataset import DatasetSpec
+from data_pipeline.runtime.errors import UserError
+from gpst_jax.checkpoints.manager import load_params
+from gpst_jax.generation.gpst_requests import Result
+from gpst_jax.generation.guards import Guards
+from gpst_jax.generation.lm_tasks import SemanticTasks
+from gpst_jax.samples import writer
+from gpst_jax.samples.gpst import GenerationConfig, GPSTSamples
+from gpst_jax.samples.manifest import read_samples
+
+UNITS = np.arange(40, dtype=np.int32) % 24  # what the language model answers with: 0.8 s
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory) -> Path:
+    return unpack_with_recordings(tmp_path_factory.mktemp("stored"))
+
+
+def samples(stored: Path, output: Path, report, language: bool = True, **config) -> GPSTSamples:
+    tokens = stored / "tokens"
+    lm = (load_params(stored / "runs" / "lm"), stored / "sequences") if language else None
+    return GPSTSamples(
+        load_params(stored / "runs" / "gpst"),
+        tokens,
+        DatasetSpec.load(tokens),
+        stored / "recordings",
+        output,
+        GenerationConfig(items=2, unseen_items=0, prompt_seconds=0.5, **config),
+        lm,
+        report,
+    )
+
+
+def test_texts_and_beginnings_are_spoken(stored, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        writer,
+        "ProcessPoolExecutor",
+        lambda workers, mp_context, **options: ThreadPoolExecutor(1, **options),
+    )
+    nothing = np.zeros(0, np.int32)
+    monkeypatch.setattr(
+        SemanticTasks, "read_aloud", lambda self, texts, _: [UNITS, nothing][: len(texts)]
+    )
+    modes = ("tts", "speech_continuation")
+    counts = samples(
+        *(stored, tmp_path, print),
+        modes=modes,
+        continuation_seconds=0.6,
+    ).run()
+    conditions = read_samples(tmp_path)
+    assert counts["tts"] == counts["speech_continuation"] == 2
+
+    first, second = conditions["tts"]
+    assert first.text
+    assert first.source_audio is None
+    assert first.speaker == first.prompt_speaker
+    assert first.prompt_audio.exists()
+    assert 0 < soundfile.info(first.audio).duration <= 0.83
+    assert not second.audio.exists()  # nothing was said: evaluation counts it as failed
+
+    for sample in conditions["speech_continuation"]:
+        assert sample.text is None
+        assert sample.source_audio.exists()
+        assert 0.48 <= soundfile.info(sample.audio).duration <= 1.13
+
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    assert (settings["lm_step"], settings["continuation_seconds"]) == (4, 0.6)
+
+
+def test_guards_that_fired_are_reported_as_a_rate(stored, tmp_path, monkeypatch):
+    lines: list[str] = []
+    made = samples(stored, tmp_path, lines.append, guards=Guards())
+    nothing = np.zeros(0, np.int32), np.zeros((2, 0), np.int32)
+    endings = ("end", "guard:silence", "length", "guard:collapse", "guard:silence")
+    results = [Result(*nothing, "given", ending, 0.0, 0.0) for ending in endings]
+    monkeypatch.setattr(made.decoder, "decode", lambda requests, **options: results)
+    assert made._sample("transfer", [None] * 5) == results
+    assert lines == ["transfer: guards ended 3 of 5 (collapse 1, silence 2)"]
+
+
+def test_settings_of_older_directories_stay_what_they_are():
+    names = GenerationConfig().provenance()
+    assert list(names) == [
+        *("modes", "items", "unseen_items", "prompt_seconds", "unconditional_seconds"),
+        *("semantic", "acoustic", "batch_size", "seed", "workers"),
+    ]
+
+
+def test_what_does_not_fit_is_named(stored, tmp_path):
+    with pytest.raises(UserError, match="tts needs a language model: give --lm_workdir"):
+        samples(stored, tmp_path, print, language=False, modes=("tts",))
+    with pytest.raises(UserError, match="--mode: unknown 'sing'; choose from unconditional"):
+        GenerationConfig(modes=("sing",))
