@@ -3,7 +3,9 @@
     python -m data_pipeline.fit_tokenizers --audio_dir=DIR [--transcripts=FILE.csv] --output=DIR
 
 writes DIR/semantic and DIR/codec, or with `--unified` only DIR/unified, whose first codebook is
-semantic: pass it as both --semantic and --codec to data_pipeline.tokenize_corpus. Only a seeded
+semantic: pass it as both --semantic and --codec to data_pipeline.tokenize_corpus. The codec is one
+of WORLD parameters (--codec_kind=world_rvq, which needs pyworld) or of log-mel frames (mel_rvq; the
+only one that can be unified). Only a seeded
 sample of bounded duration from the training split is read, so that memory and time do not grow with
 the corpus. The same recordings, flags and machine give the same tokenizers.
 """
@@ -18,7 +20,8 @@ from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
 from data_pipeline.sources import FolderSource, assign_splits
 from data_pipeline.sources.speakers import AUTO, SPEAKER_RULES, parse_heldout
-from data_pipeline.tokenizers.codecs.mel_rvq import MelRVQConfig
+from data_pipeline.tokenizers.codecs import DEFAULT_FITTED, FITTED
+from data_pipeline.tokenizers.codecs.mel_rvq import MelRVQ, MelRVQConfig
 from data_pipeline.tokenizers.semantic.mfcc_kmeans import MFCCKMeansConfig
 
 
@@ -58,6 +61,12 @@ def _define_flags() -> None:
     flags.DEFINE_float("max_seconds", MAX_SECONDS, "Seconds of audio to fit on.", 1)
     flags.DEFINE_integer("vocab_size", MFCCKMeansConfig.vocab_size, "Semantic units.")
     flags.DEFINE_float("semantic_rate", MFCCKMeansConfig.frame_rate, "Units per second.")
+    flags.DEFINE_enum(
+        "codec_kind",
+        None,
+        tuple(FITTED),
+        f"Kind of the codec; by default {DEFAULT_FITTED}, or {MelRVQ.kind} with --unified.",
+    )
     flags.DEFINE_integer("num_codebooks", MelRVQConfig.num_codebooks, "Codebooks of the codec.")
     flags.DEFINE_integer("codebook_size", MelRVQConfig.codebook_size, "Codes per codebook.")
     flags.DEFINE_float("codec_rate", MelRVQConfig.frame_rate, "Frames per second.")
@@ -73,7 +82,8 @@ def main(argv: list[str]) -> int:
     given = flags.FLAGS
     try:
         semantic = MFCCKMeansConfig(frame_rate=given.semantic_rate, vocab_size=given.vocab_size)
-        codec = MelRVQConfig(
+        kind = given.codec_kind or (MelRVQ.kind if given.unified else DEFAULT_FITTED)
+        codec = FITTED[kind].config(
             frame_rate=given.codec_rate,
             num_codebooks=given.num_codebooks,
             codebook_size=given.codebook_size,

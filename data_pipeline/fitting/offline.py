@@ -1,4 +1,4 @@
-"""Fits the offline tokenizers: MFCC k-means units, and the residual k-means codec."""
+"""Fits the offline tokenizers: MFCC k-means units, and a residual k-means codec."""
 
 import functools
 import hashlib
@@ -19,11 +19,14 @@ from data_pipeline.runtime.progress import progress
 from data_pipeline.sources import Utterance, read_audio
 from data_pipeline.sources.reading import content_of
 from data_pipeline.tokenizers import storage
-from data_pipeline.tokenizers.codecs import mel_rvq, unified_rvq
-from data_pipeline.tokenizers.codecs.mel_rvq import MelRVQ, MelRVQConfig
+from data_pipeline.tokenizers.codecs import DEFAULT_FITTED, FITTED, FittedCodec, unified_rvq
+from data_pipeline.tokenizers.codecs.mel_rvq import MelRVQConfig
 from data_pipeline.tokenizers.codecs.unified_rvq import UnifiedRVQ, UnifiedRVQConfig
+from data_pipeline.tokenizers.codecs.world_rvq import WorldRVQConfig
 from data_pipeline.tokenizers.semantic import mfcc_kmeans
 from data_pipeline.tokenizers.semantic.mfcc_kmeans import MFCCKMeans, MFCCKMeansConfig
+
+CodecConfig = MelRVQConfig | WorldRVQConfig
 
 MAX_SECONDS = 1800.0  # of audio to fit on
 
@@ -37,7 +40,7 @@ def fit_tokenizers(
     utterances: Sequence[Utterance],
     output: str | os.PathLike[str],
     semantic: MFCCKMeansConfig | None = None,
-    codec: MelRVQConfig | None = None,
+    codec: CodecConfig | None = None,
     *,
     max_seconds: float = MAX_SECONDS,
     min_seconds: float = 0.1,
@@ -52,7 +55,8 @@ def fit_tokenizers(
             skipped here; `tokenize_corpus` lists them.
         output: directory, created if missing.
         semantic: configuration of the units; None is the default.
-        codec: configuration of the codec; None is the default.
+        codec: configuration of the codec; None is the default of `codecs.DEFAULT_FITTED`, or of
+            `mel_rvq` if unified.
         max_seconds: of audio to fit on.
         min_seconds: shorter recordings are skipped.
         seed: of the sample and of k-means.
@@ -65,10 +69,15 @@ def fit_tokenizers(
         `reading.content_of`.
 
     Raises:
-        UserError: too little audio for the number of clusters, or `output` cannot be written.
+        UserError: too little audio for the number of clusters, a package that the codec needs is
+            not installed, the codec cannot be unified, or `output` cannot be written.
     """
     start = time.monotonic()
-    semantic, codec = semantic or MFCCKMeansConfig(), codec or MelRVQConfig()
+    semantic = semantic or MFCCKMeansConfig()
+    codec = codec or (MelRVQConfig() if unified else FITTED[DEFAULT_FITTED].config())
+    if unified and not isinstance(codec, MelRVQConfig):
+        raise UserError(f"a unified codec needs mel_rvq, not {FittedCodec.of(codec).kind}")
+    FittedCodec.of(codec).require()
     chosen = _shuffle([u for u in utterances if u.split in ("train", "")], seed)
     if not chosen:
         raise UserError("no training recordings to fit tokenizers on")
@@ -86,7 +95,8 @@ def fit_tokenizers(
     # One thread: results depend on the order of summation.
     with threadpool_limits(1):
         if unified:
-            digests = _fit_unified(output, UnifiedRVQConfig(semantic, codec), units, frames, seed)
+            config = UnifiedRVQConfig(semantic, codec)  # type: ignore[arg-type]  # checked above
+            digests = _fit_unified(output, config, units, frames, seed)
         else:
             digests = _fit_separate(output, semantic, codec, units, frames, seed)
     return {
@@ -117,7 +127,7 @@ def _fit_unified(
 def _fit_separate(
     output: Path,
     semantic: MFCCKMeansConfig,
-    codec: MelRVQConfig,
+    codec: CodecConfig,
     units: list[np.ndarray],
     frames: list[np.ndarray],
     seed: int,
@@ -125,12 +135,13 @@ def _fit_separate(
     with progress("fit semantic units", _SEMANTIC_ITERATIONS) as advance:
         unit_weights = mfcc_kmeans.fit(semantic, units, seed, advance, _SEMANTIC_ITERATIONS)
     with progress("fit acoustic codec", codec.num_codebooks * _CODEC_ITERATIONS) as advance:
-        codec_weights = mel_rvq.fit(codec, frames, seed, advance, _CODEC_ITERATIONS)
+        fitted = FittedCodec.of(codec)
+        codec_weights = fitted.fit(codec, frames, seed, advance, _CODEC_ITERATIONS)
     return {
         "semantic_sha256": storage.save_tokenizer(
             output / "semantic", MFCCKMeans.kind, semantic, unit_weights
         ),
-        "codec_sha256": storage.save_tokenizer(output / "codec", MelRVQ.kind, codec, codec_weights),
+        "codec_sha256": storage.save_tokenizer(output / "codec", fitted.kind, codec, codec_weights),
     }
 
 
@@ -146,7 +157,7 @@ def _shuffle(utterances: Sequence[Utterance], seed: int) -> list[Utterance]:
 def _extract(
     utterances: Sequence[Utterance],
     semantic: MFCCKMeansConfig,
-    codec: MelRVQConfig,
+    codec: CodecConfig,
     max_seconds: float,
     min_seconds: float,
     num_workers: int | None,
@@ -199,7 +210,7 @@ def _map(work: Callable, items: Sequence, num_workers: int) -> Iterator:
 def _read(
     utterances: Sequence[Utterance],
     semantic: MFCCKMeansConfig,
-    codec: MelRVQConfig,
+    codec: CodecConfig,
     min_seconds: float,
 ) -> list[tuple[str, str, float, np.ndarray, np.ndarray]]:
     """Id, content, seconds, features of both streams of readable recordings; runs in a worker."""
@@ -221,7 +232,7 @@ def _read(
                     str(content_of(utterance)),
                     len(wav) / semantic.sample_rate,
                     mfcc_kmeans.raw_features(semantic, wav),
-                    mel_rvq.raw_features(codec, other),
+                    FittedCodec.of(codec).raw_features(codec, other),
                 )
             )
     return found

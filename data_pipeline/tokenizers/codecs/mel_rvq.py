@@ -17,7 +17,7 @@ import numpy as np
 
 from data_pipeline.audio.io import resample
 from data_pipeline.tokenizers import storage
-from data_pipeline.tokenizers.codecs.residual import sum_of_vectors
+from data_pipeline.tokenizers.codecs.residual import fit_smoother, sum_of_vectors, with_neighbours
 from data_pipeline.tokenizers.codecs.vocoder import GriffinLim, invert_mel
 from data_pipeline.tokenizers.semantic import features, kmeans
 
@@ -147,7 +147,7 @@ class MelRVQ:
     def _render(self, latents: np.ndarray, depth: int) -> np.ndarray:
         if len(latents) == 0:
             return np.zeros(0, np.float32)
-        smoothed = _with_neighbours(latents) @ self._smoothers[depth - 1]
+        smoothed = with_neighbours(latents) @ self._smoothers[depth - 1]
         log_mel = np.maximum(smoothed + self._mean, math.log(self.config.floor))
         return self._phase(invert_mel(np.exp(log_mel), self.config.filters))
 
@@ -196,7 +196,8 @@ def fit(
             codes = kmeans.nearest(residual, codebook)
         residual -= codebook[codes]
         codebooks.append(codebook)
-        smoothers.append(_fit_smoother(np.split(target - residual, starts), target))
+        quantised = np.split(target - residual, starts)
+        smoothers.append(fit_smoother(quantised, target, np.eye(target.shape[1])))
     return {"mean": mean, "codebooks": np.stack(codebooks), "smoothers": np.stack(smoothers)}
 
 
@@ -206,26 +207,3 @@ def _mean_of_code(frames: np.ndarray, codes: np.ndarray, size: int) -> np.ndarra
     np.add.at(totals, codes, frames)
     counts = np.bincount(codes, minlength=size)[:, None]
     return (totals / np.maximum(counts, 1)).astype(np.float32)
-
-
-def _with_neighbours(latents: np.ndarray) -> np.ndarray:
-    """Concatenates each frame with its two neighbours, edges repeated: (T, D) -> (T, 3 * D)."""
-    padded = np.pad(latents, ((1, 1), (0, 0)), mode="edge")
-    return np.concatenate([padded[:-2], latents, padded[2:]], axis=1)
-
-
-def _fit_smoother(quantised: Sequence[np.ndarray], target: np.ndarray) -> np.ndarray:
-    """Ridge regression of latents on their quantised neighbourhood: float32 (3 * D, D)."""
-    width = target.shape[1]
-    # Regularised towards the identity: well-defined for any amount of audio.
-    penalty = 1e-3 * len(target)
-    gram = penalty * np.eye(3 * width)
-    product = np.zeros((3 * width, width))
-    product[width : 2 * width] = penalty * np.eye(width)
-    start = 0
-    for part in quantised:
-        inputs = _with_neighbours(part)
-        gram += inputs.T @ inputs
-        product += inputs.T @ target[start : start + len(part)]
-        start += len(part)
-    return np.linalg.solve(gram, product).astype(np.float32)
