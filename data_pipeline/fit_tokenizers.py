@@ -5,9 +5,9 @@
 writes DIR/semantic and DIR/codec, or with `--unified` only DIR/unified, whose first codebook is
 semantic: pass it as both --semantic and --codec to data_pipeline.tokenize_corpus. The codec is one
 of WORLD parameters (--codec_kind=world_rvq, which needs pyworld) or of log-mel frames (mel_rvq; the
-only one that can be unified). Only a seeded
-sample of bounded duration from the training split is read, so that memory and time do not grow with
-the corpus. The same recordings, flags and machine give the same tokenizers.
+only one that can be unified). Only a seeded sample of bounded duration from the training split is
+read, so that memory and time do not grow with the corpus. The same recordings, flags and machine
+give the same tokenizers.
 """
 
 import os

@@ -2,7 +2,8 @@
 
 A name is the directory of a stored tokenizer, or a specification `KIND:MODEL?option=value` of a
 pretrained one (see `pretrained`). The offline tokenizers (`mfcc_kmeans`, `mel_rvq`) need only NumPy
-and SciPy; the others import torch and transformers (whisper: CTranslate2) on first use.
+and SciPy, `world_rvq` pyworld as well; the others import torch and transformers (whisper:
+CTranslate2) on first use.
 """
 
 import os

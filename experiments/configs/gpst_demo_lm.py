@@ -24,6 +24,6 @@ def get_config() -> RunConfig:
         config,
         name="gpst_demo_lm",
         train=dataclasses.replace(
-            config.train, steps=350, eval_every=175, checkpoint_every_steps=175
+            config.train, steps=900, eval_every=300, checkpoint_every_steps=300
         ),
     )

@@ -40,8 +40,7 @@ class WorldRVQConfig:
     """Frames, parameters and codebooks.
 
     The weights of pitch, voicing and aperiodicity are relative to the log amplitude of one point of
-    the envelope; they and the enhancement were chosen by word errors, speaker similarity and
-    opinion scores on recorded speech (docs/tokenizers.md).
+    the envelope. They were not tuned; the enhancement was compared with none (docs/tokenizers.md).
     """
 
     sample_rate: int = 16_000  # Hz

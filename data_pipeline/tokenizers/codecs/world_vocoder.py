@@ -17,7 +17,7 @@ from data_pipeline.runtime.errors import UserError
 
 _APERIODICITY_EDGES = np.array([0, 1, 2, 4, 6, 8]) / 8  # as fractions of half the sample rate
 _LOWEST_POINT = 40.0  # Hz; as far from half the sample rate is the highest, times 2.5
-_POWER_FLOOR = 1e-9  # of the envelope: -90 dB below a full-scale impulse at each period
+_POWER_FLOOR = 1e-9  # of the envelope: keeps its logarithm finite in silence
 _APERIODICITY_FLOOR = 1e-3
 _DEFAULT_PITCH = 120.0  # Hz, stored for a signal without voice
 _ENHANCED_REACH = 6  # points of the envelope on either side that formants are compared with

@@ -12,6 +12,7 @@ from data_pipeline.runtime.errors import UserError
 from data_pipeline.sources import FolderSource, Utterance
 from data_pipeline.tokenizers import load_codec, load_semantic
 from data_pipeline.tokenizers.codecs.mel_rvq import MelRVQConfig
+from data_pipeline.tokenizers.codecs.world_rvq import WorldRVQConfig
 from data_pipeline.tokenizers.semantic.mfcc_kmeans import MFCCKMeansConfig
 
 SEMANTIC = MFCCKMeansConfig(vocab_size=12)
@@ -88,3 +89,17 @@ def test_program_ends_with_one_line_on_bad_flags(recordings, tmp_path):
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error: frame_rate 75")
     assert "Traceback" not in done.stderr
+
+
+def test_each_kind_of_codec_is_fitted_and_only_log_mel_frames_can_be_unified(recordings, tmp_path):
+    pytest.importorskip("pyworld", reason="the vocoder of world_rvq is not installed")
+    found = utterances(recordings)
+    world = WorldRVQConfig(num_codebooks=2, codebook_size=16)
+    for config, kind in ((CODEC, "mel_rvq"), (world, "world_rvq")):
+        fit_tokenizers(found, tmp_path / kind, SEMANTIC, config, num_workers=0)
+        codec = load_codec(tmp_path / kind / "codec")
+        assert codec.id == f"{kind}-2x16-50hz"
+        codes = codec.encode(np.zeros(16_000, np.float32), 16_000)
+        assert codes.shape == (2, 50)
+    with pytest.raises(UserError, match="a unified codec needs mel_rvq, not world_rvq"):
+        fit_tokenizers(found, tmp_path / "u", SEMANTIC, world, num_workers=0, unified=True)
