@@ -1,6 +1,7 @@
 """Held-out recordings of a run's corpus, for visitors who have none at hand."""
 
 import dataclasses
+import textwrap
 from pathlib import Path
 
 import soundfile
@@ -11,6 +12,7 @@ from data_pipeline.runtime.errors import UserError
 from gpst_jax.samples.items import ItemSet, find_audio
 
 _MIN_SECONDS = 2.0  # enough speech for a prompt
+_WIDTH = 32  # characters of a name, which a phone shows
 _SPLITS = ("valid", "unseen")
 
 
@@ -55,5 +57,6 @@ def find_examples(dataset: str | Path, folder: Path, count: int = 6) -> list[Exa
         except (OSError, soundfile.LibsndfileError) as error:
             raise UserError(f"{path}: cannot be written: {error}") from error
         words = f": {item.text}" if item.text else f", {item.seconds:.1f} s"
-        examples.append(Example(f"{number}. {item.speaker}{words}", path, item.text))
+        name = textwrap.shorten(f"{number}. {item.speaker}{words}", _WIDTH, placeholder=" …")
+        examples.append(Example(name, path, item.text))
     return examples

@@ -43,10 +43,12 @@ _KEPT_SECONDS = 3600  # files of visitors
 _NONE = "None"
 
 CSS = """
-.gradio-container{max-width:64rem!important;margin:0 auto!important}
+.gradio-container{width:100%;max-width:64rem!important;margin:0 auto!important}
+.gradio-container main,.gradio-container .row{width:100%}
 #title h1{font-size:1.6rem;font-weight:650;margin:0 0 .25rem}
 #title p,#about p{opacity:.75}
 #message{min-height:1.5rem}
+#message [role=alert]{font-weight:600}
 .speech-details figure{margin:0 0 1rem}
 .speech-details figcaption{font-size:.85rem;opacity:.75;margin-bottom:.25rem}
 .speech-details img{width:100%;height:6rem;border-radius:3px;
@@ -211,6 +213,11 @@ def launch(page: Any, host: str, port: int, largest_upload_mb: float) -> Any:
     plain = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
     theme = gr.themes.Base(
         primary_hue="slate", font=plain, font_mono=["ui-monospace", "Menlo", "monospace"]
+    ).set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_400",
     )
     app, _, _ = page.launch(
         server_name=host,

@@ -1,6 +1,7 @@
 """The page: inputs of modes, answers through Gradio's client, refusals, and what is not served."""
 
 import socket
+import time
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,29 @@ def test_speech_with_spectrograms_units_and_times(stored, served, stream):
     assert str(stored) not in message + details
 
 
+def test_visitors_queue(stored, synthesizer, served, monkeypatch):
+    """The model is called once at a time, and each visitor gets an answer."""
+    client = pytest.importorskip("gradio_client")
+    running, most, generate = [], [], synthesizer.generate
+
+    def watched(requests):
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.2)
+        speech = generate(requests)
+        running.pop()
+        return speech
+
+    monkeypatch.setattr(synthesizer, "generate", watched)
+    file = client.handle_file(str(stored / "who.wav"))
+    jobs = [
+        served[1].submit("voice_conversion", file, file, "", 0, seed, False, api_name="/speak")
+        for seed in range(3)
+    ]
+    assert all("real-time factor" in job.result(60)[1] for job in jobs)
+    assert most == [1, 1, 1]
+
+
 def test_bad_input_is_a_message_without_paths(stored, served):
     audio, message, details = speak(served, stored / "who.wav", stored / "silent.wav")
     assert audio is None
@@ -104,6 +128,18 @@ def test_other_files_of_the_machine_are_not_served(stored, served):
     config = httpx.get(f"{served[0]}/config").text
     assert str(stored) not in config
     assert str(Path.cwd()) not in config
+
+
+def test_a_path_of_the_machine_is_no_upload(stored, served):
+    """A visitor who names a file instead of sending it gets neither speech nor the file."""
+    httpx = pytest.importorskip("httpx")
+    file = {"path": str(stored / "who.wav"), "meta": {"_type": "gradio.FileData"}}
+    data = {"data": ["voice_conversion", file, file, "", 0, 0, False]}
+    address = f"{served[0]}/gradio_api/call/speak"
+    event = httpx.post(address, json=data).json()["event_id"]
+    told = httpx.get(f"{address}/{event}", timeout=60).text
+    assert "event: error" in told
+    assert "real-time factor" not in told
 
 
 def test_large_uploads_are_refused(stored, served, tmp_path):
