@@ -275,6 +275,10 @@ def _check_flags(model: Loaded) -> None:
             ("dialogue", "semantic_temperature", "semantic_top_k"),
             "is for a language model, which --lm_workdir names: give both or neither",
         )
+    if family == "gpst" and TTS in (_MODE.value or ()) and not _LM_WORKDIR.value:
+        raise UserError(f"--mode={TTS} needs a language model: give --lm_workdir")
+    if family == "gpst" and _MODE.value and TTS not in _MODE.value:
+        refuse(("lm_workdir",), f"is for the mode {TTS}, not for --mode={','.join(_MODE.value)}")
     if _MODE.value and "dialogue" not in _MODE.value:
         refuse(("dialogue",), f"is for the mode dialogue, not for --mode={','.join(_MODE.value)}")
 

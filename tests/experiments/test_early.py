@@ -116,7 +116,8 @@ def test_generation_refuses_flags_without_effect(stored):
         {
             f"{gpst} --flow_steps=3": "--flow_steps: is for models of family 'flow'",
             f"{gpst} --soundstorm_steps=3": "--soundstorm_steps: is for models of family",
-            f"{gpst} --lm_workdir=runs/lm": "--lm_workdir: is for models of family",
+            f"{gpst} --lm_workdir=runs/lm --mode=continuation": "--lm_workdir: is for the mode tts",
+            f"{gpst} --mode=tts": "--mode=tts needs a language model: give --lm_workdir",
             f"{gpst} --dialogue=d.jsonl": "--dialogue: is for models of family",
             f"{flow} --top_k=3": "--top_k: is for models of family 'gpst'",
             f"{flow} --dialogue=d.jsonl": "which --lm_workdir names",
