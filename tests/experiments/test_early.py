@@ -128,6 +128,28 @@ def test_generation_refuses_flags_without_effect(stored):
     assert not (stored / "out").exists()
 
 
+def test_commands_of_generation_that_mean_nothing_are_one_line(stored):
+    before = sorted(path.name for path in stored.iterdir())
+    run, what = "--workdir=runs/gpst", "--source=recordings/what.wav"
+    refused(
+        "experiments.generate",
+        {
+            f"{run} --output=o --modes=tts": "--modes: is called --mode now",
+            f"{run} --output=o.wav {what}": "--mode is missing",
+            f"{run} --output=o.wav {what} --audio_dir=recordings": (
+                "--audio_dir: is for the recordings of a dataset, which --source excludes"
+            ),
+            f"{run} --output=o --manifest=m {what}": "--source: stands in the lines",
+            f"{run} --output=o --text=one": "--output=o: one input makes one file",
+            f"{run} --output=o --seconds=1": "--seconds: is for --source",
+            f"{run} --output=o.flac --text=one --stream": "--output=o.flac: a stream is written",
+            f"{run} --output=o.wav --text=one --mode=tts,dialogue": "give one mode",
+        },
+        stored,
+    )
+    assert sorted(path.name for path in stored.iterdir()) == before
+
+
 def test_fine_tuning_checks_its_flags_before_it_tokenises(stored):
     tune = "--checkpoint=runs/gpst --workdir=out --audio_dir=recordings"
     refused(

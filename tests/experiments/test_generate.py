@@ -1,7 +1,6 @@
 """The flags of generation: those of one perceptual stage are refused with the other."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +8,7 @@ from pathlib import Path
 import programs
 import pytest
 import soundfile
-from absl import flags
-from absl.testing import flagsaver
 from stored_archive import unpack_with_recordings
-
-from data_pipeline.runtime.errors import UserError
-from experiments import generate as program
 
 
 @pytest.fixture(scope="module")
@@ -80,29 +74,3 @@ def test_one_file_becomes_one_file_in_another_voice(stored):
     audio = soundfile.info(stored / "made" / "out.wav")
     assert audio.duration == pytest.approx(info["seconds"], abs=1e-3)
     assert audio.duration == pytest.approx(soundfile.info(stored / WHAT).duration, abs=0.03)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (["--output=o", "--modes=tts"], "--modes: is called --mode now"),
-        (["--output=o.wav", f"--source={WHAT}"], "--mode is missing"),
-        (
-            ["--output=o.wav", f"--source={WHAT}", "--audio_dir=recordings"],
-            "--audio_dir: is for the recordings of a dataset, which --source excludes",
-        ),
-        (["--output=o", "--manifest=m", f"--source={WHAT}"], "--source: stands in the lines"),
-        (["--output=o", "--text=one"], "--output=o: one input makes one file"),
-        (["--output=o", "--seconds=1"], "--seconds: is for --source"),
-        (["--output=o.flac", "--text=one", "--stream"], "--output=o.flac: a stream is written"),
-        (["--output=o.wav", "--text=one", "--mode=tts,dialogue"], "give one mode"),
-    ],
-)
-def test_commands_that_mean_nothing_are_one_line(stored, monkeypatch, arguments, reason):
-    """In this process: none of them gets as far as loading a model."""
-    monkeypatch.chdir(stored)
-    with flagsaver.flagsaver():
-        flags.FLAGS(["generate", "--workdir=runs/gpst", *arguments])
-        with pytest.raises(UserError, match=re.escape(reason)) as caught:
-            program.main([])
-    assert "\n" not in str(caught.value)

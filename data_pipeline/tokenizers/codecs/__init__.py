@@ -61,4 +61,4 @@ FITTED: Mapping[str, FittedCodec] = {
         FittedCodec(MelRVQ.kind, MelRVQConfig, mel_rvq.raw_features, mel_rvq.fit),
     )
 }
-DEFAULT_FITTED = WorldRVQ.kind  # sounds better at equal bits, see docs/tokenizers.md
+DEFAULT_FITTED = WorldRVQ.kind  # higher opinion scores at equal bits: docs/tokenizers.md
