@@ -38,7 +38,7 @@ def in_weights(config: Any, weights: str | None) -> tuple[Any, bool]:
         try:
             import qwix  # noqa: F401
         except ImportError as error:
-            raise UserError("int8 weights need qwix: pip install qwix==0.1.8") from error
+            raise UserError("int8 weights need qwix: pip install 'gpst_jax[int8]'") from error
     if weights in ("float32", "bfloat16"):
         config = dataclasses.replace(config, dtype=weights)
     return config, weights == "int8"
