@@ -207,7 +207,7 @@ def test_weights_of_another_precision(decoders, requests):
 
 def test_int8_weights_need_their_library(decoder, monkeypatch):
     monkeypatch.setitem(sys.modules, "qwix", None)
-    with pytest.raises(UserError, match="pip install qwix"):
+    with pytest.raises(UserError, match=r"pip install 'gpst_jax\[int8\]'"):
         Decoder(decoder.config, LAYOUT, decoder.params, "time", weights="int8")
 
 
