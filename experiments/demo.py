@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
     timings.run("generate", call)
 
     call = ["experiments.evaluate", f"--samples={samples}", f"--json_out={results}"]
-    timings.run("evaluate", [*call, "--wer_items=40"], accept=(exit_codes.OK, exit_codes.PARTIAL))
+    timings.run("evaluate", [*call, "--wer_items=20"], accept=(exit_codes.OK, exit_codes.PARTIAL))
 
     merged = merge_results(read_json(results), read_json(train_json), timings.rounded())
     if language:
