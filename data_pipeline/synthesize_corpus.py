@@ -1,13 +1,14 @@
-"""Synthesises a small English corpus: strings of digits and short sentences in twelve voices.
+"""Synthesises a small corpus: strings of digits and short sentences in twelve voices.
 
-    python -m data_pipeline.synthesize_corpus --output=DIR
+    python -m data_pipeline.synthesize_corpus --output=DIR [--languages=en,de,es]
 
 The corpus is a folder source like any other: 16 kHz FLAC files and `manifest.csv` with the columns
 path, speaker, text, language, split and text_kind (digits or free). Ten voices are for training,
-two are held out. No digit string of the validation or held-out items occurs in training.
+two are held out; each of them speaks all languages, English alone by default. No digit string of
+the validation or held-out items occurs in training.
 
-With `--questions_per_voice` each voice also asks and answers questions; `dialogues.jsonl` pairs
-them, in the format that data_pipeline.build_sequences reads.
+With `--questions_per_voice` each voice also asks and answers questions in English;
+`dialogues.jsonl` pairs them, in the format that data_pipeline.build_sequences reads.
 
 Utterances are synthesised in chunks, each in a fresh process because espeak-ng keeps hidden state:
 the corpus is the same for any number of processes, and an interrupted run resumes where it stopped.
@@ -34,7 +35,8 @@ from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json, write_text
 from data_pipeline.runtime.progress import progress
 from data_pipeline.synthetic.espeak import Espeak
-from data_pipeline.synthetic.questions import DIGITS, KINDS, Question, is_open, sample_question
+from data_pipeline.synthetic.languages import LANGUAGES
+from data_pipeline.synthetic.questions import KINDS, Question, is_open, sample_question
 
 SAMPLE_RATE = 16_000
 
@@ -46,7 +48,7 @@ _VERSION = 1  # of texts and signals: raise it with any change of either
 
 @dataclass(frozen=True)
 class Voice:
-    """An espeak-ng variant of en-us."""
+    """A variant of eSpeak NG's voices: the same speaker in every language."""
 
     name: str
     pitch: int = 50
@@ -69,34 +71,40 @@ TRAIN_VOICES = (
 )
 UNSEEN_VOICES = (Voice("klatt3"), Voice("f3"))
 
-_ADJECTIVES = (
-    "small", "quiet", "yellow", "heavy", "early", "distant", "careful", "broken", "silver",
-    "gentle",
-)  # fmt: skip
-_NOUNS = (
-    "river", "teacher", "window", "garden", "captain", "letter", "engine", "sister", "market",
-    "doctor",
-)  # fmt: skip
-_VERBS = (
-    "follows", "answers", "watches", "carries", "remembers", "leaves", "paints", "finds", "crosses",
-    "helps",
-)  # fmt: skip
-_PLACES = (
-    "near the harbour", "after lunch", "in the morning", "under the bridge", "without a word",
-    "at the station", "before the rain", "every summer", "behind the house", "on a cold day",
-)  # fmt: skip
+_ENGLISH = "en"
 
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """Everything that the texts and signals of a corpus depend on."""
+    """Everything that the texts and signals of a corpus depend on.
 
-    utterances_per_voice: int = 560
+    Raises:
+        UserError: a language is not in the table or comes twice, or questions lack English.
+    """
+
+    utterances_per_voice: int = 560  # in each language, as are the next two
     valid_per_voice: int = 27
     unseen_per_voice: int = 60
     questions_per_voice: int = 0  # in training; a tenth in validation, a third for unseen voices
     seed: int = 0
     version: int = _VERSION
+    languages: tuple[str, ...] = (_ENGLISH,)
+
+    def __post_init__(self):
+        chosen = ",".join(self.languages)
+        if not chosen or len(set(self.languages)) < len(self.languages):
+            raise UserError(f"--languages={chosen}: name each language once")
+        if unknown := sorted(set(self.languages) - set(LANGUAGES)):
+            raise UserError(f"--languages={unknown[0]}: choose from {', '.join(LANGUAGES)}")
+        if self.questions_per_voice and _ENGLISH not in self.languages:
+            raise UserError(f"--languages={chosen}: questions are in English: add en")
+
+    def settings(self) -> dict:
+        """The fields as JSON values; corpora of older versions name no languages."""
+        values = dataclasses.asdict(self) | {"languages": list(self.languages)}
+        if values["languages"] == [_ENGLISH]:
+            del values["languages"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -108,20 +116,29 @@ class Item:
     text: str
     split: str
     text_kind: str  # digits or free
+    language: str = _ENGLISH
 
 
 def plan_corpus(config: CorpusConfig) -> list[Item]:
-    """Returns every utterance of a corpus, sorted by split and voice: a function of the config."""
-    rng = np.random.default_rng([config.seed, _VERSION])
-    held: set[str] = set()  # digit strings kept out of training
-    items = [
-        *_plan_split(rng, "valid", TRAIN_VOICES, config.valid_per_voice, 4, set(), held),
-        *_plan_split(rng, "unseen", UNSEEN_VOICES, config.unseen_per_voice, 4, set(), held),
-    ]
-    items += _plan_split(rng, "train", TRAIN_VOICES, config.utterances_per_voice, 3, held, set())
+    """Every utterance of a corpus, by language, split and voice: a function of the config."""
+    items = [item for code in config.languages for item in _plan_language(config, code)]
     for _, question, answer in plan_dialogues(config):
         items += [question, answer]
     return items
+
+
+def _plan_language(config: CorpusConfig, code: str) -> Iterator[Item]:
+    place = list(LANGUAGES).index(code)
+    # The stream of dialogues is 1; English was alone once, and has none.
+    rng = np.random.default_rng([config.seed, _VERSION, *([1 + place] if place else [])])
+    held: set[str] = set()  # digit strings kept out of training
+    for split, voices, count, shortest in (
+        ("valid", TRAIN_VOICES, config.valid_per_voice, 4),
+        ("unseen", UNSEEN_VOICES, config.unseen_per_voice, 4),
+        ("train", TRAIN_VOICES, config.utterances_per_voice, 3),
+    ):
+        avoid, used = (held, set()) if split == "train" else (set(), held)
+        yield from _plan_split(rng, code, split, voices, count, shortest, avoid, used)
 
 
 def plan_dialogues(config: CorpusConfig) -> list[tuple[str, Item, Item]]:
@@ -158,6 +175,7 @@ def _dialogue(question: Question, voice: Voice, split: str, place: int) -> tuple
 
 def _plan_split(
     rng: np.random.Generator,
+    code: str,
     split: str,
     voices: tuple[Voice, ...],
     count: int,
@@ -166,28 +184,17 @@ def _plan_split(
     used: set[str],
 ) -> Iterator[Item]:
     """Yields the items of a split; its digit strings are not in `avoid` and are added to `used`."""
+    language = LANGUAGES[code]
+    name = split if code == _ENGLISH else f"{code}_{split}"
     for voice in voices:
         for number in range(count):
             free = number % _FREE_EVERY == _FREE_EVERY - 1
-            text = _sentence(rng) if free else _digit_string(rng, shortest)
+            text = language.sentence(rng) if free else language.digit_string(rng, shortest)
             while not free and text in avoid:
-                text = _digit_string(rng, shortest)
+                text = language.digit_string(rng, shortest)
             used.add(text)
-            path = f"audio/{voice.name}/{split}_{number:05d}.flac"
-            yield Item(path, voice, text, split, "free" if free else "digits")
-
-
-def _digit_string(rng: np.random.Generator, shortest: int, longest: int = 7) -> str:
-    count = rng.integers(shortest, longest + 1)
-    return " ".join(DIGITS[digit] for digit in rng.integers(0, 10, count))
-
-
-def _sentence(rng: np.random.Generator) -> str:
-    def pick(words):
-        return words[rng.integers(len(words))]
-
-    subject, verb = f"the {pick(_ADJECTIVES)} {pick(_NOUNS)}", pick(_VERBS)
-    return f"{subject} {verb} the {pick(_NOUNS)} {pick(_PLACES)}"
+            path = f"audio/{voice.name}/{name}_{number:05d}.flac"
+            yield Item(path, voice, text, split, "free" if free else "digits", code)
 
 
 def synthesize_corpus(
@@ -240,7 +247,7 @@ def synthesize_corpus(
 
 def _claim(output: Path, config: CorpusConfig) -> None:
     """Marks a directory as this corpus, or refuses one that holds another."""
-    path, settings = output / "corpus.json", dataclasses.asdict(config)
+    path, settings = output / "corpus.json", config.settings()
     try:
         existing = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -256,11 +263,12 @@ def _claim(output: Path, config: CorpusConfig) -> None:
 
 
 def _chunks(items: list[Item]) -> list[list[Item]]:
-    """Splits the plan where voice or split changes, and every 200 utterances."""
+    """Splits the plan where language, voice or split changes, and every 200 utterances."""
     chunks: list[list[Item]] = []
     for item in items:
         last = chunks[-1][-1] if chunks else None
-        same = last and (last.voice, last.split) == (item.voice, item.split)
+        key = (item.language, item.voice, item.split)
+        same = last and (last.language, last.voice, last.split) == key
         if not same or len(chunks[-1]) == _CHUNK_UTTERANCES:
             chunks.append([])
         chunks[-1].append(item)
@@ -271,7 +279,13 @@ def _speak_chunk(output: str, chunk: list[Item]) -> None:
     """Synthesises and writes one chunk; runs in its own process."""
     espeak = Espeak()
     for item in chunk:
-        wav = espeak.synthesize(item.text, f"en-us+{item.voice.name}", pitch=item.voice.pitch)
+        language = LANGUAGES[item.language]
+        wav = espeak.synthesize(
+            language.spoken(item.text) if item.text_kind == "digits" else item.text,
+            f"{language.voice}+{item.voice.name}",
+            rate=language.rate,
+            pitch=item.voice.pitch,
+        )
         path = Path(output, item.path)
         # A killed run leaves no half-written file under a final name.
         temporary = path.with_name(f".partial-{path.name}")
@@ -284,7 +298,8 @@ def _manifest(items: list[Item]) -> str:
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(("path", "speaker", "text", "language", "split", "text_kind"))
     for item in items:
-        writer.writerow((item.path, item.voice.name, item.text, "en", item.split, item.text_kind))
+        row = (item.path, item.voice.name, item.text, item.language, item.split, item.text_kind)
+        writer.writerow(row)
     return table.getvalue()
 
 
@@ -310,26 +325,29 @@ def _define_flags() -> None:
     flags.DEFINE_integer(
         "utterances_per_voice",
         default.utterances_per_voice,
-        "Training utterances of each training voice.",
+        "Training utterances of each training voice in each language.",
         lower_bound=1,
     )
     flags.DEFINE_integer(
         "valid_per_voice",
         default.valid_per_voice,
-        "Validation utterances of each training voice.",
+        "Validation utterances of each training voice in each language.",
         lower_bound=0,
     )
     flags.DEFINE_integer(
         "unseen_per_voice",
         default.unseen_per_voice,
-        "Utterances of each held-out voice.",
+        "Utterances of each held-out voice in each language.",
         lower_bound=0,
     )
     flags.DEFINE_integer(
         "questions_per_voice",
         default.questions_per_voice,
-        "Questions, each with its answer, of each training voice.",
+        "Questions in English, each with its answer, of each training voice.",
         lower_bound=0,
+    )
+    flags.DEFINE_list(
+        "languages", list(default.languages), f"Of {', '.join(LANGUAGES)}: what each voice speaks."
     )
     flags.DEFINE_integer("seed", default.seed, "Seeds the texts.", lower_bound=0)
     flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes.", lower_bound=1)
@@ -346,6 +364,7 @@ def main(argv: list[str]) -> int:
         given.unseen_per_voice,
         given.questions_per_voice,
         given.seed,
+        languages=tuple(given.languages),
     )
     result = synthesize_corpus(given.output, config, given.num_workers)
     counts = result["utterances"]

@@ -1,6 +1,7 @@
 """Loads run configurations: those of `experiments/configs`, or a user's own.
 
-A configuration is a Python file or a module whose `get_config()` returns a `RunConfig`. To be
+A configuration is a Python file or a module whose `get_config()` returns a `RunConfig`; it is named
+by `FILE` or `MODULE`, or by `FILE:ARGUMENT`, which calls `get_config("ARGUMENT")`. To be
 compiled without a dataset, it also defines `get_layout()`, which returns the `TokenLayout` of its
 tokens (GPST), or `get_objective(config)`, which returns its objective (any other family).
 """
@@ -8,8 +9,12 @@ tokens (GPST), or `get_objective(config)`, which returns its objective (any othe
 import contextlib
 import importlib
 import importlib.util
+import inspect
+import re
 import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -23,19 +28,56 @@ from gpst_jax.config import GPSTConfig, RunConfig
 from gpst_jax.objectives import GPSTObjective, Objective, make_objective
 
 _ROOT = Path(__file__).resolve().parents[1]
+_NAME = re.compile(r"(.*?\.py|[^:]*)(?::(.*))?", re.DOTALL)
 
 
-def load_config(name: str) -> RunConfig:
+def load_config(name: str, flag: str = "config") -> RunConfig:
     """The run that `get_config()` of a Python file or an importable module returns.
 
+    Args:
+        name: of the file or module, with an argument of `get_config` after a colon if it takes one.
+        flag: that has this value, for messages.
+
     Raises:
-        UserError: there is no such file or module, or it does not define a run.
+        UserError: there is no such file or module, it does not define a run, or an argument is
+            missing or not expected.
     """
-    module = _load_module(name)
-    config = module.get_config() if hasattr(module, "get_config") else None
+    module = _load_module(name, flag)
+    config = _call(module.get_config, name, flag) if hasattr(module, "get_config") else None
     if not isinstance(config, RunConfig):
-        raise UserError(f"--config={name}: needs a function get_config() -> RunConfig")
+        raise UserError(f"--{flag}={name}: needs a function get_config() -> RunConfig")
     return config
+
+
+def _call(get_config: Callable[..., Any], name: str, flag: str) -> Any:
+    file, argument = _split(name)
+    taken = [
+        parameter
+        for parameter in inspect.signature(get_config).parameters.values()
+        if parameter.kind is not parameter.KEYWORD_ONLY
+        and parameter.kind is not parameter.VAR_KEYWORD
+    ]
+    if argument is not None:
+        if not taken:
+            raise UserError(
+                f"--{flag}={name}: get_config() takes no argument, and {argument!r} is one: "
+                f"give --{flag}={file}"
+            )
+        return get_config(argument)
+    for parameter in taken:
+        if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL:
+            raise UserError(
+                f"--{flag}={name}: get_config({parameter.name}) needs an argument: "
+                f"give --{flag}={name}:{parameter.name.upper()}"
+            )
+    return get_config()
+
+
+def _split(name: str) -> tuple[str, str | None]:
+    """File or module, and the argument after a colon if there is one."""
+    match = _NAME.fullmatch(name)
+    assert match is not None  # it fits any text
+    return match[1], match[2]
 
 
 def load_layout(name: str, config: RunConfig) -> TokenLayout:
@@ -50,7 +92,7 @@ def load_layout(name: str, config: RunConfig) -> TokenLayout:
     layout = module.get_layout() if hasattr(module, "get_layout") else None
     if not isinstance(layout, TokenLayout):
         raise UserError(
-            f"--config={name}: the token layout is unknown: give --set=data.path=DATASET, or "
+            f"--config={name}: the token layout is unknown: give --config.data.path=DATASET, or "
             "define get_layout() -> TokenLayout in the configuration"
         )
     return layout
@@ -71,27 +113,28 @@ def load_objective(name: str, config: RunConfig) -> Objective:
     if not isinstance(config.model, GPSTConfig):
         raise UserError(
             f"--config={name}: the training data is unknown: give "
-            "--set=data.path=DATASET, or define get_objective(config) in the configuration"
+            "--config.data.path=DATASET, or define get_objective(config) in the configuration"
         )
     return GPSTObjective(config, load_layout(name, config))
 
 
-def _load_module(name: str) -> types.ModuleType:
-    if name.endswith(".py"):
+def _load_module(name: str, flag: str = "config") -> types.ModuleType:
+    file, _ = _split(name)
+    if file.endswith(".py"):
         # Those of this project are found from any directory.
-        path = next((p for p in (Path(name), _ROOT / name) if p.is_file()), None)
+        path = next((p for p in (Path(file), _ROOT / file) if p.is_file()), None)
         if path is None:
-            raise UserError(f"--config={name}: no such file")
+            raise UserError(f"--{flag}={file}: no such file")
         spec = importlib.util.spec_from_file_location("run_config", path)
         if spec is None or spec.loader is None:
-            raise UserError(f"--config={name}: not a Python file")
+            raise UserError(f"--{flag}={file}: not a Python file")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module
     try:
-        return importlib.import_module(name)
+        return importlib.import_module(file)
     except ModuleNotFoundError as error:
-        raise UserError(f"--config={name}: {error}; give a .py file or a module") from error
+        raise UserError(f"--{flag}={file}: {error}; give a .py file or a module") from error
 
 
 class RunLoaders(contextlib.ExitStack):
@@ -128,7 +171,7 @@ class RunLoaders(contextlib.ExitStack):
             raise UserError(
                 f"{self._data.path} {what}, which evaluation needs: tokenise at least 5 recordings "
                 "(tokenize_corpus holds out --valid_fraction of them, and one of 5 or more), or "
-                "train without evaluation: --set=train.eval_batches=0"
+                "train without evaluation: --config.train.eval_batches=0"
             )
 
     def make(self, split: str) -> Loader | None:

@@ -2,7 +2,7 @@
 
     python -m experiments.compile --config=experiments/configs/gpst_1b.py --topology=v5p:4x4x4
     python -m experiments.compile --config=... --topology=v6e:16x16 --num_slices=2 \
-        --set=mesh.replica=2 --rows_per_chip=4
+        --config.mesh.replica=2 --rows_per_chip=4
     python -m experiments.compile --config=... --topology=v5e:4x4 --suggest
 
 The program is the one that `pretrain` runs there. Needs `pip install gpst_jax[aot]`. Memory, FLOPs
@@ -25,11 +25,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 from data_pipeline.runtime import cli, exit_codes
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json, write_text
-from experiments.common import load_config, load_objective
+from experiments import config_flags
+from experiments.common import load_objective
 from gpst_jax.compilation import aot
 from gpst_jax.config import ConfigError, FlowConfig, RunConfig, SoundStormConfig
 
-_CONFIG = flags.DEFINE_string(
+_CONFIG = config_flags.DEFINE_config(
     "config", None, "Python file or module whose get_config() returns the run.", required=True
 )
 _TOPOLOGY = flags.DEFINE_string(
@@ -38,9 +39,6 @@ _TOPOLOGY = flags.DEFINE_string(
 _NUM_SLICES = flags.DEFINE_integer("num_slices", 1, "Slices of that topology.", lower_bound=1)
 _ROWS_PER_CHIP = flags.DEFINE_integer(
     "rows_per_chip", 0, "Sets data.batch_size to this many rows per chip; 0: as in the config.", 0
-)
-_SET = flags.DEFINE_multi_string(
-    "set", [], "Override of one field, as section.field=value; may be given several times."
 )
 _SUGGEST = flags.DEFINE_bool(
     "suggest", False, "Search rows per chip and remat policy for the highest MFU ceiling that fits."
@@ -61,8 +59,13 @@ def main(argv: list[str]) -> int:
     topology, num_slices = _TOPOLOGY.value, _NUM_SLICES.value
     if _SUGGEST.value and _ROWS_PER_CHIP.value:
         raise UserError("--rows_per_chip: --suggest searches for it; give one of the two")
+    if _ROWS_PER_CHIP.value:
+        _CONFIG.refuse("data.batch_size", "--rows_per_chip sets it; give one of the two")
+    if _SUGGEST.value:
+        for field in ("data.batch_size", "model.remat"):
+            _CONFIG.refuse(field, "--suggest searches for it; give one of the two")
     try:
-        config = load_config(_CONFIG.value).override(_SET.value)
+        config = _CONFIG.load()
         if _SUGGEST.value:
             chips = len(aot.topology_devices(topology, num_slices))
             config, report, text = suggest(config, chips, compile_run)
@@ -102,8 +105,8 @@ def with_rows(config: RunConfig, chips: int, rows_per_chip: int) -> RunConfig:
 def settings(config: RunConfig) -> list[str]:
     """The settings that --suggest searches, as flags."""
     return [
-        f"--set=data.batch_size={config.data.batch_size}",
-        f"--set=model.remat={config.model.remat}",
+        f"--config.data.batch_size={config.data.batch_size}",
+        f"--config.model.remat={config.model.remat}",
     ]
 
 

@@ -18,7 +18,8 @@ from data_pipeline.runtime import cli, exit_codes
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
 from data_pipeline.runtime.flag_rules import refuse
-from experiments.demo_steps import Timings, check_config, read_json
+from experiments import config_flags
+from experiments.demo_steps import SMOKE_TRAINING, Timings, check_config, read_json
 from gpst_jax.evaluation.report.page import render_report
 
 _SOURCE = flags.DEFINE_enum(
@@ -27,13 +28,12 @@ _SOURCE = flags.DEFINE_enum(
 _AUDIO_DIR = flags.DEFINE_string("audio_dir", None, "Recordings, for --source=folder.")
 _TRANSCRIPTS = flags.DEFINE_string("transcripts", None, "CSV file of transcripts for --audio_dir.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Directory for all outputs.")
-_CONFIG = flags.DEFINE_string(
+_CONFIG = config_flags.DEFINE_config(
     "config", "experiments/configs/gpst_demo.py", "Configuration of the training run."
 )
-_LM_CONFIG = flags.DEFINE_string(
+_LM_CONFIG = config_flags.DEFINE_config(
     "lm_config", "experiments/configs/gpst_demo_lm.py", "Configuration of the language model."
 )
-_SET = flags.DEFINE_multi_string("set", [], "Overrides of the configuration: section.field=value.")
 _ITEMS = flags.DEFINE_integer("items", 100, "Items per mode, of seen speakers.", 1)
 _UNSEEN = flags.DEFINE_integer("unseen_items", 60, "Items per mode, of unseen speakers.", 0)
 _SMOKE = flags.DEFINE_bool(
@@ -65,10 +65,9 @@ def main(argv: list[str]) -> int:
 
     _check_splits(tokens)
     train_json = workdir / "train.json"
-    call = ["experiments.pretrain", f"--config={_CONFIG.value}", f"--workdir={run}"]
-    call += [f"--set=data.path={tokens}", f"--json_out={train_json}"]
-    call += ["--set=train.steps=30", "--set=optimizer.warmup_steps=5"] if _SMOKE.value else []
-    timings.run("pretrain", [*call, *(f"--set={value}" for value in _SET.value)])
+    small = SMOKE_TRAINING if _SMOKE.value else ()
+    call = ["experiments.pretrain", *_CONFIG.as_flags(f"data.path={tokens}", *small)]
+    timings.run("pretrain", [*call, f"--workdir={run}", f"--json_out={train_json}"])
     language = _train_language_model(workdir, tokens, timings) if transcripts else None
 
     items, unseen = (6, 4) if _SMOKE.value else (_ITEMS.value, _UNSEEN.value)
@@ -104,10 +103,9 @@ def _train_language_model(workdir: Path, tokens: Path, timings: Timings) -> Path
     timings.run(
         "sequences", [*call, "--train_on=answer"], accept=(exit_codes.OK, exit_codes.PARTIAL)
     )
-    call = ["experiments.pretrain", f"--config={_LM_CONFIG.value}", f"--workdir={run}"]
-    call += [f"--set=data.path={sequences}", f"--json_out={run}.json"]
-    call += ["--set=train.steps=30", "--set=optimizer.warmup_steps=5"] if _SMOKE.value else []
-    timings.run("language model", call)
+    small = SMOKE_TRAINING if _SMOKE.value else ()
+    call = ["experiments.pretrain", *_LM_CONFIG.as_flags(f"data.path={sequences}", *small)]
+    timings.run("language model", [*call, f"--workdir={run}", f"--json_out={run}.json"])
     return run
 
 
@@ -143,8 +141,8 @@ def _check_flags() -> None:
             raise UserError(f"--{flag.name}={flag.value}: no such file or directory")
     if _SMOKE.value:
         refuse(("items", "unseen_items"), "is fixed by --smoke: leave one of them out")
-    check_config("config", _CONFIG.value, [*_SET.value])
-    check_config("lm_config", _LM_CONFIG.value)
+    check_config(_CONFIG)
+    check_config(_LM_CONFIG)
 
 
 def _check_splits(tokens: Path) -> None:

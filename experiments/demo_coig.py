@@ -16,14 +16,15 @@ from absl import flags
 from data_pipeline.runtime import cli, exit_codes
 from data_pipeline.runtime.files import write_json
 from data_pipeline.runtime.flag_rules import refuse
-from experiments.demo_steps import Timings, check_config, read_json
+from experiments import config_flags
+from experiments.demo_steps import SMOKE_TRAINING, Timings, check_config, read_json
 from gpst_jax.evaluation.report.page import render_report
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo-coig", "Directory for all outputs.")
-_LM_CONFIG = flags.DEFINE_string(
+_LM_CONFIG = config_flags.DEFINE_config(
     "lm_config", "experiments/configs/coig_lm_demo.py", "Configuration of the language model's run."
 )
-_FLOW_CONFIG = flags.DEFINE_string(
+_FLOW_CONFIG = config_flags.DEFINE_config(
     "flow_config", "experiments/configs/coig_flow_demo.py", "Configuration of flow matching's run."
 )
 _ITEMS = flags.DEFINE_integer("items", 80, "Items per task, of seen speakers.", 1)
@@ -38,8 +39,8 @@ def main(argv: list[str]) -> int:
     del argv
     if _SMOKE.value:
         refuse(("items", "unseen_items"), "is fixed by --smoke: leave one of them out")
-    check_config("lm_config", _LM_CONFIG.value)
-    check_config("flow_config", _FLOW_CONFIG.value)
+    check_config(_LM_CONFIG)
+    check_config(_FLOW_CONFIG)
     smoke, workdir = _SMOKE.value, Path(_WORKDIR.value)
     corpus, tokens, sequences = workdir / "corpus", workdir / "tokens", workdir / "sequences"
     fitted, text = workdir / "tokenizers", workdir / "text_tokenizer"
@@ -78,12 +79,12 @@ def main(argv: list[str]) -> int:
     write_json(mixture, {"datasets": shares})
 
     for name, config, data in (
-        ("language model", _LM_CONFIG.value, mixture),
-        ("flow", _FLOW_CONFIG.value, tokens),
+        ("language model", _LM_CONFIG, mixture),
+        ("flow", _FLOW_CONFIG, tokens),
     ):
-        call = ["experiments.pretrain", f"--config={config}", f"--workdir={_run(workdir, name)}"]
-        call += [f"--set=data.path={data}", f"--json_out={_run(workdir, name)}.json"]
-        call += ["--set=train.steps=30", "--set=optimizer.warmup_steps=5"] if smoke else []
+        small = SMOKE_TRAINING if smoke else ()
+        call = ["experiments.pretrain", *config.as_flags(f"data.path={data}", *small)]
+        call += [f"--workdir={_run(workdir, name)}", f"--json_out={_run(workdir, name)}.json"]
         timings.run(name, call)
 
     items, unseen = (6, 4) if smoke else (_ITEMS.value, _UNSEEN.value)

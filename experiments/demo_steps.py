@@ -6,18 +6,17 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.runtime import exit_codes
-from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
 from data_pipeline.runtime.process_pool import KEEP_MEMORY
-from experiments.common import load_config
-from gpst_jax.config import ConfigError
+from experiments.config_flags import ConfigFlag
 
 _ROOT = Path(__file__).resolve().parents[1]
+# Fields of a run in the demos' small form, unless the command line has others.
+SMOKE_TRAINING = ("train.steps=30", "optimizer.warmup_steps=5")
 
 
 class Timings:
@@ -60,12 +59,10 @@ class Timings:
         print(f"Numbers: {workdir / 'report.json'}\nListen:  {workdir / 'report.html'}")
 
 
-def check_config(flag: str, name: str, overrides: Sequence[str] = ()) -> None:
-    """Raises UserError unless a flag names a configuration that the overrides fit."""
-    try:
-        load_config(name).override(list(overrides))
-    except (ConfigError, UserError) as error:
-        raise UserError(str(error).replace("--config=", f"--{flag}=")) from error
+def check_config(config: ConfigFlag) -> None:
+    """Raises UserError unless a flag names a configuration for the data that a demo makes."""
+    config.refuse("data.path", "the demo makes the dataset itself")
+    config.load()
 
 
 def _environment(training: bool) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Fine-tunes a model on your own recordings; run it again to resume.
 
     python -m experiments.finetune --checkpoint=RUN --audio_dir=RECORDINGS --workdir=DIRECTORY \
-        [--transcripts=FILE.csv] [--method=lora] [--steps=300] [--set=section.field=value ...]
+        [--transcripts=FILE.csv] [--method=lora] [--steps=300] [--config.section.field=value ...]
 
 `--checkpoint` is a run or an exported model. Recordings are tokenised with the model's tokenizers
 into `tokens/`; `--dataset` takes existing tokens, or sequences of text and units, instead. The
@@ -28,9 +28,10 @@ from data_pipeline.loading.mixture import load_spec
 from data_pipeline.runtime import cli, exit_codes
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
-from data_pipeline.runtime.flag_rules import refuse
+from data_pipeline.runtime.flag_rules import given, refuse
 from data_pipeline.tokenization.config import CorpusConfig
 from data_pipeline.tokenize_corpus import tokenize_corpus
+from experiments import config_flags
 from experiments.common import RunLoaders
 from gpst_jax.checkpoints.record import CheckpointError
 from gpst_jax.checkpoints.storage import StorageError, check_name
@@ -100,9 +101,7 @@ _TRACKERS = flags.DEFINE_list(
 _TRACKER_PROJECT = flags.DEFINE_string(
     "tracker_project", None, "Their project; default: WANDB_PROJECT for wandb, else gpst_jax."
 )
-_SET = flags.DEFINE_multi_string(
-    "set", [], "Overrides one field of the configuration: section.field=value."
-)
+_OVERRIDES = config_flags.DEFINE_overrides("config", "The configuration is the checkpoint's")
 
 
 def main(argv: list[str]) -> int:
@@ -204,8 +203,10 @@ def _check_flags() -> None:
             ("rank", "alpha", "dropout", "targets", "trained"),
             f"is for --method=lora, not --method={_METHOD.value}",
         )
-    if any(item.partition("=")[0] == "data.path" for item in _SET.value):
-        raise UserError("--set=data.path: give the data as --dataset or --audio_dir")
+    _OVERRIDES.refuse("data.path", "give the data as --dataset or --audio_dir")
+    for name, field in (("steps", "train.steps"), ("learning_rate", "optimizer.learning_rate")):
+        if given(name):
+            _OVERRIDES.refuse(field, f"--{name} sets it: give one of the two")
 
 
 def _make_config(source: Source, dataset: str, lora: LoraConfig | None) -> RunConfig:
@@ -215,7 +216,7 @@ def _make_config(source: Source, dataset: str, lora: LoraConfig | None) -> RunCo
         steps=_STEPS.value,
         adapters=lora is not None,
         learning_rate=_RATE.value,
-        overrides=_SET.value,
+        overrides=_OVERRIDES.overrides,
     )
 
 

@@ -21,7 +21,9 @@ from absl import flags
 from data_pipeline.runtime import cli
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json, write_text
+from experiments import config_flags
 from experiments.demo_steps import Timings, read_json, read_scores, word_errors
+from gpst_jax.config.overrides import field_of
 from gpst_jax.evaluation.metrics import statistics
 from gpst_jax.evaluation.transcripts.recipes import DIGITS_RECIPE
 
@@ -45,7 +47,7 @@ _COLUMNS = (
 _TOKENS = flags.DEFINE_string("tokens", None, "Token dataset.", required=True)
 _AUDIO_DIR = flags.DEFINE_string("audio_dir", None, "Root of its recordings.", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory for all outputs.", required=True)
-_CONFIG = flags.DEFINE_string(
+_CONFIG = config_flags.DEFINE_config(
     "config", "experiments/configs/coig_flow_demo.py", "Training configuration of every arm."
 )
 _ARMS = flags.DEFINE_list("arms", list(ARMS), "Arms to compare; the first is the baseline.")
@@ -55,9 +57,6 @@ _EVALUATIONS = flags.DEFINE_list(
 _ITEMS = flags.DEFINE_integer("items", 60, "Recordings to convert.", 2)
 _TEMPERATURE = flags.DEFINE_float(
     "flow_temperature", 1.0, "Scale of the noise that paths start from.", 0
-)
-_SET = flags.DEFINE_multi_string(
-    "set", [], "Overrides of every arm's configuration: section.field=value."
 )
 
 
@@ -70,6 +69,11 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--arms: unknown {unknown[0]!r}; choose from {', '.join(ARMS)}")
     if not arms or not _EVALUATIONS.value:
         raise UserError("--arms, --evaluations: name at least one of each")
+    _CONFIG.refuse("data.path", "give the dataset as --tokens")
+    for arm in arms:
+        for assignment in ARMS[arm]:
+            _CONFIG.refuse(field_of(assignment), "is what the arms differ in")
+        _CONFIG.load(*ARMS[arm])
     timings = Timings(workdir / "timings.json")
     rows: list[dict[str, Any]] = []
     base: dict[int, list[dict[str, Any]]] = {}  # scores of the first arm, by evaluations
@@ -96,9 +100,8 @@ def main(argv: list[str]) -> int:
 
 def _train(timings: Timings, workdir: Path, arm: str) -> dict[str, Any]:
     run, out = workdir / f"train_{arm}", workdir / f"train_{arm}.json"
-    call = ["experiments.pretrain", f"--config={_CONFIG.value}", f"--workdir={run}"]
-    call += [f"--set=data.path={_TOKENS.value}", f"--json_out={out}"]
-    call += [f"--set={value}" for value in (*_SET.value, *ARMS[arm])]
+    fields = _CONFIG.as_flags(f"data.path={_TOKENS.value}", *ARMS[arm])
+    call = ["experiments.pretrain", *fields, f"--workdir={run}", f"--json_out={out}"]
     if not out.exists():
         timings.run(f"train {arm}", call)
     result = read_json(out)

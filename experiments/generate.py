@@ -19,10 +19,15 @@ generated. Each condition of a dataset is a directory of audio with a manifest; 
 are kept.
 """
 
+import contextlib
+import functools
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
 
 from data_pipeline.datasets.token_dataset import DatasetSpec
@@ -36,13 +41,16 @@ from data_pipeline.runtime.progress import progress
 from experiments import sampling_flags
 from gpst_jax.checkpoints.manager import Loaded, load_params
 from gpst_jax.checkpoints.record import CheckpointError
-from gpst_jax.config import ConfigError, FlowConfig, GPSTConfig, SoundStormConfig
+from gpst_jax.config import ConfigError, FlowConfig, GPSTConfig, MeshConfig, SoundStormConfig
+from gpst_jax.parallel import sharding
 from gpst_jax.samples import items
 from gpst_jax.samples.coig import CoIGConfig, CoIGSamples
 from gpst_jax.samples.gpst import DEFAULT_MODES, MODES, TTS, GenerationConfig, GPSTSamples
+from gpst_jax.samples.language import Language
 from gpst_jax.synthesis.files import SpeechFiles, names_a_file
+from gpst_jax.synthesis.fingerprints import fingerprints
 from gpst_jax.synthesis.models import open_model
-from gpst_jax.synthesis.requests import SpeechRequest, read_requests
+from gpst_jax.synthesis.requests import SpeechRequest, check_all, read_requests
 from gpst_jax.synthesis.synthesizer import Synthesizer
 
 _GPST = GenerationConfig()
@@ -104,6 +112,12 @@ _ITEMS = flags.DEFINE_integer("items", _GPST.items, "Items per condition, of see
 _UNSEEN = flags.DEFINE_integer(
     "unseen_items", _GPST.unseen_items, "Items per condition, of unseen speakers.", 0
 )
+_LANGUAGE = flags.DEFINE_string(
+    "language", None, "Only recordings in this language, by its code; default: in any."
+)
+_PROMPT_LANGUAGE = flags.DEFINE_string(
+    "prompt_language", None, "Prompts in this language; default: in that of --language."
+)
 _LENGTH = flags.DEFINE_float(
     "unconditional_seconds",
     _GPST.unconditional_seconds,
@@ -114,31 +128,67 @@ _DIALOGUE = flags.DEFINE_string(
     "dialogue", None, "File of questions and answers, as of data_pipeline.build_sequences."
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seeds the choice of items and all sampling.", 0)
+_SHARDS = flags.DEFINE_integer(
+    "shards", 1, "Devices among which the weights of each model are divided.", 1
+)
 _STAGES = ("flow", "soundstorm")
 _DIRECT = ("source", "prompt", "text", "manifest")
-_OF_DATASETS = ("audio_dir", "items", "unseen_items", "dialogue", "unconditional_seconds")
+_OF_DATASETS = (
+    "audio_dir", "items", "unseen_items", "dialogue", "unconditional_seconds", "language",
+    "prompt_language",
+)  # fmt: skip
 flags.adopt_module_key_flags(sampling_flags)
 
 
 def main(argv: list[str]) -> int:
     """Generates all conditions; returns the exit code."""
     del argv
-    started = time.monotonic()
     refuse(("modes",), "is called --mode now")
-    if _is_direct():
-        return _generate_directly()
-    refuse(("seconds", "stream"), "is for --source, --text or --manifest")
+    direct = bool(given(*_DIRECT)) or names_a_file(_OUTPUT.value)
+    if direct:
+        _check_direct()
+    else:
+        refuse(("seconds", "stream"), "is for --source, --text or --manifest")
     try:
-        model = load_params(_WORKDIR.value, _STEP.value)
-        _check_flags(model)
-        dataset_dir = _DATASET.value or dataset_with(_data_path(model), "valid", "unseen")
-        spec = DatasetSpec.load(dataset_dir)
-        splits = [split for split in ("valid", "unseen") if split in spec.splits]
-        audio_dir = items.find_audio(dataset_dir, splits, _AUDIO_DIR.value)
-        with claimed(_OUTPUT.value):
-            counts = _generator(model, dataset_dir, spec, audio_dir).run()
+        mesh = _mesh()
+        with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+            return _generate_directly(mesh) if direct else _generate_from_dataset(mesh)
     except (CheckpointError, ConfigError) as error:
         raise UserError(str(error)) from error
+
+
+def _mesh() -> jax.sharding.Mesh | None:
+    """The devices among which weights are divided."""
+    count = _SHARDS.value
+    if count == 1:
+        return None
+    devices = jax.devices()
+    if count > len(devices):
+        raise UserError(f"--shards={count}: there are {len(devices)} devices")
+    return sharding.make_mesh(MeshConfig(1, 1, count), devices[:count])
+
+
+def _load(workdir: str, step: int | None, mesh: jax.sharding.Mesh | None) -> Loaded:
+    divided = None if mesh is None else functools.partial(sharding.parameter_shardings, mesh)
+    return load_params(workdir, step, shardings=divided)
+
+
+def _generate_from_dataset(mesh: jax.sharding.Mesh | None) -> int:
+    """Makes the conditions of held-out recordings."""
+    started = time.monotonic()
+    model = _load(_WORKDIR.value, _STEP.value, mesh)
+    _check_flags(model)
+    dataset_dir = _DATASET.value or dataset_with(_data_path(model), "valid", "unseen")
+    spec = DatasetSpec.load(dataset_dir)
+    _check_languages(spec, dataset_dir)
+    splits = [split for split in ("valid", "unseen") if split in spec.splits]
+    audio_dir = items.find_audio(dataset_dir, splits, _AUDIO_DIR.value)
+    with claimed(_OUTPUT.value):
+        language = None
+        if _LM_WORKDIR.value:
+            loaded = _load(_LM_WORKDIR.value, None, mesh)
+            language = (loaded, dataset_with(loaded.config.data.path, "train"))
+        counts = _generator(model, language, dataset_dir, spec, audio_dir).run()
     result = {
         "step": model.step,
         "samples": counts,
@@ -147,17 +197,51 @@ def main(argv: list[str]) -> int:
     print(f"{sum(counts.values())} samples in {_OUTPUT.value}")
     if cli.JSON_OUT.value:
         write_json(cli.JSON_OUT.value, result)
-    return 0
+    return exit_codes.OK
 
 
-def _is_direct() -> bool:
-    """Whether speech is made of files and texts, not of a dataset."""
-    return bool(given(*_DIRECT)) or names_a_file(_OUTPUT.value)
-
-
-def _generate_directly() -> int:
+def _generate_directly(mesh: jax.sharding.Mesh | None) -> int:
     """Makes speech of the inputs on the command line, or of those in a manifest."""
     started = time.monotonic()
+    requests = _requests()
+    files = SpeechFiles(_OUTPUT.value, single=not _MANIFEST.value)
+    model = open_model(_WORKDIR.value, _STEP.value, _DATASET.value, mesh=mesh)
+    family = model.loaded.config.model.family
+    sampling_flags.check_family(family, _WORKDIR.value)
+    lm_workdir = _LM_WORKDIR.value
+    language = open_model(lm_workdir, flag="lm_workdir", mesh=mesh) if lm_workdir else None
+    synthesizer = Synthesizer(model, language, sampling_flags.synthesis(family))
+    if _MANIFEST.value:
+        models = [one.loaded for one in (model, language) if one is not None]
+        results = _write_many(requests, synthesizer, files, models)
+    elif _STREAM.value:
+        chunks = synthesizer.stream(requests[0])
+        results = [files.write_stream(chunks, synthesizer.sample_rate).info]
+    else:
+        results = files.write(synthesizer.generate(requests))
+    silent = [result["id"] for result in results if not result["seconds"]]
+    factors = [result["real_time_factor"] for result in results if result["real_time_factor"]]
+    first = results[0].get("first_audio_seconds")
+    print(
+        f"{sum(result['seconds'] for result in results):.2f} s of speech in {_OUTPUT.value}"
+        + (f", real-time factor {factors[-1]}" if factors else "")
+        + (f", first audio after {first} s" if first is not None else "")
+        + ", compilation included"
+    )
+    if fired := Counter(name for result in results for name in result.get("guards", ())):
+        kinds = ", ".join(f"{name} {count}" for name, count in sorted(fired.items()))
+        ended = sum(bool(result.get("guards")) for result in results)
+        print(f"guards ended {ended} of {len(results)} ({kinds})")
+    if silent:
+        print(f"nothing was said for {len(silent)} of {len(results)}, such as {silent[0]!r}")
+    if cli.JSON_OUT.value:
+        result = {"samples": results, "seconds": round(time.monotonic() - started, 2)}
+        write_json(cli.JSON_OUT.value, result)
+    return exit_codes.PARTIAL if silent else exit_codes.OK
+
+
+def _check_direct() -> None:
+    """Raises UserError for flags that do not go together."""
     for name in given(*_DIRECT)[:1]:
         refuse(_OF_DATASETS, f"is for the recordings of a dataset, which --{name} excludes")
     refuse(_OF_DATASETS, "is for the recordings of a dataset: --output must then be a directory")
@@ -169,39 +253,33 @@ def _generate_directly() -> int:
         refuse(("manifest",), "is not streamed: leave out --stream")
         if Path(_OUTPUT.value).suffix.lower() != ".wav":
             raise UserError(f"--output={_OUTPUT.value}: a stream is written to FILE.wav")
-    requests = _requests()
-    files = SpeechFiles(_OUTPUT.value, single=not _MANIFEST.value)
-    try:
-        model = open_model(_WORKDIR.value, _STEP.value, _DATASET.value)
-        family = model.loaded.config.model.family
-        sampling_flags.check_family(family, _WORKDIR.value)
-        lm_workdir = _LM_WORKDIR.value
-        language = open_model(lm_workdir, flag="lm_workdir") if lm_workdir else None
-        synthesizer = Synthesizer(model, language, sampling_flags.synthesis(family))
-        if _STREAM.value:
-            chunks = synthesizer.stream(requests[0])
-            speeches = [files.write_stream(chunks, synthesizer.sample_rate)]
-        else:
-            with progress("speech", len(requests)) as advance:
-                speeches = synthesizer.generate(requests, advance)
-            files.write(speeches)
-    except (CheckpointError, ConfigError) as error:
-        raise UserError(str(error)) from error
-    silent = [speech.request.id for speech in speeches if not len(speech.wav)]
-    seconds = sum(len(speech.wav) / speech.sample_rate for speech in speeches)
-    first = speeches[0].info.get("first_audio_seconds")
-    print(
-        f"{seconds:.2f} s of speech in {_OUTPUT.value}, real-time factor "
-        f"{speeches[0].info['real_time_factor']}"
-        + (f", first audio after {first} s" if first is not None else "")
-        + ", compilation included"
-    )
-    if silent:
-        print(f"nothing was said for {len(silent)} of {len(speeches)}, such as {silent[0]!r}")
-    if cli.JSON_OUT.value:
-        result = {"samples": [speech.info for speech in speeches]}
-        write_json(cli.JSON_OUT.value, result | {"seconds": round(time.monotonic() - started, 2)})
-    return exit_codes.PARTIAL if silent else exit_codes.OK
+        if sampling_flags.BEST_OF.value > 1:
+            raise UserError(
+                f"--best_of={sampling_flags.BEST_OF.value}: which sample is the best is known when "
+                "all are complete: leave out --stream or --best_of"
+            )
+
+
+def _write_many(
+    requests: Sequence[SpeechRequest],
+    synthesizer: Synthesizer,
+    files: SpeechFiles,
+    models: Sequence[Loaded],
+) -> list[dict[str, Any]]:
+    """Makes what is not there yet, a batch at a time; the results of all requests."""
+    with claimed(_OUTPUT.value):
+        check_all(requests, synthesizer.family, bool(_LM_WORKDIR.value))
+        prints = fingerprints(requests, synthesizer.recipe(), models)
+        results = files.kept(prints)
+        missing = [request for request in requests if request.id not in results]
+        if results:
+            print(f"{len(results)} of {len(requests)} are there", flush=True)
+        size = sampling_flags.BATCH_SIZE.value
+        with progress("speech", len(missing)) as advance:
+            for start in range(0, len(missing), size):
+                made = synthesizer.generate(missing[start : start + size], advance)
+                results |= {result["id"]: result for result in files.write(made, prints)}
+    return [results[request.id] for request in requests]
 
 
 def _requests() -> list[SpeechRequest]:
@@ -232,13 +310,11 @@ def _data_path(model: Loaded) -> str:
     return path
 
 
-def _generator(model: Loaded, dataset_dir: str, spec: DatasetSpec, audio_dir: Path) -> Any:
+def _generator(
+    model: Loaded, language: Language | None, dataset_dir: str, spec: DatasetSpec, audio_dir: Path
+) -> Any:
     """The generator for the checkpoint's family."""
     where = (dataset_dir, spec, audio_dir, _OUTPUT.value)
-    language = None
-    if _LM_WORKDIR.value:
-        loaded = load_params(_LM_WORKDIR.value)
-        language = (loaded, dataset_with(loaded.config.data.path, "train"))
     if isinstance(model.config.model, GPSTConfig):
         return GPSTSamples(model, *where, _gpst_config(language is not None), language)
     if not isinstance(model.config.model, FlowConfig | SoundStormConfig):
@@ -283,6 +359,15 @@ def _check_flags(model: Loaded) -> None:
         refuse(("dialogue",), f"is for the mode dialogue, not for --mode={','.join(_MODE.value)}")
 
 
+def _check_languages(spec: DatasetSpec, dataset_dir: str) -> None:
+    for flag in (_LANGUAGE, _PROMPT_LANGUAGE):
+        if flag.value is not None and flag.value not in spec.languages:
+            raise UserError(
+                f"--{flag.name}={flag.value}: the recordings of {dataset_dir} are in "
+                f"{', '.join(spec.languages)}"
+            )
+
+
 def _coig_config(family: str, with_language: bool) -> CoIGConfig:
     possible = list(_COIG.tasks) if with_language else ["voice_conversion"]
     if not _DIALOGUE.value and "dialogue" in possible:
@@ -299,6 +384,7 @@ def _common() -> dict[str, Any]:
     return {
         "items": _ITEMS.value,
         "unseen_items": _UNSEEN.value,
+        "languages": (_LANGUAGE.value, _PROMPT_LANGUAGE.value),
         "prompt_seconds": sampling_flags.PROMPT.value,
         "batch_size": sampling_flags.BATCH_SIZE.value,
         "seed": _SEED.value,

@@ -11,21 +11,23 @@ Exit codes: 0 the checkpoint is intact; 2 there is none, or it is damaged.
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
 
-from data_pipeline.runtime import cli
+from data_pipeline.runtime import buckets, cli, flag_rules
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
 from gpst_jax.checkpoints.manager import Checkpoints, load_params
 from gpst_jax.checkpoints.record import CheckpointError
 from gpst_jax.parallel.sharding import path_string
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a training run.", required=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of a training run, or gs://BUCKET/NAME.", required=True
+)
+flag_rules.may_be_in_buckets("workdir")
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint to verify; default: the newest.", 0)
 
 
@@ -59,7 +61,10 @@ def inspect(workdir: str, step: int | None = None) -> dict[str, Any]:
     try:
         checkpoints.verify(model.step)
         record = checkpoints.read_record(model.step)
-        sizes = {str(n): _size(checkpoints.directory / str(n)) for n in checkpoints.steps}
+        sizes = {
+            str(n): sum(buckets.files(checkpoints.directory / str(n)).values())
+            for n in checkpoints.steps
+        }
     finally:
         checkpoints.close()
     del record["arrays"], record["dataset"]
@@ -82,10 +87,6 @@ def params_sha256(params: Any) -> str:
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def _size(directory: Path) -> int:
-    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from absl import flags
 from data_pipeline.runtime import cli, exit_codes
 from data_pipeline.runtime.files import write_text
 from data_pipeline.runtime.progress import progress
+from gpst_jax.config.overrides import from_flags
 
 _OUTPUT = flags.DEFINE_string("output", "docs", "Directory of pods.md and pods/.")
 _ONLY = flags.DEFINE_string("only", "", "Regular expression of the cases to compile; default: all.")
@@ -48,7 +49,7 @@ class Case(NamedTuple):
             f"--topology={self.topology}",
             f"--num_slices={self.num_slices}",
             f"--rows_per_chip={self.rows_per_chip}",
-            *(f"--set={setting}" for setting in self.settings),
+            *(f"--config.{setting}" for setting in self.settings),
         ]
 
 
@@ -113,7 +114,7 @@ The output of `--suggest` for `gpst_190m` on v5e:4x4 (25 minutes on two cores, w
 compilations running):
 
     python -m experiments.compile --config=experiments/configs/gpst_190m.py --topology=v5e:4x4 \\
-        --set=train.grad_accum_steps=1 --suggest
+        --config.train.grad_accum_steps=1 --suggest
 
 | remat | rows per chip | HBM per chip, GiB | MFU ceiling |
 |---|---|---|---|
@@ -256,8 +257,8 @@ def _rows(case: Case, result: dict[str, Any]) -> str:
 
 
 def _setting(result: dict[str, Any], field: str) -> str:
-    start = f"--set={field}="
-    return next(s for s in result["settings"] if s.startswith(start)).removeprefix(start)
+    values = dict(setting.split("=", 1) for setting in from_flags(result["settings"]))
+    return values[field]
 
 
 def _pod(case: Case, result: dict[str, Any]) -> str:

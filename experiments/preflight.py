@@ -27,11 +27,12 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 from data_pipeline.runtime import cli, exit_codes
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
-from experiments.common import load_config
-from experiments.pretrain import make_workdir
+from experiments.pretrain import CONFIG, make_workdir
 from gpst_jax.compilation.estimate import estimate_run, format_estimate
-from gpst_jax.config import ConfigError
+from gpst_jax.config.overrides import from_flags
 
+for _name in ("config", "workdir"):  # which pretrain defines
+    flags.declare_key_flag(_name)
 _COMPILED = flags.DEFINE_string("compiled", None, "Report of experiments.compile.", required=True)
 _PRICE = flags.DEFINE_float("price_per_chip_hour", None, "Price in any currency.", lower_bound=0.0)
 _EFFICIENCY = flags.DEFINE_float(
@@ -46,11 +47,7 @@ _PROBE_MIB = flags.DEFINE_integer("probe_mib", 64, "Size of the probe file.", lo
 def main(argv: list[str]) -> int:
     """Runs the program; returns its exit code."""
     del argv
-    values = flags.FLAGS  # config, workdir and set are defined by pretrain
-    try:
-        config = load_config(values.config).override(values.set)
-    except ConfigError as error:
-        raise UserError(str(error)) from error
+    config, workdir = CONFIG.load(), flags.FLAGS.workdir
     try:
         report = json.loads(Path(_COMPILED.value).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -58,7 +55,7 @@ def main(argv: list[str]) -> int:
     if report.get("fits") is False:
         print(f"error: --compiled={_COMPILED.value}: the run does not fit", file=sys.stderr)
         return exit_codes.DOES_NOT_FIT
-    rate = write_probe(values.workdir, _PROBE_MIB.value)
+    rate = write_probe(workdir, _PROBE_MIB.value)
     estimate = estimate_run(
         config,
         report,
@@ -67,7 +64,9 @@ def main(argv: list[str]) -> int:
         price=_PRICE.value,
         bytes_per_s=rate,
     )
-    print(f"workdir          {values.workdir}: written and read back at {rate / 2**20:,.0f} MiB/s")
+    if settings := from_flags(report.get("settings", [])):
+        print(f"compiled         with {', '.join(settings)}")
+    print(f"workdir          {workdir}: written and read back at {rate / 2**20:,.0f} MiB/s")
     print(format_estimate(estimate))
     if cli.JSON_OUT.value:
         write_json(cli.JSON_OUT.value, dataclasses.asdict(estimate) | {"bytes_per_s": round(rate)})

@@ -1,9 +1,10 @@
 """Pretrains a model on a tokenised dataset; run it again to continue.
 
     python -m experiments.pretrain --config=experiments/configs/gpst_demo.py --workdir=RUN \
-        --set=data.path=DATASET [--set=section.field=value ...]
+        --config.data.path=DATASET [--config.section.field=value ...]
 
-`--config` is a Python file (or the name of a module) whose `get_config()` returns a `RunConfig`.
+`--config` is a Python file (or the name of a module) whose `get_config()` returns a `RunConfig`;
+`--config=FILE:ARGUMENT` calls `get_config("ARGUMENT")`. `--config.help` prints every field.
 The workdir holds `checkpoints/`, `metrics.jsonl` and `tensorboard/`; `--trackers=wandb,trackio` has
 the run in these as well (docs/trackers.md).
 
@@ -27,30 +28,35 @@ from data_pipeline.datasets.token_dataset import DatasetSpec
 from data_pipeline.datasets.token_records import RecordError
 from data_pipeline.loading.mixture import dataset_with, load_spec
 from data_pipeline.runtime import cli, exit_codes, flag_rules
+from data_pipeline.runtime.buckets import check_writable, is_bucket
 from data_pipeline.runtime.endings import ending, input_code
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
+from data_pipeline.runtime.mirror import local_directory
 from data_pipeline.runtime.progress import format_duration
-from experiments.common import RunLoaders, load_config
+from experiments import config_flags
+from experiments.common import RunLoaders
 from gpst_jax.checkpoints.record import CheckpointError
 from gpst_jax.checkpoints.storage import StorageError, check_name
 from gpst_jax.config import ConfigError, RunConfig, parse_range
 from gpst_jax.objectives import make_objective
 from gpst_jax.parallel import multihost
+from gpst_jax.training.continuation import parse_source
 from gpst_jax.training.log import DivergenceError, process_trackers
 from gpst_jax.training.loop import TrainResult, train
 from gpst_jax.training.preview import make_preview
 from gpst_jax.warm_start.from_weights import initial_params
 
-_CONFIG = flags.DEFINE_string(
+CONFIG = config_flags.DEFINE_config(
     "config", None, "Python file or module whose get_config() returns the run.", required=True
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of checkpoints and metrics; made when missing.", required=True
+    "workdir",
+    None,
+    "Directory of checkpoints and metrics, or gs://BUCKET/NAME; made when missing.",
+    required=True,
 )
-_SET = flags.DEFINE_multi_string(
-    "set", [], "Override of one field, as section.field=value; may be given several times."
-)
+flag_rules.may_be_in_buckets("workdir")
 _TRACKERS = flags.DEFINE_list(
     "trackers",
     [],
@@ -69,6 +75,9 @@ _SKIP_STEPS = flags.DEFINE_string(
     "skip_steps",
     None,
     "FIRST:LAST, batches that are never read, as the message of a divergence names them.",
+)
+_CONTINUE_FROM = flags.DEFINE_string(
+    "continue_from", None, "RUN@STEP, a checkpoint of another run with which this run begins."
 )
 _HLO_DIR = flags.DEFINE_string("hlo_dir", None, "Directory for the compiled programs' text.")
 _DISTRIBUTED = flags.DEFINE_bool(
@@ -113,7 +122,7 @@ def main(argv: list[str]) -> int:
                 connect_seconds=_CONNECT_SECONDS.value,
                 heartbeat_seconds=_HEARTBEAT_SECONDS.value,
             )
-        config = load_config(_CONFIG.value).override(_SET.value)
+        config = CONFIG.load()
         result = pretrain(config, _WORKDIR.value)
     except DivergenceError as error:
         return _failed(exit_codes.DIVERGED, f"training diverged: {error}")
@@ -146,12 +155,18 @@ def _failed(code: int, message: str) -> int:
 
 
 def pretrain(config: RunConfig, workdir: str) -> TrainResult:
-    """Trains `config` in `workdir`, from its newest checkpoint if there is one."""
+    """Trains `config` in `workdir`, from its newest checkpoint if there is one.
+
+    Otherwise from the checkpoint of `--continue_from`, else from `train.init_from`, else from
+    random parameters.
+    """
     if not config.data.path:
-        raise ConfigError("config field data.path: empty; give --set=data.path=DATASET")
+        raise ConfigError("config field data.path: empty; give --config.data.path=DATASET")
     profiled = parse_range("profile_steps", _PROFILE_STEPS.value)
     skipped = parse_range("skip_steps", _SKIP_STEPS.value)
-    trackers = process_trackers(workdir, _TRACKERS.value, _TRACKER_PROJECT.value)
+    source = parse_source("continue_from", _CONTINUE_FROM.value)
+    local = local_directory(workdir)
+    trackers = process_trackers(local, _TRACKERS.value, _TRACKER_PROJECT.value)
     make_workdir(workdir)
     spec = load_spec(config.data.path)
     objective = make_objective(config, spec, config.data.path)
@@ -173,6 +188,7 @@ def pretrain(config: RunConfig, workdir: str) -> TrainResult:
             workdir,
             dataset=dataclasses.asdict(spec),
             initial=initial,
+            source=source,
             preview=preview,
             trackers=trackers,
             profile_steps=profiled,
@@ -184,6 +200,9 @@ def make_workdir(workdir: str) -> None:
     """Makes the directory; raises UserError where nothing can be written to it."""
     flag_rules.check_local("workdir", workdir)
     check_name(workdir)
+    if is_bucket(workdir):
+        check_writable(workdir)
+        return
     try:
         os.makedirs(workdir, exist_ok=True)
     except OSError as error:

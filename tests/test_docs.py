@@ -78,7 +78,7 @@ WRONG = {
     ): "--wrokdir",
     BLOCK.format("python -m experiments.export [--noaverage] [--nodtype]"): "--nodtype",
     BLOCK.format("python -m experiments.benchmark --suite=trian"): "--suite=trian",
-    BLOCK.format("python -m experiments.pretrain --set=train.stepz=5"): "train.stepz",
+    BLOCK.format("python -m experiments.pretrain --config.train.stepz=5"): "train.stepz",
     BLOCK.format("tpu_scripts/lunch.sh --env=FILE"): "lunch.sh",
     BLOCK.format("tpu_scripts/logs.sh --env=FILE --hots=0"): "--hots",
     BLOCK.format("tpu_scripts/up.sh --env=FILE -- --seed=1"): "experiments.pretrain --seed",
@@ -111,7 +111,7 @@ def test_what_does_not_exist_is_found(text, named, tmp_path):
 def test_what_exists_is_no_fault():
     right = BLOCK.format(
         "python -m experiments.pretrain --config=experiments/configs/gpst_1b.py --workdir=RUN \\\n"
-        "        --set=data.path=TOKENS [--set=section.field=value ...] --nodistributed  # --no"
+        "    --config.data.path=TOKENS [--config.section.field=value ...] --nodistributed  # --no"
     )
     right += BLOCK.format("tpu_scripts/launch.sh --zone=Z -- --skip_steps=1:2 | tee --append log")
     right += BLOCK.format("data_pipeline.tokenize_corpus --runner=FlinkRunner -- --parallelism=64")

@@ -36,6 +36,7 @@ ORDER = [
     "gpst_jax/evaluation",
     "gpst_jax/weights",
     "gpst_jax/synthesis",
+    "gpst_jax/tasks",
     "gpst_jax/serving",
     "gpst_jax/trackers",
     "gpst_jax/training",

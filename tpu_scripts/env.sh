@@ -81,7 +81,7 @@ begin() {
   local -A known=()
   while IFS='|' read -r name default _; do known[$name]="$default"; done < <(settings)
   GPST_DRY_RUN=false GPST_YES=false GPST_SPOT="${GPST_SPOT:-false}" GPST_RESERVED="${GPST_RESERVED:-false}"
-  SET=() REST=()
+  OVERRIDES=() REST=()
   local -a words=()
   while (($#)); do
     if [[ "$1" == -- ]]; then
@@ -109,7 +109,10 @@ begin() {
       --spot) GPST_SPOT=true ;;
       --reserved) GPST_RESERVED=true ;;
       --env=*) ;;
-      --set=*) SET+=("$value") ;;
+      --config.data.path=*) die "$word: give the dataset as --data" ;;
+      --config.*=*) OVERRIDES+=("$word") ;;
+      --config.*) die "$word: needs a value: $word=VALUE" ;;
+      --set=*) die "$word: write --config.$value" ;;
       --*=*)
         if [[ -v "known[$name]" ]]; then
           printf -v "GPST_${name^^}" '%s' "$value"
@@ -134,7 +137,7 @@ usage() { # the comment at the top of the script, then the settings
   sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$0"
   echo
   echo 'Flags: --dry_run (prints the exact commands), --yes, --spot, --reserved, --env=FILE,'
-  echo '--set=section.field=value (repeatable), and the settings:'
+  echo '--config.section.field=value (repeatable), and the settings:'
   settings | while IFS='|' read -r name default meaning; do
     echo "  --$name${default:+ [$default]}: $meaning"
   done
@@ -261,10 +264,8 @@ for_all_hosts() { # FUNCTION ARGUMENT...
 train_command() { # PYTHON
   need config workdir data
   TRAIN=("$1" -m experiments.pretrain "--config=$GPST_CONFIG" "--workdir=$GPST_WORKDIR"
-    "--set=data.path=$GPST_DATA" --distributed)
-  local item
-  for item in "${SET[@]}"; do TRAIN+=("--set=$item"); done
-  TRAIN+=("${REST[@]}")
+    "--config.data.path=$GPST_DATA" --distributed)
+  TRAIN+=("${OVERRIDES[@]}" "${REST[@]}")
 }
 
 # Prints NAME=VALUE for each secret that is set.

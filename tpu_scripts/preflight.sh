@@ -5,7 +5,7 @@
 #
 #   tpu_scripts/preflight.sh CONFIG TOPOLOGY --data=DIR --workdir=RUN [--num_slices=1]
 #       [--rows_per_chip=N] [--hash] [--price_per_chip_hour=P] [--efficiency=0.5] [--goodput=0.95]
-#       [--set=section.field=value ...] [--dry_run]
+#       [--config.section.field=value ...] [--dry_run]
 #
 # CONFIG as in experiments.pretrain, TOPOLOGY as in experiments.compile, such as v5p:4x8x8.
 # --hash reads every byte of the dataset. Exit codes: 0 ready; 2 bad input; 5 does not fit.
@@ -30,7 +30,10 @@ for word in "$@"; do
     --data=*) data="${word#*=}" ;;
     --workdir=*) workdir="${word#*=}" ;;
     --num_slices=* | --rows_per_chip=*) compile+=("$word") ;;
-    --set=*) compile+=("$word") last+=("$word") ;;
+    --config.data.path=*) fail "$word: give the dataset as --data" ;;
+    --config.*=*) compile+=("$word") last+=("$word") ;;
+    --config.*) fail "$word: needs a value: $word=VALUE" ;;
+    --set=*) fail "$word: write --config.${word#*=}" ;;
     --hash) check+=("$word") ;;
     --price_per_chip_hour=* | --efficiency=* | --goodput=* | --json_out=*) last+=("$word") ;;
     -*) fail "unknown flag $word: see --help" ;;
@@ -73,7 +76,7 @@ step() { # TITLE COMMAND...
 # The vocabulary sizes come from the dataset, so the step is compiled for it.
 step 'dataset' "$python" -m data_pipeline.check_dataset "$data" "${check[@]}"
 step 'train step, compiled for the slice' "$python" -m experiments.compile "--config=$config" \
-  "--topology=$topology" "--set=data.path=$data" "${compile[@]}" "--json_out=$report"
+  "--topology=$topology" "--config.data.path=$data" "${compile[@]}" "--json_out=$report"
 step 'workdir and estimate' "$python" -m experiments.preflight "--config=$config" \
   "--compiled=$report" "--workdir=$workdir" "${last[@]}"
 if ! $dry_run; then echo '== ready'; fi

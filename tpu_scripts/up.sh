@@ -2,7 +2,7 @@
 # Everything for a run: create, sync, setup, launch, then monitor. Recreates lost slices and
 # relaunches, at most --max_tries times; the run resumes from its newest checkpoint.
 #
-#   tpu_scripts/up.sh --env=FILE [--yes] [--set=section.field=value ...] [-- FLAGS OF PRETRAIN]
+#   tpu_scripts/up.sh --env=FILE [--yes] [--config.section.field=value ...] [-- FLAGS OF PRETRAIN]
 #
 # It may be stopped and called again at any time: the run continues without it. Exit codes are those
 # of the run (docs/reliability.md): 0 finished; 1 to 5 it failed; 69 too many tries; 75 ended by stop.sh.

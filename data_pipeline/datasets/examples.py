@@ -19,6 +19,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from google.protobuf.message import DecodeError
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
+from data_pipeline.datasets.cache import Shards
 from data_pipeline.runtime.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -150,6 +151,7 @@ class ExampleReader(Generic[Item]):
         self._retry_seconds = tuple(retry_seconds)
         self._ends = list(itertools.accumulate(info.shard_lengths))
         self._names = sorted(info.filenames)
+        self._shards = Shards.of(self._directory, split, self._names)
 
     def __len__(self) -> int:
         """Number of records."""
@@ -174,6 +176,8 @@ class ExampleReader(Generic[Item]):
         return self._read(index)
 
     def _read(self, index: int) -> Item:
+        if self._shards is not None:
+            self._shards.need(self._names[self._shard(index)])
         try:
             return self._decode(self._features.deserialize_example_np(self._source[index]))
         # What array_record, protobuf and TFDS raise for missing or corrupt bytes. A truncated file
@@ -193,8 +197,12 @@ class ExampleReader(Generic[Item]):
         """Converts an example, as TFDS reads it, to a record."""
         raise NotImplementedError
 
+    def _shard(self, index: int) -> int:
+        """The number of the shard that holds a record of the split."""
+        return bisect.bisect_right(self._ends, index)
+
     def _error(self, index: int, reason: str) -> RecordError:
-        shard = bisect.bisect_right(self._ends, index)
+        shard = self._shard(index)
         position = index - (self._ends[shard - 1] if shard else 0)
         return RecordError(
             f"{self._directory / self._names[shard]}: record {position} of the shard (record "

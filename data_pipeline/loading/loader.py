@@ -17,7 +17,7 @@ import numpy as np
 
 from data_pipeline.datasets.kinds import Spec
 from data_pipeline.loading import mixture
-from data_pipeline.loading.mixture import MixturePlan
+from data_pipeline.loading.mixture_plan import MixturePlan
 from data_pipeline.loading.mixture_rows import MixtureRows
 from data_pipeline.packing.plan import RowPlan
 from data_pipeline.packing.token_plan import PackingConfig
@@ -90,7 +90,7 @@ class Loader:
         if batch_size < 1 or batch_size % num_hosts:
             raise UserError(f"batch_size {batch_size} must be a multiple of {num_hosts} hosts")
         self._spec = mixture.load_spec(path)
-        self._rows = MixtureRows.open(path, split, packing, repeat=repeat)
+        self._rows = MixtureRows.open(path, split, packing, repeat=repeat, batch_size=batch_size)
         self._batch_size, self._host, self._num_hosts = batch_size, host, num_hosts
         self._num_workers, self._repeat = num_workers, repeat
         self._row = 0

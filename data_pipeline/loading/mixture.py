@@ -1,4 +1,4 @@
-"""Mixtures of datasets: components, their shares, and the component of every row.
+"""Mixtures of datasets: their components, and the shares of these.
 
 A mixture is a JSON file:
 
@@ -7,9 +7,12 @@ A mixture is a JSON file:
         {"path": "tokens/multi", "weight": 1, "languages": {"zh": 2.0, "fr": 1.0}}
     ]}
 
-Paths are relative to the file. Weights are relative shares of the rows; without any, datasets are
-weighted by their hours. `languages` reads only those languages, each weighted by its hours times
-its factor; without it, a dataset is read as it is. Every component has its own epochs.
+Paths are relative to the file; it and the datasets may be in a bucket (`gs://`). Weights are
+relative shares of the rows; without any, datasets are weighted by their hours. A weight may change
+in the course of training: `[[0, 3], [8000, 0.5]]` is 3 from the beginning and 0.5 from batch 8,000
+on; 0 leaves the dataset out for that time. `languages` reads only those languages, each weighted by
+its hours times its factor; without it, a dataset is read as it is. Every component has its own
+epochs.
 """
 
 import dataclasses
@@ -17,25 +20,18 @@ import functools
 import hashlib
 import json
 import math
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
+from data_pipeline.datasets.cache import local_dataset
 from data_pipeline.datasets.kinds import Spec, read_spec
 from data_pipeline.datasets.token_dataset import DatasetSpec, LengthIndex, SplitSpec
-from data_pipeline.packing.plan import RowPlan
-from data_pipeline.packing.token_plan import PackingConfig
+from data_pipeline.loading.mixture_plan import LEAST_SHARE
+from data_pipeline.runtime.buckets import access, is_bucket, location
 from data_pipeline.runtime.errors import UserError
-
-MIXTURE_VERSION = 1
-# Components are assigned to rows in blocks: exact shares in each, in random order.
-_BLOCK = 4096
-LEAST_SHARE = 2 / _BLOCK
-_CACHED_BLOCKS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +40,13 @@ class MixtureEntry:
 
     Attributes:
         path: directory that holds its `dataset.json`.
-        weight: share of the rows, relative to the other entries; None: its hours.
+        weights: (first batch, share of the rows from there on, relative to the other entries), in
+            order, from batch 0; empty: its hours.
         languages: (code, factor) of the languages to read; empty: all, as they are.
     """
 
     path: str
-    weight: float | None = None
+    weights: tuple[tuple[int, float], ...] = ()
     languages: tuple[tuple[str, float], ...] = ()
 
 
@@ -60,12 +57,15 @@ class Component:
     Attributes:
         path: dataset directory.
         language: the only one read, or None for all.
-        share: fraction of the rows, in (0, 1]; the shares of a mixture sum to 1.
+        share: fraction of the rows, in [0, 1]; the shares of a mixture sum to 1.
+        later: (first batch, share from there on) of every later phase, the same batches for all
+            components of a mixture.
     """
 
     path: str
     language: str | None
     share: float
+    later: tuple[tuple[int, float], ...] = ()
 
 
 def read_mixture(path: str | Path) -> tuple[MixtureEntry, ...]:
@@ -74,11 +74,12 @@ def read_mixture(path: str | Path) -> tuple[MixtureEntry, ...]:
     Raises:
         UserError: the file is missing or not a mixture; the message names the key.
     """
-    path = Path(path)
-    if path.suffix != ".json" or path.is_dir():
-        return (MixtureEntry(str(path)),)
+    file = location(path)
+    if file.suffix != ".json" or file.is_dir():
+        return (MixtureEntry(local_dataset(str(file))),)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        with access(path):
+            value = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"mixture {path}: {error.strerror}") from error
     except ValueError as error:
@@ -88,8 +89,8 @@ def read_mixture(path: str | Path) -> tuple[MixtureEntry, ...]:
     entries = value["datasets"]
     if not isinstance(entries, list) or not entries:
         raise UserError(f"mixture {path}: datasets must be a list with at least one entry")
-    found = tuple(_entry(path, number, entry) for number, entry in enumerate(entries))
-    if len({entry.weight is None for entry in found}) > 1:
+    found = tuple(_entry(file, number, entry) for number, entry in enumerate(entries))
+    if len({not entry.weights for entry in found}) > 1:
         raise UserError(f"mixture {path}: give every dataset a weight, or none")
     return found
 
@@ -103,16 +104,39 @@ def _entry(path: Path, number: int, value: Any) -> MixtureEntry:
     languages = value.get("languages", {})
     if not isinstance(languages, dict) or ("languages" in value and not languages):
         raise UserError(f"{where}: languages must be an object of codes and factors")
-    for name, weight in {"weight": value.get("weight", 1.0), **languages}.items():
-        good = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not good or not 0 < weight < math.inf:
-            raise UserError(f"{where}: {name} must be a positive number, is {weight!r}")
-    weight = value.get("weight")
+    for name, factor in languages.items():
+        if not _is_number(factor) or not factor > 0:
+            raise UserError(f"{where}: {name} must be a positive number, is {factor!r}")
+    where = value["path"] if is_bucket(value["path"]) else str(path.parent / value["path"])
     return MixtureEntry(
-        str(path.parent / value["path"]),
-        None if weight is None else float(weight),
+        local_dataset(where),
+        _weights(where, value["weight"]) if "weight" in value else (),
         tuple(sorted((code, float(factor)) for code, factor in languages.items())),
     )
+
+
+def _weights(where: str, value: Any) -> tuple[tuple[int, float], ...]:
+    """The weight of an entry by the batch from which it holds: see `MixtureEntry`."""
+    if not isinstance(value, list):
+        if not _is_number(value) or not value > 0:
+            raise UserError(f"{where}: weight must be a positive number, is {value!r}")
+        return ((0, float(value)),)
+    for pair in value:
+        good = isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair))
+        if not good or not isinstance(pair[0], int) or pair[1] < 0:
+            raise UserError(
+                f"{where}: weight must be a list of [first batch, weight], has {pair!r}"
+            )
+    batches = [first for first, _ in value]
+    if not batches or batches[0] != 0 or batches != sorted(set(batches)):
+        raise UserError(f"{where}: weight must begin at batch 0 and go up, has {batches}")
+    if not any(weight for _, weight in value):
+        raise UserError(f"{where}: weight is 0 from beginning to end: leave the dataset out")
+    return tuple((first, float(weight)) for first, weight in value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 def load_spec(path: str | Path) -> Spec:
@@ -178,41 +202,67 @@ def _merged(splits: Sequence[SplitSpec]) -> SplitSpec:
     )
 
 
-def components(path: str | Path, split: str) -> tuple[Component, ...]:
+def components(path: str | Path, split: str, *, weighted: bool = True) -> tuple[Component, ...]:
     """The components of a split, datasets without that split left out.
+
+    Args:
+        path: of a dataset or a mixture file.
+        split: of every dataset.
+        weighted: with the phases of weights that change; without, for an evaluation, which reads
+            everything once, there is one phase.
 
     Raises:
         UserError: no dataset has the split, a language is not in its dataset, or a share is
             below `LEAST_SHARE`.
     """
-    found: list[tuple[str, str | None, float]] = []
     specs = [(entry, read_spec(entry.path)) for entry in read_mixture(path)]
+    batches = sorted({0, *(first for entry, _ in specs for first, _ in entry.weights)})
+    found: list[tuple[str, str | None, np.ndarray]] = []  # with its weight in every phase
     for entry, spec in specs:
         if split not in spec.splits:
             continue
-        weight = spec.splits[split].hours if entry.weight is None else entry.weight
+        weights = _by_phase(entry, batches if weighted else [0], spec.splits[split].hours)
         if not entry.languages:
-            found.append((entry.path, None, weight))
+            found.append((entry.path, None, weights))
             continue
         amounts = _language_amounts(entry, spec, split)
         factors = [amounts[code] * factor for code, factor in entry.languages]
         for (code, _), amount in zip(entry.languages, factors, strict=True):
-            found.append((entry.path, code, weight * amount / sum(factors)))
+            found.append((entry.path, code, weights * amount / sum(factors)))
     if not found:
         specs[0][1].split(split)  # raises, and lists the splits that there are
         raise UserError(f"{path}: no dataset has the split {split!r}")
-    total = sum(weight for _, _, weight in found)
-    if not total:
-        raise UserError(f"{path}: no speech, so no hours to weight by: give weights")
-    made = tuple(Component(where, code, weight / total) for where, code, weight in found)
-    for part in made:
-        if part.share < LEAST_SHARE:
-            what = part.path + (f" ({part.language})" if part.language else "")
+    totals = functools.reduce(np.add, [weights for _, _, weights in found])
+    for first, total in zip(batches, totals, strict=False):
+        if not total:
+            what = f"all weights are 0 from batch {first} on" if first else "no speech, so no hours"
+            raise UserError(f"{path}: {what} to weight the split {split} by: give weights")
+    return tuple(
+        _component(path, where, code, weights / totals, batches) for where, code, weights in found
+    )
+
+
+def _by_phase(entry: MixtureEntry, batches: Sequence[int], hours: float) -> np.ndarray:
+    """The weight of an entry from each of some batches on; with one, its greatest weight."""
+    if not entry.weights or len(batches) == 1:
+        return np.array([max((w for _, w in entry.weights), default=hours)] * len(batches))
+    firsts = [first for first, _ in entry.weights]
+    places = np.searchsorted(firsts, batches, side="right") - 1
+    return np.array([entry.weights[place][1] for place in places])
+
+
+def _component(
+    path: str | Path, where: str, code: str | None, shares: np.ndarray, batches: Sequence[int]
+) -> Component:
+    for share in shares[shares > 0]:
+        if share < LEAST_SHARE:
+            what = where + (f" ({code})" if code else "")
             raise UserError(
-                f"{path}: {what} has a share of {part.share:.2%} of the rows, the least is "
+                f"{path}: {what} has a share of {share:.2%} of the rows, the least is "
                 f"{LEAST_SHARE:.2%}: raise its weight or leave it out"
             )
-    return made
+    first, *later = shares.tolist()
+    return Component(where, code, first, tuple(zip(batches[1:], later, strict=False)))
 
 
 def _language_amounts(entry: MixtureEntry, spec: Spec, split: str) -> dict[str, float]:
@@ -229,93 +279,3 @@ def _language_amounts(entry: MixtureEntry, spec: Spec, split: str) -> dict[str, 
                 f"{', '.join(index.languages)}"
             )
     return amounts
-
-
-class MixturePlan:
-    """Maps every row to a component and a row of its plan. Safe to use from several threads.
-
-    In training, components are sampled by their shares, without end: a pure function of the seed
-    and the row number. An evaluation reads every record once: one epoch of each component in turn,
-    whatever the shares.
-    """
-
-    def __init__(self, plans: Sequence[RowPlan], shares: Sequence[float], *, weighted: bool = True):
-        """Takes one plan and share per component; `weighted` is False for an evaluation."""
-        self.plans = tuple(plans)
-        self.shares = tuple(shares)
-        self._weighted = weighted
-        self._borders = np.cumsum(self.shares) / sum(self.shares)
-        self._borders[-1] = 1.0
-        self._blocks: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    @property
-    def config(self) -> PackingConfig:
-        """How records become rows, the same for all components."""
-        return self.plans[0].config
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over all that the rows depend on; with one component, that of its plan."""
-        if len(self.plans) == 1:
-            return self.plans[0].fingerprint
-        content = [MIXTURE_VERSION, _BLOCK, self.shares, [plan.fingerprint for plan in self.plans]]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-    def num_rows(self, epoch: int = 0) -> int:
-        """Rows of one epoch of every component."""
-        return sum(plan.num_rows(epoch) for plan in self.plans)
-
-    def efficiency(self, epoch: int = 0) -> dict[str, float]:
-        """Fractions of positions and of predicted frames that are not padding."""
-        parts = [plan.efficiency(epoch) for plan in self.plans]
-        return {
-            key: sum(share * part[key] for share, part in zip(self.shares, parts, strict=True))
-            for key in parts[0]
-        }
-
-    def source(self, row: int) -> tuple[int, int]:
-        """The component that a row comes from, and the row's number in its plan."""
-        if row < 0:
-            raise IndexError(f"row {row} is negative")
-        if len(self.plans) == 1:
-            return 0, row
-        if not self._weighted:
-            ends = np.cumsum([plan.num_rows(0) for plan in self.plans])
-            component = int(np.searchsorted(ends, row, side="right"))
-            if component == len(ends):
-                raise IndexError(f"row {row} of {ends[-1]}")
-            return component, row - int(ends[component - 1] if component else 0)
-        block, place = divmod(row, _BLOCK)
-        chosen, ranks = self._block(block)
-        component = int(chosen[place])
-        return component, int(self._rows_before_block(block)[component] + ranks[place])
-
-    def rows_before(self, row: int) -> list[int]:
-        """How many of the rows before `row` come from each component."""
-        if len(self.plans) == 1:
-            return [row]
-        block, place = divmod(row, _BLOCK)
-        within = np.bincount(self._block(block)[0][:place], minlength=len(self.plans))
-        return cast(list[int], (self._rows_before_block(block) + within).tolist())
-
-    def _rows_before_block(self, block: int) -> np.ndarray:
-        """Rows (C,) of each component before a block: its share of them, to within one row."""
-        borders = np.floor(block * _BLOCK * self._borders + 0.5).astype(np.int64)
-        return np.diff(borders, prepend=0)
-
-    def _block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """Component (N,) of each row of a block, and its rank (N,) among that component's rows."""
-        with self._lock:
-            if block not in self._blocks:
-                counts = self._rows_before_block(block + 1) - self._rows_before_block(block)
-                seed = np.random.SeedSequence((self.config.seed, block, MIXTURE_VERSION))
-                keys = np.random.Philox(seed).random_raw(_BLOCK)
-                chosen = np.repeat(np.arange(len(counts)), counts)[np.argsort(keys, kind="stable")]
-                ranks = np.empty(_BLOCK, np.int64)
-                ranks[np.argsort(chosen, kind="stable")] = np.arange(_BLOCK)
-                first = np.concatenate([[0], np.cumsum(counts)[:-1]])
-                self._blocks[block] = chosen, ranks - first[chosen]
-                while len(self._blocks) > _CACHED_BLOCKS:
-                    self._blocks.popitem(last=False)
-            return self._blocks[block]

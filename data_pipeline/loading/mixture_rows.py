@@ -9,7 +9,7 @@ import numpy as np
 
 from data_pipeline.loading import mixture
 from data_pipeline.loading.dataset_rows import ComponentRows
-from data_pipeline.loading.mixture import MixturePlan
+from data_pipeline.loading.mixture_plan import MixturePlan
 from data_pipeline.loading.sequence_rows import SequenceRows
 from data_pipeline.loading.token_rows import DatasetRows
 from data_pipeline.packing.token_plan import PackingConfig
@@ -21,16 +21,26 @@ class MixtureRows:
 
     Attributes:
         components: each with its own plan.
-        shares: each component's share of the rows.
+        shares: each component's share of the rows, at first.
         weighted: sample components by share, without end; otherwise one epoch of each in turn.
+        later: (first row, shares from there on) of later phases.
     """
 
     components: tuple[ComponentRows, ...]
     shares: tuple[float, ...]
     weighted: bool = True
+    later: tuple[tuple[int, tuple[float, ...]], ...] = ()
 
     @classmethod
-    def open(cls, path: str | Path, split: str, packing: PackingConfig, *, repeat: bool) -> Self:
+    def open(
+        cls,
+        path: str | Path,
+        split: str,
+        packing: PackingConfig,
+        *,
+        repeat: bool,
+        batch_size: int,
+    ) -> Self:
         """Opens a dataset or a mixture.
 
         Args:
@@ -38,23 +48,28 @@ class MixtureRows:
             split: of every dataset; those without it are left out.
             packing: how records become rows.
             repeat: rows without end; otherwise one epoch.
+            batch_size: rows of a batch, in which changes of the weights are counted.
 
         Raises:
             UserError: see `mixture.components`.
         """
-        parts = mixture.components(path, split)
+        parts = mixture.components(path, split, weighted=repeat)
         kind = SequenceRows if packing.arrangement == "sequences" else DatasetRows
         return cls(
             tuple(kind(part.path, split, packing, part.language) for part in parts),
             tuple(part.share for part in parts),
             repeat,
+            tuple(
+                (changes[0][0] * batch_size, tuple(share for _, share in changes))
+                for changes in zip(*(part.later for part in parts), strict=True)
+            ),
         )
 
     @functools.cached_property
     def plan(self) -> MixturePlan:
         """Maps rows to the components' rows."""
         plans = [component.plan for component in self.components]
-        return MixturePlan(plans, self.shares, weighted=self.weighted)
+        return MixturePlan(plans, self.shares, self.later, weighted=self.weighted)
 
     def __getstate__(self) -> dict[str, Any]:
         """Only the fields, as for `ComponentRows`."""

@@ -82,15 +82,15 @@ def claimed(directory: str | os.PathLike[str]) -> Iterator[Holder]:
     try:
         before = _read(path, seconds=2.0 if _used(file) else 0.0)
         if before is None and not locked:
-            raise UserError(_refusal(path, "its claim is not readable yet"))
+            raise UserError(refusal(path.parent, "its claim is not readable yet"))
         if before is not None and _alive(path, before, locked):
-            raise UserError(_refusal(path, str(before)))
-        mine = _write(file, _me())
+            raise UserError(refusal(path.parent, str(before)))
+        mine = _write(file, this_process())
         if before is not None and before.machine != mine.machine:
             time.sleep(_SETTLE_SECONDS)
             now = _read(path)
             if now is not None and now.id != mine.id:
-                raise UserError(_refusal(path, str(now)))
+                raise UserError(refusal(path.parent, str(now)))
         ended = threading.Event()
         thread = threading.Thread(
             target=_keep, args=(path, file, mine, ended), name="claim", daemon=True
@@ -113,10 +113,11 @@ def holder(directory: str | os.PathLike[str]) -> Holder | None:
     return _read(Path(directory) / CLAIM_FILE)
 
 
-def _refusal(path: Path, who: str) -> str:
+def refusal(directory: str | os.PathLike[str], who: str) -> str:
+    """The message for a directory that is held by `who`."""
     return (
-        f"another process is writing {path.parent}: {who}; wait until it has finished, stop it, or "
-        "choose another directory"
+        f"another process is writing {os.fspath(directory)}: {who}; wait until it has finished, "
+        "stop it, or choose another directory"
     )
 
 
@@ -186,9 +187,19 @@ def _keep(path: Path, file: int, mine: Holder, ended: threading.Event) -> None:
 
 
 def _alive(path: Path, other: Holder, locked: bool) -> bool:
-    if other.machine == _machine():
-        return not locked or _started(other.pid) == other.started != 0
+    if on_this_machine(other):
+        return not locked or runs(other)
     return _beats(path, other)
+
+
+def on_this_machine(other: Holder) -> bool:
+    """Whether the process ids of a holder mean something here."""
+    return other.machine == _machine()
+
+
+def runs(other: Holder) -> bool:
+    """Whether the process of a holder on this machine runs."""
+    return _started(other.pid) == other.started != 0
 
 
 def _beats(path: Path, other: Holder) -> bool:
@@ -216,7 +227,8 @@ def _beats(path: Path, other: Holder) -> bool:
     return False
 
 
-def _me() -> Holder:
+def this_process() -> Holder:
+    """This process as a holder, with an id of its own at every call."""
     return Holder(
         host=socket.gethostname(),
         pid=os.getpid(),

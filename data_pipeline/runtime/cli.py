@@ -17,10 +17,24 @@ from absl import app, flags
 
 from data_pipeline.runtime import exit_codes, flag_rules, libraries
 from data_pipeline.runtime.endings import ending, one_line
+from data_pipeline.runtime.errors import UserError
 
 _MISSING = re.compile(r"Flag (--\w+) must have a value other than None")
 
 JSON_OUT = flags.DEFINE_string("json_out", None, "File for the program's result, as JSON.")
+
+_before_parsing: list[Callable[[list[str]], list[str]]] = []
+
+
+def before_parsing(take: Callable[[list[str]], list[str]]) -> None:
+    """Has a function take words off every command line before absl parses it.
+
+    Args:
+        take: gets the words, program name first, and returns those that are left for absl. It may
+            raise UserError, or SystemExit after printing a help.
+    """
+    if take not in _before_parsing:
+        _before_parsing.append(take)
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
@@ -71,10 +85,14 @@ def parse_flags(argv: list[str]) -> list[str]:
             the help.
     """
     try:
+        for take in _before_parsing:
+            argv = take(argv)
         rest = flags.FLAGS(argv)
+    except UserError as error:
+        message = one_line(error)
     except flags.Error as error:
         message = f"{_bad_flag(one_line(error))}; --help lists the flags"
-    except SystemExit:  # absl returns 1 after the help that was asked for
+    except SystemExit:  # after a help that was asked for; absl returns 1 then
         raise SystemExit(exit_codes.OK) from None
     else:
         message = _not_finite()

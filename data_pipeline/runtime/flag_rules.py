@@ -4,6 +4,7 @@ import re
 
 from absl import flags
 
+from data_pipeline.runtime.buckets import bucket_and_name, is_bucket
 from data_pipeline.runtime.errors import UserError
 
 # Written by the programs that have them; all of these need files that can be locked and replaced.
@@ -21,11 +22,19 @@ _OUTPUTS = (
     "samples",
 )
 _REMOTE = re.compile(r"[A-Za-z][\w+.-]+:/")
+_in_buckets: set[str] = set()
+
+
+def may_be_in_buckets(*names: str) -> None:
+    """Lets these flags of the program hold gs://BUCKET/NAME; called where they are defined."""
+    _in_buckets.update(names)
 
 
 def check_local(flag: str, path: str) -> None:
-    """Raises UserError for an output in a bucket, such as gs://BUCKET/RUN: none is written yet."""
-    if _REMOTE.match(path):
+    """Raises UserError for an output in a bucket, except `may_be_in_buckets` of gs://."""
+    if flag in _in_buckets and is_bucket(path):
+        bucket_and_name(path)
+    elif _REMOTE.match(path):
         raise UserError(
             f"--{flag}={path}: buckets are not written directly; mount the bucket on every host "
             "(gcsfuse, or a file system such as Filestore) and give the mounted path"

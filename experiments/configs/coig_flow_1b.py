@@ -1,7 +1,7 @@
 """Flow matching of SpeechGPT-Gen with 1.0 billion parameters, on SpeechTokenizer's latents.
 
     python -m experiments.pretrain --config=experiments/configs/coig_flow_1b.py \
-        --workdir=RUN --set=data.path=DATASET
+        --workdir=RUN --config.data.path=DATASET
 
 The paper gives about a billion parameters for this stage; the released configuration has 342M
 (`coig_flow_342m`). This is the same network, wider. Crops of 12 s, prompts of up to 6 s.

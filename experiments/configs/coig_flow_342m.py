@@ -1,7 +1,7 @@
 """Flow matching of SpeechGPT-Gen as released: 341.9M parameters, on SpeechTokenizer's latents.
 
     python -m experiments.pretrain --config=experiments/configs/coig_flow_342m.py \
-        --workdir=RUN --set=data.path=DATASET
+        --workdir=RUN --config.data.path=DATASET
 
 DATASET: recordings tokenised with --semantic=speechtokenizer:MODEL --codec=speechtokenizer:MODEL.
 Crops of 12 s, prompts of up to 6 s, Adam (0.9, 0.99) at 1e-4 after 5,000 warm-up steps, gradient

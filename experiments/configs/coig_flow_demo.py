@@ -6,7 +6,7 @@ trains it on synthetic speech. On a token dataset of your own, whose codec has a
 codebook (data_pipeline.fit_tokenizers --unified, or SpeechTokenizer):
 
     python -m experiments.pretrain --config=experiments/configs/coig_flow_demo.py \
-        --workdir=RUN --set=data.path=DATASET
+        --workdir=RUN --config.data.path=DATASET
 
 Hardware: any. Quality: docs/results.md.
 """

@@ -1,14 +1,15 @@
 """The language model of SpeechGPT-Gen at its published size: Llama 2 7B over text and 1,024 units.
 
     python -m experiments.pretrain --config=experiments/configs/coig_lm_7b.py \
-        --workdir=RUN --set=data.path=SEQUENCES --set=train.init_from=LLAMA
+        --workdir=RUN --config.data.path=SEQUENCES --config.train.init_from=LLAMA
 
 LLAMA is a directory of Llama 2 weights in safetensors. This is the first stage, on units alone
 (data_pipeline.build_sequences --tasks=pretrain). `coig_lm_7b_instruct` is the second stage, and
 docs/coig.md describes the third, adapters for dialogue. Batch size and schedule are SpeechGPT's
 where known (arXiv 2305.11000); SpeechGPT-Gen's were never published.
 Hardware: one slice of v5p:4x4x8 (128 chips, 4 rows each): 35.30 of 95.74 GiB per chip, MFU at most
-99 % (compile-only, docs/pods.md); with less memory, --set=model.remat=full. Quality: not measured.
+99 % (compile-only, docs/pods.md); with less memory, --config.model.remat=full. Quality: not
+measured.
 """
 
 from data_pipeline.tokens.vocabulary import Vocabulary

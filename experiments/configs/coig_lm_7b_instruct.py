@@ -1,7 +1,7 @@
 """Second stage of `coig_lm_7b`: ASR and TTS instructions, all parameters trained.
 
     python -m experiments.pretrain --config=experiments/configs/coig_lm_7b_instruct.py \
-        --workdir=RUN --set=data.path=SEQUENCES --set=train.init_from=FIRST_STAGE
+        --workdir=RUN --config.data.path=SEQUENCES --config.train.init_from=FIRST_STAGE
 
 SEQUENCES: data_pipeline.build_sequences --tasks=asr,tts. Hardware: as `coig_lm_7b`. Quality: not
 measured.

@@ -6,7 +6,7 @@ trains it on sequences of synthetic speech (half ASR and TTS, half spoken questi
 On sequences of your own, made by data_pipeline.build_sequences:
 
     python -m experiments.pretrain --config=experiments/configs/coig_lm_demo.py \
-        --workdir=RUN --set=data.path=SEQUENCES
+        --workdir=RUN --config.data.path=SEQUENCES
 
 Hardware: any. Quality: docs/results.md.
 """

@@ -1,7 +1,7 @@
 """GPST at its published size: 190.7M parameters, 8 codebooks (arXiv 2406.00976).
 
     python -m experiments.pretrain --config=experiments/configs/gpst_190m.py \
-        --workdir=RUN --set=data.path=DATASET
+        --workdir=RUN --config.data.path=DATASET
 
 Tokens: the paper's 10,000 units come from `xlsr2_1b_v2`, which cannot be loaded here yet
 (docs/tokenizers.md); any 10,000 units at 50 Hz fit. EnCodec 24 kHz with 8 codebooks, from chunks of

@@ -1,7 +1,7 @@
 """A GPST of 1.0 billion parameters, 8 codebooks, in the modern block.
 
     python -m experiments.pretrain --config=experiments/configs/gpst_1b.py \
-        --workdir=RUN --set=data.path=DATASET
+        --workdir=RUN --config.data.path=DATASET
 
 Tokens: 10,000 units at 50 Hz and EnCodec 24 kHz with 8 codebooks, in segments of 20 s.
 

@@ -1,11 +1,11 @@
 """A GPST of 3.0 billion parameters: larger transformers than `gpst_1b`, local-drop 0.5.
 
     python -m experiments.pretrain --config=experiments/configs/gpst_3b.py \
-        --workdir=RUN --set=data.path=DATASET
+        --workdir=RUN --config.data.path=DATASET
 
 Everything else is as in `gpst_1b`. Hardware: one slice of v5p:4x4x8 (128 chips, 4 rows each):
 32.95 of 95.74 GiB per chip, MFU at most 91 %; v5e:16x16 (1 row each): 8.31 of 15.75 GiB, 73 %;
-v6e:16x16 (4 rows each, --set=model.remat=full): 8.46 of 31.25 GiB, 71 % (compile-only,
+v6e:16x16 (4 rows each, --config.model.remat=full): 8.46 of 31.25 GiB, 71 % (compile-only,
 docs/pods.md). Quality: not measured.
 """
 

@@ -5,7 +5,7 @@
 trains it on synthetic speech. On a token dataset of your own:
 
     python -m experiments.pretrain --config=experiments/configs/gpst_demo.py \
-        --workdir=RUN --set=data.path=DATASET
+        --workdir=RUN --config.data.path=DATASET
 
 Hardware: any. Quality: README.md.
 """

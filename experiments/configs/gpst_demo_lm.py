@@ -6,7 +6,7 @@ trains it on the transcripts of the demo's corpus. On sequences of your own, mad
 data_pipeline.build_sequences:
 
     python -m experiments.pretrain --config=experiments/configs/gpst_demo_lm.py \
-        --workdir=RUN --set=data.path=SEQUENCES
+        --workdir=RUN --config.data.path=SEQUENCES
 
 Hardware: any. Quality: README.md, the row "text to speech".
 """

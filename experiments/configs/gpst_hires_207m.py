@@ -1,7 +1,7 @@
 """GPST-Hi-Res at its published size: 207.5M parameters, 16 codebooks, local-drop 0.5.
 
     python -m experiments.pretrain --config=experiments/configs/gpst_hires_207m.py \
-        --workdir=RUN --set=data.path=DATASET
+        --workdir=RUN --config.data.path=DATASET
 
 Everything else is as in `gpst_190m`. Hardware: one v5e:4x4 slice (16 chips, 4 micro-batches of one
 row per chip): 1.75 of 15.75 GiB per chip, MFU at most 96 %; v5p:2x2x4: 2.12 of 95.74 GiB, 59 %, and

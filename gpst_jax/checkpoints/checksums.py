@@ -37,6 +37,16 @@ def checksums(tree: Any) -> dict[str, int]:
     return {path_string(path): int(value) for (path, _), value in zip(leaves, sums, strict=True)}
 
 
+def describe(tree: Any) -> dict[str, tuple[list[int], str, int]]:
+    """Shape, dtype and checksum of each array by its path."""
+    sums = checksums(tree)
+    leaves = {path_string(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+    return {
+        path: (list(leaf.shape), np.dtype(leaf.dtype).name, sums[path])
+        for path, leaf in leaves.items()
+    }
+
+
 def rows_checksum(rows: np.ndarray, first: int) -> int:
     """Contribution of some rows of the leading axis, from row `first` on, to an array's checksum.
 

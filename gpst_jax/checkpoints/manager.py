@@ -17,7 +17,9 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
-from gpst_jax.checkpoints import checksums, stored_arrays
+from data_pipeline.runtime import buckets
+from data_pipeline.runtime.buckets import BucketError
+from gpst_jax.checkpoints import checksums, places, stored_arrays
 from gpst_jax.checkpoints.record import (
     CheckpointError,
     DamagedCheckpointError,
@@ -29,7 +31,6 @@ from gpst_jax.checkpoints.record import (
 from gpst_jax.checkpoints.storage import check_name, storage_error
 from gpst_jax.config import ConfigError, RunConfig
 from gpst_jax.parallel import multihost
-from gpst_jax.parallel.sharding import path_string
 
 CHECKPOINT_DIRECTORY, DAMAGED_DIRECTORY = "checkpoints", "damaged_checkpoints"
 _CHUNK_BYTES = 32 << 20
@@ -40,7 +41,7 @@ class Checkpoints:
     """The checkpoints of one run: asynchronous saves, restores onto any sharding.
 
     Args:
-        workdir: directory of the run; created if missing.
+        workdir: directory of the run, or gs://BUCKET/NAME; created if missing.
         keep_latest: how many of the newest are kept.
         keep_every: multiples of this step are kept as well; 0: none.
         keep_best: how many with the smallest `best_metric` are kept as well; 0: none.
@@ -78,19 +79,21 @@ class Checkpoints:
             )
             policies.append(best)
         self._best_metric = best_metric if keep_best else None
-        self._workdir = Path(workdir)
-        self._checkpointer = ocp.training.Checkpointer(
-            (self._workdir / CHECKPOINT_DIRECTORY).absolute(),
-            preservation_policy=_POLICIES.AnyPreservationPolicy(policies),
-            cleanup_tmp_directories=writable,
-        )
+        self._directory = places.folder(workdir, CHECKPOINT_DIRECTORY)
+        self._workdir = self._directory.parent
+        with buckets.access(workdir):
+            self._checkpointer = ocp.training.Checkpointer(
+                self._directory,
+                preservation_policy=_POLICIES.AnyPreservationPolicy(policies),
+                cleanup_tmp_directories=writable,
+            )
         self._pending: Any = None
         self._pending_step = 0
 
     @property
     def directory(self) -> Path:
-        """The directory of the steps."""
-        return Path(self._checkpointer.directory)
+        """The directory of the steps; in a bucket, of the same methods."""
+        return self._directory
 
     @property
     def steps(self) -> list[int]:
@@ -120,9 +123,8 @@ class Checkpoints:
                 has vanished, or the first checkpoint is not what was written; it is then set aside.
         """
         self.wait()
-        if not self._workdir.is_dir():
-            raise storage_error(self._workdir, FileNotFoundError("the directory has vanished"))
-        arrays = {name: _describe(tree) for name, tree in items.items()}
+        places.require(self._workdir)
+        arrays = {name: checksums.describe(tree) for name, tree in items.items()}
         if metrics and self._best_metric and self._best_metric not in metrics:
             raise ConfigError(
                 f"config field train.best_metric: {self._best_metric!r} is none of "
@@ -152,6 +154,10 @@ class Checkpoints:
         """Raises the error of a background save that has failed; never blocks."""
         if self._pending is not None and not self._checkpointer.is_saving_in_progress():
             self.wait()
+
+    def saved_at(self, step: int) -> float:
+        """When a checkpoint was completed, in seconds since the epoch."""
+        return buckets.modified(self.directory / str(step))
 
     def wait(self) -> None:
         """Blocks until the save in progress is complete; raises its error as StorageError."""
@@ -231,7 +237,10 @@ class Checkpoints:
     @contextmanager
     def _reading(self, step: int) -> Iterator[None]:
         try:
-            yield
+            with places.answering(self._workdir):
+                yield
+        except BucketError:
+            raise  # an outage, not damage
         # What Orbax, TensorStore and JSON raise for missing or damaged files.
         except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
@@ -284,12 +293,9 @@ class Checkpoints:
 
         Nothing is deleted. Every process must call it; process 0 moves.
         """
-        target = self._workdir / DAMAGED_DIRECTORY / str(step)
+        target = places.free_name(self._workdir / DAMAGED_DIRECTORY / str(step))
         if jax.process_index() == 0:
-            target.parent.mkdir(exist_ok=True)
-            while target.exists():
-                target = target.with_name(target.name + "-again")
-            os.rename(self.directory / str(step), target)
+            places.move(self.directory / str(step), target)
         multihost.any_process(False)  # barrier: the others list the steps after the move
         self._checkpointer.reload()
         return target
@@ -374,8 +380,10 @@ def reading(
     Raises:
         CheckpointError: there is no checkpoint, or not this one; the message names the directory.
     """
-    directory = Path(workdir) / CHECKPOINT_DIRECTORY
-    if not directory.is_dir():
+    directory = places.folder(workdir, CHECKPOINT_DIRECTORY)
+    with buckets.access(workdir):
+        there = directory.is_dir()
+    if not there:
         raise CheckpointError(
             f"no checkpoints in {workdir}: is it the --workdir of a training run?"
         )
@@ -388,13 +396,3 @@ def reading(
         yield checkpoints, steps[-1] if step is None else step
     finally:
         checkpoints.close()
-
-
-def _describe(tree: Any) -> dict[str, tuple[list[int], str, int]]:
-    """Shape, dtype and checksum of each array by its path."""
-    sums = checksums.checksums(tree)
-    leaves = {path_string(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
-    return {
-        path: (list(leaf.shape), np.dtype(leaf.dtype).name, sums[path])
-        for path, leaf in leaves.items()
-    }

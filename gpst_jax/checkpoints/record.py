@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 import gpst_jax
+from data_pipeline.runtime.buckets import is_bucket
 from gpst_jax.config import RunConfig
 
 _DIGEST = "record_sha256"
@@ -84,10 +85,13 @@ def locate_dataset(
     absolute, it stays as it is.
     """
     path = Path(config.data.path)
-    if not config.data.path or path.is_absolute() or path.exists():
+    if not config.data.path or is_bucket(config.data.path):
+        return config
+    if path.is_absolute() or path.exists():
         return config
     start = record.get("start_directory")
-    for folder in (*([Path(start)] if start else []), *Path(workdir).absolute().parents):
+    above = () if is_bucket(workdir) else Path(workdir).absolute().parents
+    for folder in (*([Path(start)] if start else []), *above):
         if (folder / path).exists():
             data = dataclasses.replace(config.data, path=str(folder / path))
             return dataclasses.replace(config, data=data)
@@ -128,7 +132,7 @@ def check_resume(saved: Mapping[str, Any], current: Mapping[str, Any], workdir: 
     changes = []
     # Parsed and written again, so that records of former versions compare equal.
     old_fields, new_fields = (
-        _flatten(json.loads(read_config(record).to_json())) for record in (saved, current)
+        flatten(json.loads(read_config(record).to_json())) for record in (saved, current)
     )
     for name in sorted(old_fields.keys() | new_fields.keys()):
         old, new = old_fields.get(name), new_fields.get(name)
@@ -148,11 +152,12 @@ def _mismatch(workdir: Any, name: str, old: Any, new: Any) -> CheckpointError:
     )
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings by dotted name, such as `model.dropout`."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
     return flat

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from data_pipeline.runtime.buckets import SCHEME, is_bucket
 from data_pipeline.runtime.endings import FULL
 from data_pipeline.runtime.errors import UserError
 
@@ -44,12 +45,13 @@ def check_name(directory: str | os.PathLike[str]) -> None:
     Raises:
         UserError: the absolute path has such a name in it.
     """
-    path = str(Path(directory).absolute())
+    remote = is_bucket(directory)
+    path = os.fspath(directory) if remote else str(Path(directory).absolute())
     bad = sorted({character for character in path if glob.escape(character) != character})
     if "\\" in path:
         bad.append("\\")
     what = ", ".join(bad)
-    if _SCHEME.search(path + "/"):
+    if _SCHEME.search(path.removeprefix(SCHEME if remote else "") + "/"):
         what = "a folder whose name ends in ':'"
     try:
         path.encode("utf-8")

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import tensorstore
 
-from gpst_jax.checkpoints import checksums
+from gpst_jax.checkpoints import checksums, places
 from gpst_jax.parallel.sharding import path_string
 
 
@@ -38,8 +38,7 @@ def open_array(item: Path, path: str, settings: Any) -> Any:
     """
     store = {
         "driver": "ocdbt",
-        # Not a URL, in which `?`, `#` and `%` would mean something.
-        "base": {"driver": "file", "path": f"{item.absolute()}/"},
+        "base": places.kvstore(item),
         "path": path.replace("/", ".") + "/",
     }
     for driver in ("zarr3", "zarr"):

@@ -12,6 +12,7 @@ from gpst_jax.config.models import (
 )
 from gpst_jax.config.run import (
     DataConfig,
+    EvalConfig,
     MeshConfig,
     OptimizerConfig,
     RunConfig,
@@ -22,6 +23,7 @@ from gpst_jax.config.run import (
 __all__ = [
     "ConfigError",
     "DataConfig",
+    "EvalConfig",
     "FlowConfig",
     "GPSTConfig",
     "MeshConfig",

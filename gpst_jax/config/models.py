@@ -14,10 +14,10 @@ from gpst_jax.config.fields import choice, fraction, positive, require, stored_a
 class TransformerConfig:
     """Dimensions of one transformer."""
 
-    d_model: int
-    num_layers: int
-    num_heads: int
-    d_ff: int
+    d_model: int  # width of the residual stream
+    num_layers: int  # number of blocks
+    num_heads: int  # attention heads; they divide d_model
+    d_ff: int  # hidden width of the feed-forward part
     num_kv_heads: int | None = None  # grouped-query attention; None: as many as num_heads
 
     def __post_init__(self):
@@ -56,7 +56,7 @@ class GPSTConfig:
     local_net: TransformerConfig
     block: str = "modern"  # modern: RoPE, RMSNorm, SwiGLU, QK-norm; paper: as published
     shared_acoustic_head: bool = False  # one head for all codebooks, or one per codebook
-    semantic_loss: bool = True
+    semantic_loss: bool = True  # units are predicted too; False: codes alone
     label_smoothing: float = 0.0  # the paper: 0.1
     local_drop: float = 0.0  # fraction of frames the local transformer skips; Hi-Res: 0.5
     dropout: float = 0.0  # the paper: 0.1
@@ -70,7 +70,7 @@ class GPSTConfig:
     dtype: str = "float32"  # of activations; parameters, logits and losses stay float32
     remat: str = "none"  # none | dots | full: what the backward pass recomputes
     attention: str = "auto"  # auto | xla | cudnn | splash
-    family: str = "gpst"
+    family: str = "gpst"  # names the class in a stored configuration
 
     def __post_init__(self):
         choice(self, "family", ("gpst",))
@@ -85,10 +85,10 @@ class GPSTConfig:
 class RopeScaling:
     """Llama 3's RoPE scaling, for contexts longer than in its pretraining."""
 
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_positions: int
+    factor: float  # low frequencies are divided by it
+    low_freq_factor: float  # periods in that context up to which a frequency is low
+    high_freq_factor: float  # periods in it from which a frequency is kept
+    original_max_positions: int  # context length of the pretraining, in tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,16 +97,16 @@ class SemanticLMConfig:
 
     net: TransformerConfig
     block: str = "modern"  # modern: QK-norm and query and key biases; llama: as published
-    rope_base: float = 10_000.0
+    rope_base: float = 10_000.0  # base of the rotary embeddings
     rope_scaling: RopeScaling | None = None
-    norm_epsilon: float = 1e-5
+    norm_epsilon: float = 1e-5  # of RMSNorm
     tie_embeddings: bool = False  # the output matrix is the embedding table, transposed
-    label_smoothing: float = 0.0
-    dropout: float = 0.0
+    label_smoothing: float = 0.0  # probability spread over the vocabulary
+    dropout: float = 0.0  # rate in every block
     dtype: str = "float32"  # of activations; parameters, logits and losses stay float32
     remat: str = "none"  # none | dots | full
     attention: str = "auto"  # auto | xla | cudnn | splash
-    family: str = "semantic_lm"
+    family: str = "semantic_lm"  # names the class in a stored configuration
 
     def __post_init__(self):
         choice(self, "family", ("semantic_lm",))
@@ -127,7 +127,7 @@ class FlowConfig:
     semantics: str = "codebook"  # codebook: first codebook's vectors | table: learned
     sigma: float = 0.0  # standard deviation of the probability path at t = 1
     prior_std: float = 1.0  # standard deviation of the prior; the modelled latents have 1
-    conv_kernel: int = 31
+    conv_kernel: int = 31  # frames of the depthwise convolution; odd (conformers)
     rope_base: float = 10_000.0  # RoPE over the indices of frames
     time_scale: float = 1000.0  # flow times in [0, 1] times this are embedded (dit)
     norm_epsilon: float = 1e-6  # of RMSNorm (dit); LayerNorm (conformers) has 1e-5
@@ -135,9 +135,9 @@ class FlowConfig:
     prompt_per_item: bool = False  # sample a prompt length per item; the paper: one per batch
     guidance_drop: float = 0.0  # probability of no condition, for classifier-free guidance
     dropout: float = 0.0  # the paper: 0.1
-    dtype: str = "float32"
+    dtype: str = "float32"  # of activations; parameters and losses stay float32
     remat: str = "none"  # none | dots | full
-    family: str = "flow"
+    family: str = "flow"  # names the class in a stored configuration
 
     def __post_init__(self):
         choice(self, "family", ("flow",))
@@ -164,14 +164,14 @@ class SoundStormConfig:
 
     net: TransformerConfig
     semantics: str = "codebook"  # codebook: units are its first codebook | table: others
-    conv_kernel: int = 31
+    conv_kernel: int = 31  # frames of the depthwise convolution; odd
     rope_base: float = 10_000.0  # RoPE over the indices of frames
     max_prompt_seconds: float = 6.0  # longest prompt sampled in training
     prompt_per_item: bool = False  # sample a prompt length per item; the paper: one per batch
-    dropout: float = 0.0
-    dtype: str = "float32"
+    dropout: float = 0.0  # rate in every block
+    dtype: str = "float32"  # of activations; parameters and losses stay float32
     remat: str = "none"  # none | dots | full
-    family: str = "soundstorm"
+    family: str = "soundstorm"  # names the class in a stored configuration
 
     def __post_init__(self):
         choice(self, "family", ("soundstorm",))

@@ -7,6 +7,7 @@ so that a misspelt option never passes silently.
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from gpst_jax.config.fields import (
@@ -15,7 +16,6 @@ from gpst_jax.config.fields import (
     fraction,
     from_dict,
     positive,
-    renamed_to,
     require,
     stored_as,
 )
@@ -27,10 +27,12 @@ from gpst_jax.config.models import (
     SoundStormConfig,
     TransformerConfig,
 )
+from gpst_jax.config.overrides import override
 
 __all__ = [
     "ConfigError",
     "DataConfig",
+    "EvalConfig",
     "FlowConfig",
     "GPSTConfig",
     "MeshConfig",
@@ -47,6 +49,7 @@ __all__ = [
 
 
 Model = TypeVar("Model")
+TASK = "task/"  # begins the names of metrics of generated speech
 
 
 @stored_as(
@@ -82,16 +85,16 @@ class OptimizerConfig:
     """The optimiser, its schedule and its guards."""
 
     name: str = "adamw"  # adamw | muon (hidden matrices by Muon, the rest by AdamW)
-    learning_rate: float = 5e-4
-    muon_learning_rate: float = 1e-2
+    learning_rate: float = 5e-4  # peak, of AdamW
+    muon_learning_rate: float = 1e-2  # peak, of Muon's matrices
     schedule: str = "cosine"  # inverse_sqrt | cosine | wsd
-    warmup_steps: int = 100
+    warmup_steps: int = 100  # steps of linear rise to the peak
     decay_fraction: float = 0.2  # fraction of the steps in which wsd decays
     final_fraction: float = 0.0  # learning rate at the end over its peak (cosine, wsd)
-    beta1: float = 0.9
-    beta2: float = 0.98
+    beta1: float = 0.9  # AdamW: decay of the mean of gradients
+    beta2: float = 0.98  # AdamW: decay of the mean of their squares
     weight_decay: float = 0.01  # on matrices only
-    clip_norm: float = 1.0
+    clip_norm: float = 1.0  # gradients are scaled down to this global norm
     spike_factor: float = 0.0  # skip steps with gradient norms above this times its average; 0: off
     max_skipped: int = 20  # stop after so many skipped steps in a row
 
@@ -127,18 +130,18 @@ class MeshConfig:
 class TrainConfig:
     """The training loop: its length, its intervals, and which checkpoints are kept."""
 
-    steps: int = 1000
-    seed: int = 0
+    steps: int = 1000  # optimiser steps of the run
+    seed: int = 0  # seeds initial parameters, dropout and noise
     init_from: str = ""  # warm start: directory of a run or of exported weights
     grad_accum_steps: int = 1  # micro-batches per update
-    log_every: int = 10
+    log_every: int = 10  # steps between lines of metrics
     eval_every: int = 200  # 0: only at the end
-    eval_batches: int = 8
+    eval_batches: int = 8  # batches of an evaluation; 0: none
     preview_every: int = 0  # steps between sampled previews in TensorBoard; 0: none
     ema_decay: float = 0.0  # 0: no EMA
-    checkpoint_every_steps: int = 500
-    checkpoint_every_minutes: float = 10.0
-    keep_latest: int = 2
+    checkpoint_every_steps: int = 500  # steps between checkpoints; the end has one too
+    checkpoint_every_minutes: float = 10.0  # or minutes, whichever ends first
+    keep_latest: int = 2  # this many of the newest checkpoints are kept
     keep_every: int = 0  # also keep each multiple of this step; 0: none
     keep_best: int = 0  # also keep this many with the smallest best_metric; 0: none
     best_metric: str = "loss"  # of the evaluation; for steps with evaluation and checkpoint
@@ -153,17 +156,37 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """Speech that is generated and scored in training, beside the held-out loss."""
+
+    task: str = ""  # held-out: recordings of the split valid, resynthesised; empty: none
+    items: int = 8  # recordings that are resynthesised
+    every: int = 0  # steps between; 0: with every evaluation of the held-out loss
+
+    def __post_init__(self):
+        choice(self, "task", ("", "held-out"))
+        positive(self, "items")
+        require(self.every >= 0, "every", "must not be negative")
+
+
+@dataclasses.dataclass(frozen=True)
 class RunConfig:
     """Everything that defines a run."""
 
-    name: str
+    name: str  # of the run, in logs and model cards
     model: ModelConfig
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     mesh: MeshConfig = MeshConfig()
+    eval: EvalConfig = EvalConfig()
 
     def __post_init__(self):
+        require(
+            bool(self.eval.task) or not self.train.best_metric.startswith(TASK),
+            "train.best_metric",
+            f"{self.train.best_metric!r} needs eval.task",
+        )
         require(
             self.data.batch_size % self.train.grad_accum_steps == 0,
             "train.grad_accum_steps",
@@ -193,33 +216,9 @@ class RunConfig:
         """Reads `to_json`'s text; raises ConfigError on unknown or missing keys."""
         return from_dict(cls, json.loads(text))
 
-    def override(self, assignments: list[str]) -> "RunConfig":
-        """Applies `section.field=value` strings; values are JSON, or plain text for strings."""
-        tree = dataclasses.asdict(self)
-        for assignment in assignments:
-            key, equals, value = assignment.partition("=")
-            require(bool(equals), key, "an override is written section.field=value")
-            node, parts, section = tree, key.split("."), self
-            for part in parts:
-                known = isinstance(node, dict) and part in node
-                require(known, key, _no_field(section, parts, part))
-                if part != parts[-1]:
-                    node, section = node[part], getattr(section, part)
-            was = node[parts[-1]]
-            try:
-                parsed = json.loads(value)
-            except json.JSONDecodeError:
-                parsed = value
-            # A directory may be called 2024: what was text stays text.
-            text = isinstance(was, str) and not isinstance(parsed, str)
-            node[parts[-1]] = value if text else parsed
-        return from_dict(RunConfig, tree)
-
-
-def _no_field(section: Any, parts: list[str], part: str) -> str:
-    """The message for a dotted name whose `part` is no field; a renamed field is pointed out."""
-    new = renamed_to(type(section), part)
-    return "no such field" if new is None else f"is now {'.'.join([*parts[:-1], new])}"
+    def override(self, assignments: Sequence[str]) -> "RunConfig":
+        """The configuration with `section.field=value` applied, see `overrides.override`."""
+        return override(self, assignments)
 
 
 def parse_range(flag: str, text: str | None) -> range:

@@ -32,17 +32,31 @@ def is_ceiling(condition: str) -> bool:
     return condition.removesuffix(UNSEEN).removesuffix(SENTENCES) in CEILINGS
 
 
-def mean_difference(
-    values: Mapping[str, float], base: Mapping[str, float], *, resamples: int, seed: int
+def paired_difference(
+    pairs: Mapping[str, tuple[float, float, float, float]],
+    *,
+    speakers: Mapping[str, str],
+    resamples: int,
+    seed: int,
 ) -> dict[str, Any]:
-    """Mean score minus that of the base, over the ids in both."""
-    ids = sorted(values.keys() & base.keys())
-    if not ids:
+    """A ratio of sums minus that of the base, over the same items, with interval and p-value.
+
+    Args:
+        pairs: of each item, by id: numerator and denominator, and those of the base.
+        speakers: of the items, by id; five or more are the units of interval and p-value.
+        resamples: of the bootstrap and of the permutation.
+        seed: of both.
+    """
+    usable = {id_: pair for id_, pair in pairs.items() if pair[1] and pair[3]}
+    if not usable:
         return statistics.not_available("no items in common")
-    estimate = statistics.paired_mean_difference(
-        [values[id_] for id_ in ids], [base[id_] for id_ in ids], resamples=resamples, seed=seed
+    estimate = statistics.paired_ratio_difference(
+        *zip(*usable.values(), strict=True),
+        clusters=statistics.usable([speakers.get(id_, "") for id_ in usable]),
+        resamples=resamples,
+        seed=seed,
     )
-    return statistics.row(estimate, len(ids))
+    return statistics.row(estimate, len(usable))
 
 
 def derangement(n: int, seed: int) -> np.ndarray:

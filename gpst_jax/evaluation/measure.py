@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from rich import progress
 from rich.console import Console
+from threadpoolctl import threadpool_limits
 
 from data_pipeline.audio.io import AudioError, load_audio
 from data_pipeline.runtime.errors import UserError
@@ -100,7 +101,10 @@ def _outcomes(measurement: Measurement, jobs: list[str], processes: int) -> Iter
     processes = min(processes, len(jobs) // _MIN_FILES_PER_PROCESS)
     if processes < 2:
         _set_measurement(measurement)
-        yield from map(_measure, jobs)
+        # As in the processes below: products on several threads round differently, which is enough
+        # to change what is recognised in unclear speech.
+        with threadpool_limits(1):
+            yield from map(_measure, jobs)
         return
     # Spawned, not forked: the parent may hold threads of JAX or torch.
     with (

@@ -84,16 +84,19 @@ class _Measurer:
 
 
 def _differences(
-    conditions: Sequence[str], scored: Sequence[tuple[Metric, Scores]], bootstrap: dict[str, int]
+    inputs: Inputs, scored: Sequence[tuple[Metric, Scores]]
 ) -> dict[str, dict[str, Any]]:
     """Paired differences: "condition - base" -> recipe id -> row."""
     rows: dict[str, dict[str, Any]] = {}
-    for a, b in compared_conditions(conditions):
+    for a, b in compared_conditions(list(inputs.conditions)):
+        speakers = inputs.speakers(a)
         rows[f"{a} - {b}"] = {
             recipe_id: metric.difference(
+                recipe_id,
                 scores.values.get((recipe_id, a), {}),
                 scores.values.get((recipe_id, b), {}),
-                **bootstrap,
+                speakers=speakers,
+                **inputs.bootstrap,
             )
             for metric, scores in scored
             for recipe_id in dict.fromkeys(recipe_id for recipe_id, _ in scores.values)
@@ -120,7 +123,8 @@ def _items(
     """Scores of single items by condition, with null where a metric has none."""
 
     def item(condition: str, sample: Sample) -> dict[str, Any]:
-        return {"id": sample.id, "text": sample.text} | {
+        speaker = None if sample.speaker in statistics.UNKNOWN else sample.speaker
+        return {"id": sample.id, "text": sample.text, "speaker": speaker} | {
             key: scores.items.get((condition, sample.id), {}).get(key)
             for metric, scores in scored
             for key in metric.item_fields
@@ -149,10 +153,10 @@ def evaluate(
     Returns:
         The results, and the scores of single items by condition. Results hold `modes` and
         `ceilings` (condition -> recipe id -> {value, ci95, n, ...}), `floors`, `differences`
-        (paired by id), `failed` (condition -> id -> reason, of samples whose audio is missing or
-        cannot be read), `recipes` (description by id), `left_out` (lines on what could not be
-        measured here), `settings` and `timings_s`. A row without numbers has value None and a
-        `reason`.
+        (paired by id, with p-values), `failed` (condition -> id -> reason, of samples whose audio
+        is missing, silent or unreadable), `recipes` (description by id), `left_out` (lines on
+        what could not be measured here), `settings` and `timings_s`. A row without numbers has
+        value None and a `reason`.
 
     Raises:
         UserError: invalid samples, a missing package, or a cache that cannot be written.
@@ -175,7 +179,7 @@ def evaluate(
         "modes": {name: row for name, row in rows.items() if name not in ceilings},
         "ceilings": ceilings,
         "floors": _floors(scored),
-        "differences": _differences(list(conditions), scored, inputs.bootstrap),
+        "differences": _differences(inputs, scored),
         "recipes": {recipe.id: recipe.describe() for recipe in used.values()},
         "failed": {
             name: failures

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.datasets.sequence_dataset import SequenceSpec
+from data_pipeline.loading.mixture import read_mixture
 from data_pipeline.tokenizers import load_codec
 from gpst_jax.config import (
     ConfigError,
@@ -82,11 +83,12 @@ def make_objective(config: RunConfig, spec: Any, dataset_dir: str | Path) -> Obj
     Args:
         config: the run; the type of its model chooses the family.
         spec: of the dataset.
-        dataset_dir: directory of the dataset and its tokenizers.
+        dataset_dir: of the dataset and its tokenizers: a directory, gs://BUCKET/NAME or a mixture.
 
     Raises:
         ConfigError: the dataset does not fit the model.
     """
-    objective = _MAKERS[type(config.model)](config, spec, Path(dataset_dir))
+    where = Path(read_mixture(dataset_dir)[0].path)
+    objective = _MAKERS[type(config.model)](config, spec, where)
     objective.check_dataset(spec)
     return objective

@@ -48,6 +48,7 @@ class CoIGConfig:
     unseen_items: int = 60
     sentences: int = 20  # texts other than digit strings, read aloud as a condition of their own
     prompt_seconds: float = 3.0
+    languages: tuple[str | None, str | None] = (None, None)  # of items and prompts; None: any
     text: SamplingConfig = dataclasses.field(default_factory=lambda: SamplingConfig(top_k=1))
     units: SamplingConfig = dataclasses.field(
         default_factory=lambda: SamplingConfig(temperature=0.7)
@@ -65,6 +66,8 @@ class CoIGConfig:
     def provenance(self) -> dict[str, Any]:
         """The fields for settings.json; `perceptual` is stored under its family's name."""
         values = dataclasses.asdict(self)
+        if not any(self.languages):
+            del values["languages"]  # as before there was a choice
         family = family_of(self.perceptual)
         return {family if name == "perceptual" else name: values[name] for name in values}
 
@@ -137,6 +140,7 @@ class CoIGSamples:
             models={"stage": stage} | ({"language": language[0]} if language else {}),
             seed=config.seed,
             workers=config.workers,
+            languages=config.languages,
             report=report,
         )
 

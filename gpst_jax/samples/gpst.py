@@ -50,6 +50,7 @@ class GenerationConfig:
     guards: Guards | None = None  # that end items which went astray
     best_of: int = 1  # samples of each request, of which the most likely is kept
     weights: str | None = None  # of both models, see `gpst_sampler.Decoder`
+    languages: tuple[str | None, str | None] = (None, None)  # of items and prompts; None: any
     # Of the language model, in tts.
     language_text: SamplingConfig = dataclasses.field(
         default_factory=lambda: SamplingConfig(top_k=1)
@@ -75,6 +76,7 @@ class GenerationConfig:
         # Directories of versions that had none of these do not name them.
         unused |= {name for name in ("guards", "weights") if values[name] is None}
         unused |= {"best_of"} if self.best_of == 1 else set()
+        unused |= set() if any(self.languages) else {"languages"}
         return {name: value for name, value in values.items() if name not in unused}
 
 
@@ -145,6 +147,7 @@ class GPSTSamples:
             seed=config.seed,
             workers=config.workers,
             max_item_seconds=self._longest_item(gpst),
+            languages=config.languages,
             report=report,
         )
 
@@ -244,8 +247,13 @@ class GPSTSamples:
         prefixes = {name: codes for name, (_, codes) in zip(names, beginnings, strict=True)}
         self._decode(condition, frames, names, prefixes)
         return [
-            dataclasses.replace(self.writer.sample(item, suffix), text=None, text_kind="free")
-            for item in chosen
+            dataclasses.replace(
+                self.writer.sample(item, suffix),
+                text=None,
+                text_kind="free",
+                ended_by=result.ended_by,
+            )
+            for item, result in zip(chosen, sampled, strict=True)
         ]
 
     def _tts(self, items: ItemSet, chosen, suffix) -> list[Sample]:
@@ -323,6 +331,7 @@ class GPSTSamples:
                         speaker="",
                         pair=f"{index:04d}",
                         text_kind=kind,
+                        ended_by=result.ended_by,
                     )
                 )
         self._decode("unconditional", requests, [sample.id for sample in samples])

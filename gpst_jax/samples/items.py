@@ -53,7 +53,7 @@ class Item:
     @property
     def text_kind(self) -> str:
         """Kind of the transcript, see `texts.text_kind`."""
-        return text_kind(self.text)
+        return text_kind(self.text, self.language)
 
     @property
     def language(self) -> str | None:
@@ -82,6 +82,7 @@ class ItemSet:
         min_seconds: shortest item.
         max_seconds: longest segment, of recordings with a transcript too; None: as above.
         max_item_seconds: longest recording that stays whole.
+        language: only recordings in it; None: all.
         seed: seeds order and choice.
     """
 
@@ -95,6 +96,7 @@ class ItemSet:
         min_seconds: float = 1.0,
         max_seconds: float | None = None,
         max_item_seconds: float = MAX_ITEM_SECONDS,
+        language: str | None = None,
         seed: int = 0,
     ):
         self.spec, self.split, self.audio_dir = spec, split, Path(audio_dir)
@@ -106,7 +108,8 @@ class ItemSet:
         records: dict[str, list[Record]] = {}
         for index in range(len(reader)):
             record = reader[index]
-            records.setdefault(record.speaker, []).append(record)
+            if language is None or record.language == language:
+                records.setdefault(record.speaker, []).append(record)
         for speaker, of_speaker in sorted(records.items()):
             self._by_speaker[speaker] = self._items(speaker, of_speaker, min_seconds)
 

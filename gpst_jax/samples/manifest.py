@@ -50,6 +50,8 @@ class Sample:
             else "free".
         language: code of the language of `text`, where it is known.
         audio: the sample itself.
+        ended_by: unconditional and speech_continuation: what ended the units that were sampled:
+            `end`, that of the model, `length`, or a guard.
         question: dialogue: transcript of the spoken question, where there is one.
         question_audio: dialogue: recording of the question.
         question_transcript: dialogue: the question as the model transcribed it.
@@ -68,19 +70,20 @@ class Sample:
     text_kind: str = "free"
     language: str | None = None
     audio: Path
+    ended_by: str | None = None
     question: str | None = None
     question_audio: Path | None = None
     question_transcript: str | None = None
     answer_text: str | None = None
 
     def to_json(self) -> dict[str, str | None]:
-        """The line's object; `language` and the keys of dialogues are there where they apply."""
+        """The line's object, with `language`, `ended_by` and keys of dialogues where they apply."""
         values: dict[str, str | None] = {}
         for field in dataclasses.fields(self):
             if self.question_audio is None and field.name in _DIALOGUE_FIELDS:
                 continue
             value = getattr(self, field.name)
-            if field.name == "language" and value is None:
+            if field.name in ("language", "ended_by") and value is None:
                 continue
             values[field.name] = value.as_posix() if isinstance(value, Path) else value
         return values | {"speaker": self.speaker or None}

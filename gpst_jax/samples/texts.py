@@ -5,6 +5,7 @@ import unicodedata
 from collections import Counter
 
 from data_pipeline.runtime.errors import UserError
+from data_pipeline.synthetic.languages import LANGUAGES
 from data_pipeline.synthetic.questions import DIGITS
 
 ENGLISH = ("en", "eng", "english")
@@ -18,6 +19,12 @@ _UNSPACED_SCRIPTS = (
 )  # fmt: skip
 
 _NUMERALS = {str(value): word for value, word in enumerate(DIGITS)} | {"oh": "zero", "o": "zero"}
+# By the word for it in any of the languages; no word means two digits.
+_DIGIT_OF = _NUMERALS | {
+    word: DIGITS[value]
+    for language in LANGUAGES.values()
+    for value, word in enumerate(language.digits)
+}
 _TEENS = (
     "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen",
     "eighteen", "nineteen",
@@ -38,31 +45,32 @@ _SCRIPTS = {"CJK": "Chinese characters", "HANGUL": "Korean", "HIRAGANA": "Japane
 _UNKNOWN = ("", "und", "unknown", "mis", "zxx")
 
 
-def _digit_words(text: str) -> list[str]:
-    """Lower-case words without punctuation, numerals spelled digit by digit."""
-    cleaned = re.sub(r"[^\w\s]|_", " ", re.sub(r"(\d)", r" \1 ", text.lower()))
-    return [_NUMERALS.get(word, word) for word in cleaned.split()]
+def _words(text: str) -> list[str]:
+    """Lower-case words without punctuation, numerals digit by digit."""
+    return re.sub(r"[^\w\s]|_", " ", re.sub(r"(\d)", r" \1 ", text.lower())).split()
 
 
 def digit_words(text: str) -> str:
     """What was recognised, by the rules of `normalise_digits`; other words stay as they are."""
-    return " ".join(_digit_words(text))
+    return " ".join(_DIGIT_OF.get(word, word) for word in _words(text))
 
 
 def normalise_digits(text: str) -> str:
-    """Lower case, punctuation dropped, numerals spelled digit by digit, "oh" read as "zero".
+    """Lower case, punctuation dropped, numerals digit by digit, all digits in English words.
+
+    "oh" is read as "zero". Digits may be in words of any language of the synthetic corpus.
 
     Raises:
         UserError: a word is no digit, so the digit grammar could never recognise it.
     """
-    words = _digit_words(text)
-    foreign = sorted(set(words) - set(DIGITS))
+    words = digit_words(text)
+    foreign = sorted(set(words.split()) - set(DIGITS))
     if foreign:
         raise UserError(
             f"transcript {text!r} is marked as digits but holds {', '.join(foreign)}; "
             "give such samples text_kind 'free'"
         )
-    return " ".join(words)
+    return words
 
 
 def normalise_librispeech(text: str) -> str:
@@ -76,10 +84,17 @@ def _is_accent(character: str) -> bool:
     return unicodedata.combining(character) > 0
 
 
-def text_kind(text: str | None) -> str:
-    """The kind "digits" where every word or numeral of the text names a digit, else "free"."""
-    words = _digit_words(text or "")
-    return "digits" if words and set(words) <= set(DIGITS) else "free"
+def text_kind(text: str | None, language: str | None = None) -> str:
+    """The kind "digits" where every word or numeral of the text names a digit, else "free".
+
+    Args:
+        text: the text.
+        language: its code, where it is known: digits are in its words, or in English ones.
+    """
+    spoken = LANGUAGES.get(language_code(language) or "")
+    digits = {*_NUMERALS, *DIGITS, *(spoken.digits if spoken else ())}
+    words = _words(text or "")
+    return "digits" if words and set(words) <= digits else "free"
 
 
 def _spell_numbers(text: str) -> str:

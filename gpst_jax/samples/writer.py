@@ -54,6 +54,8 @@ class SampleWriter:
         seed: seeds the choice of items and prompts.
         workers: processes that run the codec's decoder.
         max_item_seconds: longest recording that is one item, see `items.ItemSet`.
+        languages: of items and of prompts, as codes; None: any. Prompts in another language than
+            their items tell a voice without the sounds of the target's.
         report: called with lines of progress.
     """
 
@@ -69,12 +71,14 @@ class SampleWriter:
         seed: int,
         workers: int,
         max_item_seconds: float = MAX_ITEM_SECONDS,
+        languages: tuple[str | None, str | None] = (None, None),
         report: Callable[[str], None] = print,
     ):
         self.dataset_dir, self.spec, self.audio_dir = Path(dataset_dir), spec, Path(audio_dir)
         self.output, self.report = Path(output), report
         self._provenance, self._seed, self._workers = provenance, seed, workers
-        self._max_item_seconds = max_item_seconds
+        self._max_item_seconds, self._languages = max_item_seconds, languages
+        self._prompt_items: dict[str, ItemSet] = {}  # by split, where prompts are not of the items
         self._models = {name: _parameters_digest(model) for name, model in (models or {}).items()}
         self._silence: Part = (np.array(spec.silence.units), np.array(spec.silence.codes))
 
@@ -114,14 +118,10 @@ class SampleWriter:
             if split not in self.spec.splits:
                 self.report(f"the dataset has no split {split}: its conditions are skipped")
                 continue
-            item_set = ItemSet(
-                self.dataset_dir,
-                self.spec,
-                split,
-                self.audio_dir,
-                max_item_seconds=self._max_item_seconds,
-                seed=self._seed,
-            )
+            language, of_prompts = self._languages
+            item_set = self._item_set(split, language)
+            if of_prompts not in (None, language):
+                self._prompt_items[split] = self._item_set(split, of_prompts)
             chosen = item_set.choose(count)
             if chosen:
                 yield item_set, chosen, suffix
@@ -130,6 +130,17 @@ class SampleWriter:
             others = [] if suffix else item_set.choose_sentences(sentences)
             if others:
                 yield item_set, others, SENTENCES
+
+    def _item_set(self, split: str, language: str | None) -> ItemSet:
+        return ItemSet(
+            self.dataset_dir,
+            self.spec,
+            split,
+            self.audio_dir,
+            max_item_seconds=self._max_item_seconds,
+            language=language,
+            seed=self._seed,
+        )
 
     def condition(self, name: str, run: Callable[[], list[Sample]]) -> int:
         """Makes a condition unless it is complete; returns how many samples it has.
@@ -228,6 +239,7 @@ class SampleWriter:
 
     def prompt(self, items: ItemSet, item: Item, seconds: float) -> "Prompt | None":
         """A prompt by another speaker than the item's; None if no speaker has enough speech."""
+        items = self._prompt_items.get(items.split, items)
         speakers = [name for name in items.speakers if name not in (item.speaker, UNKNOWN_SPEAKER)]
         random.Random(f"{self._seed}/{item.id}").shuffle(speakers)
         for speaker in speakers:

@@ -5,8 +5,9 @@ import json
 import os
 import tempfile
 import wave
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -48,6 +49,7 @@ class SpeechFiles:
         if single and self.output.is_dir():
             raise UserError(f"--output={output} is a directory: name a file")
         self._check_writable()
+        self._lines = {} if single else self._read_lines()
 
     @property
     def results(self) -> Path:
@@ -58,20 +60,48 @@ class SpeechFiles:
         """The audio file of a request."""
         return self.output if self._single else self.output / f"{request.id}.wav"
 
-    def write(self, speeches: Sequence[Speech]) -> None:
-        """Writes audio, where there is some, and results.
+    def kept(self, prints: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+        """What earlier calls have made, by id: results whose audio is still there.
+
+        Args:
+            prints: of the requests, by id, see `Synthesizer.fingerprint`; a result of another
+                fingerprint is not kept.
+        """
+        found = {}
+        for name, line in self._lines.items():
+            info = json.loads(line)
+            there = info["audio"] is None or (self.output / info["audio"]).is_file()
+            if there and prints.get(name, "") == info.get("fingerprint"):
+                found[name] = info
+        return found
+
+    def write(
+        self, speeches: Sequence[Speech], prints: Mapping[str, str] | None = None
+    ) -> list[dict[str, Any]]:
+        """Writes audio, where there is some, then the results beside those of earlier calls.
+
+        Args:
+            speeches: what was made.
+            prints: fingerprints by id, with which a later call finds them again.
+
+        Returns:
+            The results.
 
         Raises:
             UserError: a file cannot be written.
             OSError: the storage is full, or failed.
         """
-        lines = []
+        made = []
         for speech in speeches:
-            path = self.path(speech.request)
+            path, name = self.path(speech.request), speech.request.id
             if len(speech.wav):
                 write_speech(path, speech.wav, speech.sample_rate)
-            lines.append(_line(speech, path.name))
-        write_text(self.results, "".join(lines))
+            made.append(_result(speech, path.name))
+            if prints:
+                made[-1]["fingerprint"] = prints[name]
+            self._lines[name] = _line(made[-1])
+        write_text(self.results, "".join(self._lines.values()))
+        return made
 
     def write_stream(self, chunks: Generator[np.ndarray, None, Speech], rate: int) -> Speech:
         """Writes samples as they come to a wav file that is complete at any time; see `write`."""
@@ -90,8 +120,29 @@ class SpeechFiles:
         except OSError as error:
             error.filename = error.filename or str(path)
             raise
-        write_text(self.results, _line(speech, path.name))
+        write_text(self.results, _line(_result(speech, path.name)))
         return speech
+
+    def _read_lines(self) -> dict[str, str]:
+        """Lines of the results that are there, by id."""
+        try:
+            lines = self.results.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.results}: cannot be read: {error}") from error
+        found = {}
+        for number, line in enumerate(lines, 1):
+            try:
+                info = json.loads(line)
+                name, _ = info["id"], info["audio"]
+            except (ValueError, KeyError, TypeError):
+                raise UserError(
+                    f"{self.results} line {number}: no result: delete the file, or name another "
+                    "--output"
+                ) from None
+            found[name] = f"{line}\n"
+        return found
 
     def _check_writable(self) -> None:
         """Finds out before any model is loaded."""
@@ -132,6 +183,9 @@ def _pcm(wav: np.ndarray) -> np.ndarray:
     return np.round(np.clip(np.asarray(wav, np.float32), -1.0, 1.0) * 32767.0).astype("<i2")
 
 
-def _line(speech: Speech, name: str) -> str:
-    audio = name if len(speech.wav) else None
-    return json.dumps({**speech.info, "audio": audio}, ensure_ascii=False) + "\n"
+def _result(speech: Speech, name: str) -> dict[str, Any]:
+    return {**speech.info, "audio": name if len(speech.wav) else None}
+
+
+def _line(result: Mapping[str, Any]) -> str:
+    return json.dumps(result, ensure_ascii=False) + "\n"

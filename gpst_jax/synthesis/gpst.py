@@ -17,6 +17,7 @@ from gpst_jax.synthesis.requests import SpeechRequest
 
 _FRAMES = 1 << 16  # indices of random streams: those of units stand below
 UNCONDITIONAL_SECONDS = CONTINUATION_SECONDS = 4.0
+_OVERLAP_SECONDS = 1.0  # at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,14 +217,14 @@ class GPSTSpeech:
             return
         pieces, first = [units], self._first(utterance, units, whole=True)
         if not self._fits(units, first):
-            pieces = cut(units, self.window, self._layout)
+            pieces = cut(units, self.window - 2 * self._overlap(utterance), self._layout)
             first = self._first(utterance, pieces[0], whole=False)
         for turn, piece in enumerate(pieces):
             request = (
                 first
                 if turn == 0
                 else self.builder.more_frames(
-                    [(pieces[turn - 1], utterance.made[-1])],
+                    self._before(utterance, pieces[turn - 1]),
                     piece,
                     item=0,
                     most_seconds=self._most_seconds(utterance, len(pieces)),
@@ -232,6 +233,20 @@ class GPSTSpeech:
             yield dataclasses.replace(request, item=_FRAMES + turn, seed=utterance.request.seed)
             if utterance.frames_ended_by.startswith("guard:"):
                 return  # what went astray is not gone on with
+
+    def _before(self, utterance: Utterance, piece: np.ndarray) -> list[Part]:
+        """What stands before the next piece: the last one; of it the end, after a prompt."""
+        last = piece, utterance.made[-1]
+        if utterance.prompt is None:
+            return [last]
+        # The voice drifts towards that of the source, of which the units tell a little, where the
+        # prompt is left out.
+        end = tail(last, self._overlap(utterance), self._layout)
+        return [utterance.prompt, self.builder.silence, end]
+
+    def _overlap(self, utterance: Utterance) -> float:
+        """Seconds of a piece that stand before the next one, beside a prompt."""
+        return 0.0 if utterance.prompt is None else min(_OVERLAP_SECONDS, self.window / 4)
 
     def _first(self, utterance: Utterance, piece: np.ndarray, whole: bool) -> Request:
         """The request for the first piece; of a whole source it is that of evaluation."""

@@ -1,7 +1,8 @@
 """Speech beyond the window that a model was trained on, as overlapping windows.
 
 A target is cut into pieces of half a window. The units and frames of a piece are the prompt of the
-next, so that voice and pace go on, and no request is longer than the window.
+next, so that voice and pace go on, and no request is longer than the window. Where a prompt tells
+the voice it stands before all pieces, with the end of the last one, and the pieces are shorter.
 """
 
 import numpy as np

@@ -1,8 +1,8 @@
 """Audio while frames are made: every sample is handed on as soon as later frames cannot change it.
 
 Codecs whose decoder looks ahead by a known number of frames decode all frames so far with each
-chunk, which gives the samples of the whole speech. Others, such as those that reconstruct phases
-over a whole signal, decode the last second again, and the seams are cross-faded.
+chunk, which gives the samples of the whole speech. Others, such as pretrained networks, decode the
+last second again, and the seams are cross-faded.
 """
 
 import time
@@ -10,10 +10,6 @@ from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 
-from data_pipeline.tokenizers.codecs import world_rvq
-
-# Frames whose samples the next frames change. Other codecs have no such bound.
-_LOOKAHEAD = {"world_rvq": world_rvq.LOOKAHEAD_FRAMES}
 _DEFAULT_LOOKAHEAD = 4
 _CONTEXT_SECONDS = 1.0
 # Where all frames are decoded again, a chunk is at least this share of what was sent, so that the
@@ -86,7 +82,7 @@ class AudioStream:
 def audio_stream(codec, continuous: bool) -> AudioStream:
     """The stream of a codec, of codes or of latents."""
     hop = round(codec.sample_rate / codec.frame_rate)
-    lookahead = _LOOKAHEAD.get(getattr(codec, "kind", ""))
+    lookahead = getattr(codec, "lookahead_frames", None)
     known = lookahead is not None
     return AudioStream(
         codec.decode_vectors if continuous else codec.decode,

@@ -268,6 +268,11 @@ class Synthesizer:
         Raises:
             UserError: an input cannot be used.
         """
+        if self._gpst is not None and (count := self._settings.gpst.best_of) > 1:
+            raise UserError(
+                f"which of {count} samples is the best is known when all are complete: they cannot "
+                "be made as a stream"
+            )
         clock = Clock()
         (one,) = self.prepare([request])
         said = self.say([one]).get(0)

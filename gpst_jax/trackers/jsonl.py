@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from data_pipeline.runtime.buckets import access, location
 from gpst_jax.trackers.base import NoMedia, Workdir
 
 METRICS_FILE = "metrics.jsonl"
@@ -64,10 +65,11 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
         ValueError: a line before the last is not JSON; the message names the file and line.
     """
-    path = Path(path)
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    path = location(path)
+    with access(path):
+        if not path.exists():
+            return []
+        lines = path.read_text(encoding="utf-8").splitlines()
     entries = []
     for number, line in enumerate(lines, 1):
         try:

@@ -1,11 +1,11 @@
-"""What is due after a step: evaluation, preview, checkpoint, stop; the same on every process."""
+"""What is due after a step: evaluations, preview, checkpoint, stop; the same on every process."""
 
 import dataclasses
 import time
 
 import jax
 
-from gpst_jax.config import TrainConfig
+from gpst_jax.config import EvalConfig, TrainConfig
 from gpst_jax.parallel import multihost
 
 
@@ -14,12 +14,13 @@ class Due:
     """What is to be done after a step."""
 
     evaluate: bool
+    task: bool  # the evaluation of generated speech
     preview: bool
     save: bool
     stop: bool  # a signal asked for it; the state is saved first
 
     def __bool__(self) -> bool:
-        return self.evaluate or self.preview or self.save or self.stop
+        return self.evaluate or self.task or self.preview or self.save or self.stop
 
 
 class Cadence:
@@ -28,10 +29,11 @@ class Cadence:
     Args:
         config: the `train` section of the run.
         has_preview: whether there is a preview to be made.
+        task: the section `eval` of the run.
     """
 
-    def __init__(self, config: TrainConfig, has_preview: bool):
-        self._config, self._has_preview = config, has_preview
+    def __init__(self, config: TrainConfig, has_preview: bool, task: EvalConfig):
+        self._config, self._has_preview, self._task = config, has_preview, task
         self.saved()
 
     def saved(self) -> None:
@@ -49,8 +51,11 @@ class Cadence:
         minutes = (time.monotonic() - self._last_save) / 60
         stop, overdue = self._agree(step, interrupted, minutes > config.checkpoint_every_minutes)
         last = step == config.steps
+        evaluate = last or _every(config.eval_every, step)
+        of_task = last or _every(self._task.every, step) if self._task.every else evaluate
         return Due(
-            evaluate=last or _every(config.eval_every, step),
+            evaluate=evaluate,
+            task=bool(self._task.task) and of_task,
             preview=self._has_preview and _every(config.preview_every, step),
             save=last or stop or overdue or step % config.checkpoint_every_steps == 0,
             stop=stop,

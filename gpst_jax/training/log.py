@@ -165,12 +165,16 @@ class TrainLog:
             with storing(self._workdir):
                 self._tracker.write_table(step, "evaluation", ["measure", "mean"], rows)
 
-    def preview(self, step: int, preview: Preview, params: Any) -> None:
-        """Writes samples of the model, which does not count as training time either."""
+    def preview(self, step: int, preview: Preview, params: Any) -> dict[str, float]:
+        """Writes samples of the model, which does not count as training time either.
+
+        Returns what `preview` does: a `TaskEvaluation` the numbers of the samples.
+        """
         start = time.perf_counter()
         with storing(self._workdir):
-            preview(step, params, self._tracker if self._writes_files else None)
+            values = preview(step, params, self._tracker if self._writes_files else None)
         self.throughput.exclude(time.perf_counter() - start)
+        return values or {}
 
     def _write(self, step: int, line: dict[str, float]) -> None:
         with storing(self._workdir):

@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -18,17 +19,25 @@ import numpy as np
 
 from gpst_jax.checkpoints.manager import Checkpoints
 from gpst_jax.checkpoints.record import describe_run
+from gpst_jax.checkpoints.storage import storing
 from gpst_jax.config import ConfigError, RunConfig
+from gpst_jax.config.run import TASK
 from gpst_jax.objectives import Objective
 from gpst_jax.parallel import sharding
 from gpst_jax.trackers import Tracker
 from gpst_jax.trackers.jsonl import METRICS_FILE, last_values
 from gpst_jax.training import metrics
 from gpst_jax.training.cadence import Cadence
+from gpst_jax.training.continuation import Source
 from gpst_jax.training.log import TrainLog
 from gpst_jax.training.preview import Preview
 from gpst_jax.training.profiler import Profiler
-from gpst_jax.training.start import checkpoint_items, claimed_workdir, start_or_resume
+from gpst_jax.training.start import (
+    checkpoint_items,
+    claimed_workdir,
+    mirrored,
+    start_or_resume,
+)
 from gpst_jax.training.step import Batch, TrainState, make_eval_step, make_train_step
 from gpst_jax.training.supervision import Interrupt, Watchdog
 
@@ -85,6 +94,7 @@ def train(
     dataset: Mapping[str, Any],
     devices: list[jax.Device] | None = None,
     initial: Callable[[Any], Any] | None = None,
+    source: Source | None = None,
     preview: Preview | None = None,
     trackers: Sequence[Tracker] | None = None,
     profile_steps: range = range(0),
@@ -93,18 +103,20 @@ def train(
     """Trains to `config.train.steps`.
 
     Starts from the first of these that is there: the newest intact checkpoint in `workdir` (a
-    corrupt one is set aside); `initial`; random initialisation from `config.train.seed`. SIGTERM
-    and SIGINT end it after the step in progress, with a checkpoint; a second signal kills.
+    corrupt one is set aside); `source`; `initial`; random initialisation from `config.train.seed`.
+    SIGTERM and SIGINT end it after the step in progress, with a checkpoint; a second signal kills.
 
     Args:
         config: the run.
         objective: the model family.
         loader_factory: makes the loader of a split; None for `valid` means no evaluation.
-        workdir: directory of checkpoints and metrics.
+        workdir: directory of checkpoints and metrics, or gs://BUCKET/NAME.
         dataset: contents of dataset.json; stored with each checkpoint.
         devices: None uses all.
         initial: gives the parameters of a new run from their shapes and shardings, see
             `warm_start`; None: random initialisation.
+        source: a checkpoint of another run, with whose complete state a new run begins; every
+            checkpoint of this one then has its `history`.
         preview: called every `train.preview_every` steps, by all processes.
         trackers: where this process writes its metrics; None: see `TrainLog`.
         profile_steps: steps that a profile is recorded of.
@@ -113,7 +125,8 @@ def train(
 
     Raises:
         ConfigError: mesh, batch size and batch do not fit together.
-        CheckpointError: `workdir` holds another run, or no checkpoint in it is intact.
+        CheckpointError: `workdir` holds another run, or no checkpoint in it is intact; or this run
+            cannot continue from `source`.
         DivergenceError: `optimizer.max_skipped` steps in a row were skipped.
         StorageError: a checkpoint or the metrics cannot be written, or read back.
         UserError: another live run holds the workdir, or checkpoints cannot be kept there.
@@ -128,17 +141,22 @@ def train(
         stack.enter_context(jax.set_mesh(mesh))
         interrupt = stack.enter_context(Interrupt())
         stack.enter_context(claimed_workdir(workdir))
+        mirror = stack.enter_context(mirrored(workdir))
         train_step = make_train_step(objective, config, mesh)
         checkpoints = stack.enter_context(contextlib.closing(_checkpoints(config, workdir)))
-        step, state = start_or_resume(checkpoints, objective, config, mesh, run, loader, initial)
+        step, state, history = start_or_resume(
+            checkpoints, objective, config, mesh, run, loader, initial, source
+        )
+        run |= {"history": history} if history else {}
         if skip_batches:
             loader.skip(*_rows(skip_batches, config.data.batch_size))
-        log = TrainLog(config, objective, mesh, workdir, step, trackers, run)
+        log = TrainLog(config, objective, mesh, mirror.local, step, trackers, run)
         stack.enter_context(contextlib.closing(log))
         evaluate = _make_evaluate(objective, config, mesh, loader_factory, shard_batch, log)
-        profiler = stack.enter_context(contextlib.closing(Profiler(workdir, profile_steps)))
+        profiler = stack.enter_context(contextlib.closing(Profiler(mirror.local, profile_steps)))
         watchdog = stack.enter_context(contextlib.closing(_watchdog(config)))
-        cadence = Cadence(train_config, has_preview=preview is not None)
+        cadence = Cadence(train_config, preview is not None, config.eval)
+        task = _task_evaluation(config, mirror.local)
 
         stop = False
         while step < train_config.steps and not stop:
@@ -156,9 +174,14 @@ def train(
                 # All lines up to a checkpoint are written before it: a resume leaves no gap.
                 log.flush()
                 means = evaluate(step, state) if due.evaluate else {}
+                if task is not None and due.task:
+                    means |= log.preview(step, task, _sampled(state))
                 if preview is not None and due.preview:
                     log.preview(step, preview, _sampled(state))
                 if due.save:
+                    with storing(workdir):
+                        mirror.upload()
+                    means = _comparable(config, means)
                     _save(checkpoints, step, state, run | {"data": loader.get_state()}, means, log)
                     cadence.saved()
                 watchdog.beat()
@@ -173,7 +196,7 @@ def train(
             skipped_steps=int(state.guard.skipped),
             wall_s=time.monotonic() - call_start,
             rates=log.throughput.totals(),
-            final=last_values(os.path.join(workdir, METRICS_FILE)),
+            final=last_values(mirror.local / METRICS_FILE),
         )
 
 
@@ -206,6 +229,22 @@ def _save(
     start = time.perf_counter()
     checkpoints.save(step, checkpoint_items(state), dict(run) | {"step": step}, means)
     log.saved(time.perf_counter() - start)
+
+
+def _task_evaluation(config: RunConfig, workdir: Path) -> Preview | None:
+    """The evaluation of generated speech that the run asks for, if it does."""
+    if not config.eval.task:
+        return None
+    # Recognisers, tasks and samples: most runs need none of it.
+    from gpst_jax.training.task_evaluation import make_task_evaluation
+
+    return make_task_evaluation(config, workdir)
+
+
+def _comparable(config: RunConfig, means: dict[str, float]) -> dict[str, float]:
+    """What a checkpoint is compared by: nothing where the task that decides was not due."""
+    best = config.train.best_metric
+    return means if not best.startswith(TASK) or best in means else {}
 
 
 def _train_loader(loader_factory: Callable[[str], Loader | None]) -> Loader:

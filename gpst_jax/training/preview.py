@@ -20,7 +20,7 @@ from gpst_jax.generation.gpst_modes import RequestBuilder
 from gpst_jax.generation.gpst_sampler import Decoder
 from gpst_jax.trackers import Tracker
 
-Preview = Callable[[int, Any, Tracker | None], None]
+Preview = Callable[[int, Any, Tracker | None], dict[str, float] | None]
 
 
 def make_preview(

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.runtime.buckets import BucketError, access, location
 from data_pipeline.runtime.progress import format_duration
 from gpst_jax.checkpoints.manager import CHECKPOINT_DIRECTORY, Checkpoints
 from gpst_jax.checkpoints.record import CheckpointError
 from gpst_jax.trackers.jsonl import METRICS_FILE, read_metrics
+from gpst_jax.training.continuation import describe_history
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,7 @@ class RunStatus:
         checkpoint_age_s: seconds since it was completed.
         restarts: starts of the training beyond the first.
         skipped_steps: skipped for a loss or gradient that is not finite or spikes.
+        history: the runs that it continues, see `continuation.history_with`.
     """
 
     step: int | None
@@ -49,27 +52,28 @@ class RunStatus:
     checkpoint_age_s: float | None
     restarts: int
     skipped_steps: int
+    history: list[dict[str, Any]]
 
 
 def read_status(workdir: str | Path, now: float | None = None) -> RunStatus:
     """Reads the status of the run in `workdir`; writes nothing.
 
     Args:
-        workdir: of the run; may be empty.
+        workdir: of the run, a directory or gs://BUCKET/NAME; may be empty.
         now: seconds since the epoch; default: the clock.
 
     Raises:
         ValueError: `metrics.jsonl` is damaged; the message names the line.
     """
-    workdir = Path(workdir)
+    folder = location(workdir)
     now = time.time() if now is None else now
-    lines = read_metrics(workdir / METRICS_FILE)
+    lines = read_metrics(folder / METRICS_FILE)
     trained = [line for line in lines if "train/learning_rate" in line]
     last = trained[-1] if trained else {}
-    step, total, age = _newest_checkpoint(workdir, now)
+    step, record, age = _newest_checkpoint(folder, now)
     return RunStatus(
         step=last.get("step"),
-        steps=total,
+        steps=record["config"]["train"]["steps"] if record else None,
         age_s=now - last["time"] if last else None,
         loss=last.get("train/loss"),
         step_s=last.get("perf/step_s"),
@@ -78,9 +82,16 @@ def read_status(workdir: str | Path, now: float | None = None) -> RunStatus:
         goodput_all=_goodput(trained),
         checkpoint_step=step,
         checkpoint_age_s=age,
-        restarts=max(len(list(workdir.glob("tensorboard/events.*"))) - 1, 0),
+        restarts=max(_starts(folder) - 1, 0),
         skipped_steps=int(last.get("train/skipped_steps", 0)),
+        history=record.get("history", []),
     )
+
+
+def _starts(workdir: Path) -> int:
+    """How often the training was started: each start has made a file of TensorBoard's events."""
+    with access(workdir):
+        return len(list(workdir.glob("tensorboard/events.*")))
 
 
 def _goodput(lines: Sequence[dict[str, Any]]) -> float | None:
@@ -94,19 +105,24 @@ def _goodput(lines: Sequence[dict[str, Any]]) -> float | None:
     return min(busy / max(lines[-1]["time"] - lines[0]["time"], 1e-9), 1.0)
 
 
-def _newest_checkpoint(workdir: Path, now: float) -> tuple[int | None, int | None, float | None]:
-    """Its step, the steps of its run, and its age in seconds."""
-    if not (workdir / CHECKPOINT_DIRECTORY).is_dir():
-        return None, None, None
+def _newest_checkpoint(
+    workdir: Path, now: float
+) -> tuple[int | None, dict[str, Any], float | None]:
+    """Its step, its record (empty: there is none), and its age in seconds."""
+    with access(workdir):
+        if not (workdir / CHECKPOINT_DIRECTORY).is_dir():
+            return None, {}, None
     checkpoints = Checkpoints(workdir, writable=False)
     try:
         if not checkpoints.steps:
-            return None, None, None
+            return None, {}, None
         step = checkpoints.steps[-1]
-        age = now - (checkpoints.directory / str(step)).stat().st_mtime
-        return step, checkpoints.read_record(step)["config"]["train"]["steps"], age
+        age = now - checkpoints.saved_at(step)
+        return step, checkpoints.read_record(step), age
+    except BucketError:
+        raise
     except (CheckpointError, OSError):  # a live run may have removed it meanwhile
-        return None, None, None
+        return None, {}, None
     finally:
         checkpoints.close()
 
@@ -141,5 +157,6 @@ def format_status(status: RunStatus) -> str:
             f"{share(status.goodput_all)} since the first line",
             f"last checkpoint  {saved}",
             f"restarts         {status.restarts}",
+            *(f"history          {line}" for line in describe_history(status.history)),
         ]
     )

@@ -8,10 +8,17 @@ from typing import Any
 import jax
 from jax.sharding import SingleDeviceSharding
 
+from data_pipeline.runtime.buckets import access, is_bucket, location
 from data_pipeline.runtime.errors import UserError
 from gpst_jax.checkpoints.manager import CHECKPOINT_DIRECTORY, Loaded
 from gpst_jax.weights.safetensors_source import SafetensorsSource, refuse_pickles
 from gpst_jax.weights.sources import MeanSource, OrbaxSource, Source, read_whole
+
+
+def is_run(path: str | os.PathLike[str]) -> bool:
+    """Whether a directory, or a folder of a bucket, holds checkpoints."""
+    with access(path):
+        return (location(path) / CHECKPOINT_DIRECTORY).is_dir()
 
 
 def open_source(
@@ -28,10 +35,15 @@ def open_source(
         UserError: there is none, or it cannot be used; the message says why.
         CheckpointError: a checkpoint is missing or corrupt.
     """
-    if (Path(path) / CHECKPOINT_DIRECTORY).is_dir():
+    if is_run(path):
         if len(steps) < 2:
             return OrbaxSource(path, steps[0] if steps else None, average=average)
         return MeanSource([OrbaxSource(path, step, average=average) for step in steps])
+    if is_bucket(path):
+        raise UserError(
+            f"{os.fspath(path)}: holds no checkpoints of a run; copy an export in a bucket to a "
+            "directory first"
+        )
     refuse_pickles(Path(path))
     if steps:
         raise UserError(f"{path} is not a run: it holds one model, without steps to choose from")

@@ -15,9 +15,11 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from data_pipeline.datasets.cache import local_dataset
 from data_pipeline.datasets.dataset_json import SPEC_FILE
 from data_pipeline.datasets.kinds import Spec, parse_spec
 from data_pipeline.loading.mixture import dataset_with
+from data_pipeline.runtime.buckets import access, location
 from data_pipeline.runtime.errors import UserError
 from gpst_jax.checkpoints import checksums, stored_arrays
 from gpst_jax.checkpoints.manager import reading
@@ -127,7 +129,7 @@ class OrbaxSource:
     def __init__(
         self, workdir: str | os.PathLike[str], step: int | None = None, *, average: bool = True
     ):
-        self._workdir = Path(workdir)
+        self._workdir = location(workdir)
         with reading(workdir, step) as (checkpoints, step):
             record = checkpoints.read_record(step)
             self._directory = checkpoints.directory / str(step)
@@ -162,8 +164,10 @@ class OrbaxSource:
     def files(self) -> Path | None:
         """Beside the checkpoints of an export, otherwise the run's dataset."""
         own = self._workdir / DATASET_DIRECTORY
-        if (own / SPEC_FILE).is_file():
-            return own
+        with access(own):
+            there = (own / SPEC_FILE).is_file()
+        if there:
+            return Path(local_dataset(str(own)))
         try:
             return Path(dataset_with(self.description.config.data.path, "train", "valid", "unseen"))
         except UserError:
@@ -256,4 +260,5 @@ def _release_memory() -> None:
 def read_evaluation(directory: Path) -> dict[str, Any] | None:
     """Evaluation results stored in a directory, or None."""
     path = directory / EVALUATION_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    with access(path):
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 import soundfile
 
+from data_pipeline import synthesize_corpus as program
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.sources import FolderSource
 from data_pipeline.synthesize_corpus import (
-    DIGITS,
     TRAIN_VOICES,
     UNSEEN_VOICES,
     CorpusConfig,
     plan_corpus,
     synthesize_corpus,
 )
+from data_pipeline.synthetic.languages import LANGUAGES
+from data_pipeline.synthetic.questions import DIGITS
 
 TINY = CorpusConfig(utterances_per_voice=2, valid_per_voice=0, unseen_per_voice=1)
 
@@ -104,3 +106,54 @@ def test_a_directory_of_another_corpus_or_that_cannot_be_written_is_refused(corp
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file"):
         synthesize_corpus(tmp_path / "file" / "corpus", TINY)
+
+
+def test_every_voice_speaks_every_language(tmp_path, monkeypatch):
+    """English is what it is alone; the other texts are in words of their own language."""
+    pytest.importorskip("espeakng_loader")
+    config = dataclasses.replace(TINY, utterances_per_voice=9, languages=("de", "en", "es"))
+    alone = dataclasses.replace(config, languages=("en",))
+    items = plan_corpus(config)
+    assert [item for item in items if item.language == "en"] == plan_corpus(alone)
+    assert len({item.path for item in items}) == len(items) == 3 * len(plan_corpus(alone))
+    for code, language in LANGUAGES.items():
+        texts = {
+            kind: [i.text for i in items if i.language == code and i.text_kind == kind]
+            for kind in ("digits", "free")
+        }
+        assert {word for text in texts["digits"] for word in text.split()} <= set(language.digits)
+        assert not {word for text in texts["free"] for word in text.split()} & set(language.digits)
+        held = {i.text for i in items if i.language == code and i.split == "unseen"}
+        assert held.isdisjoint(i.text for i in items if i.language == code and i.split == "train")
+
+    chosen = [i for i in items if i.voice.name == "f2" and i.path.endswith("train_00000.flac")]
+    monkeypatch.setattr(program, "plan_corpus", lambda config: chosen)
+    synthesize_corpus(tmp_path, config, num_workers=1)
+    utterances, failures = FolderSource(tmp_path, tmp_path / "manifest.csv").list()
+    assert failures == []
+    assert sorted(u.language for u in utterances) == ["de", "en", "es"]
+    assert {u.speaker for u in utterances} == {"f2"}
+    for utterance in utterances:
+        wav, rate = soundfile.read(utterance.path, dtype="float32")
+        assert 0.8 < len(wav) / rate < 5.0
+        assert np.std(wav) > 0.01
+
+
+def test_a_corpus_of_older_versions_goes_on():
+    """Their settings name no languages."""
+    assert "languages" not in CorpusConfig().settings()
+    assert CorpusConfig(languages=("en", "de")).settings()["languages"] == ["en", "de"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"languages": ("en", "xx")}, "--languages=xx: choose from en, de, es"),
+        ({"languages": ()}, "--languages=: name each language once"),
+        ({"languages": ("en", "en")}, "--languages=en,en: name each language once"),
+        ({"languages": ("de",), "questions_per_voice": 1}, "questions are in English: add en"),
+    ],
+)
+def test_languages_that_nobody_speaks_are_refused(fields, reason):
+    with pytest.raises(UserError, match=reason):
+        CorpusConfig(**fields)

@@ -14,7 +14,7 @@ TIMEOUT = 120
 def command(dataset, config, workdir, *more):
     return [
         "experiments.pretrain",
-        *(f"--config={config}", f"--workdir={workdir}", f"--set=data.path={dataset}", *more),
+        *(f"--config={config}", f"--workdir={workdir}", f"--config.data.path={dataset}", *more),
     ]
 
 
@@ -31,7 +31,7 @@ def test_a_workdir_in_use_is_refused_and_that_of_a_killed_run_is_not(
 ):
     """One that runs, one beside it, one after the first was killed; all under a difficult name."""
     workdir = tmp_path / "my run {1} é#%20 \n"
-    first = start(*command(dataset, config, workdir, "--set=train.steps=1000000"))
+    first = start(*command(dataset, config, workdir, "--config.train.steps=1000000"))
     deadline = time.monotonic() + TIMEOUT
     while not jsonl.read_metrics(workdir / jsonl.METRICS_FILE):
         assert first.process.poll() is None, first.text()
@@ -45,7 +45,7 @@ def test_a_workdir_in_use_is_refused_and_that_of_a_killed_run_is_not(
     first.wait(TIMEOUT)
     assert claim.holder(workdir).pid == first.process.pid
     last = max(line["step"] for line in jsonl.read_metrics(workdir / jsonl.METRICS_FILE))
-    third = start(*command(dataset, config, workdir, f"--set=train.steps={last + 2}"))
+    third = start(*command(dataset, config, workdir, f"--config.train.steps={last + 2}"))
     assert third.wait(TIMEOUT) == 0, third.text()
     assert claim.holder(workdir) is None
     assert manager.load_params(workdir).step == last + 2

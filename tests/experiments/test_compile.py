@@ -74,8 +74,8 @@ def test_the_highest_ceiling_that_fits_is_found(accumulate):
     tried += [("dots", 1 << n) for n in range(5)] + [("full", 1 << n) for n in range(6)]
     assert compiler.tried == tried
     assert compile_program.settings(config) == [
-        f"--set=data.batch_size={8 * CHIPS * accumulate}",
-        "--set=model.remat=dots",
+        f"--config.data.batch_size={8 * CHIPS * accumulate}",
+        "--config.model.remat=dots",
     ]
 
 

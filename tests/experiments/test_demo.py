@@ -10,14 +10,14 @@ import pytest
 
 MODES = ("unconditional", "semantic_to_acoustic", "speaker_transfer", "continuation", "tts")
 TINY = [
-    "--set=model.global_net.d_model=64",
-    "--set=model.global_net.num_layers=1",
-    "--set=model.global_net.d_ff=96",
-    "--set=model.local_net.d_model=32",
-    "--set=model.local_net.num_layers=1",
-    "--set=model.local_net.d_ff=64",
-    "--set=optimizer.name=adamw",
-    "--set=train.preview_every=20",
+    "--config.model.global_net.d_model=64",
+    "--config.model.global_net.num_layers=1",
+    "--config.model.global_net.d_ff=96",
+    "--config.model.local_net.d_model=32",
+    "--config.model.local_net.num_layers=1",
+    "--config.model.local_net.d_ff=64",
+    "--config.optimizer.name=adamw",
+    "--config.train.preview_every=20",
 ]
 
 
@@ -134,7 +134,8 @@ def test_generation_from_a_run_on_a_mixture(demo, tmp_path):
                                                 for w in (1, 2)]}))  # fmt: skip
     run_program(
         *("experiments.pretrain", "--config=experiments/configs/gpst_demo.py", *TINY),
-        *(f"--workdir={tmp_path / 'run'}", "--set=train.steps=2", f"--set=data.path={mixture}"),
+        *(f"--workdir={tmp_path / 'run'}", f"--config.data.path={mixture}"),
+        "--config.train.steps=2",
     )
     run_program(
         *("experiments.generate", f"--workdir={tmp_path / 'run'}"),

@@ -67,11 +67,11 @@ def test_read_aloud_is_in_a_voice_that_was_not_trained_on(demo):
 
 def test_study_of_the_chains_compares_them_on_the_same_items(demo, tmp_path):
     flags = [f"--tokens={demo / 'tokens'}", f"--audio_dir={demo / 'corpus'}", "--items=4"]
-    flags += ["--arms=implicit,explicit", "--evaluations=2", "--set=train.steps=2"]
-    flags += [f"--set={field}" for field in TINY]
+    flags += ["--arms=implicit,explicit", "--evaluations=2", "--config.train.steps=2"]
+    flags += [f"--config.{field}" for field in TINY]
     command = [sys.executable, "-m", "experiments.flow_study", *flags, f"--workdir={tmp_path}"]
     done = subprocess.run(
-        [*command, "--set=optimizer.warmup_steps=1"],
+        [*command, "--config.optimizer.warmup_steps=1"],
         capture_output=True, text=True, timeout=600,
         env=programs.environment(),
     )  # fmt: skip

@@ -1,7 +1,6 @@
 """Flags and configurations are refused before any work, in one line, from any directory."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -9,65 +8,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from program_lines import ROOT, outcomes, refused
 from stored_archive import unpack_with_recordings
 
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.flag_rules import check_local
 from experiments.common import RunLoaders
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory) -> Path:
     return unpack_with_recordings(tmp_path_factory.mktemp("stored"))
-
-
-# Runs a program once for each line of arguments: most of the time goes into its imports.
-_DRIVER = """
-import contextlib, importlib, io, json, sys
-from absl import flags
-from data_pipeline.runtime import cli
-module = importlib.import_module(sys.argv[1])
-getattr(module, "_define_flags", lambda: None)()
-found = []
-for line in json.load(sys.stdin):
-    flags.FLAGS.unparse_flags()
-    sys.argv[1:] = line.split()
-    out, error = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
-        try:
-            cli.run(module.main)
-        except SystemExit as end:
-            found.append((end.code, out.getvalue(), error.getvalue()))
-print(json.dumps(found))
-"""
-
-
-def outcomes(program: str, lines: list[str], cwd: Path) -> list[tuple[int, str, str]]:
-    """Exit code, stdout and stderr of a program for every line of arguments."""
-    done = subprocess.run(
-        [sys.executable, "-c", _DRIVER, program],
-        input=json.dumps(lines),
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
-        text=True,
-        capture_output=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def refused(program: str, cases: dict[str, str], cwd: Path) -> None:
-    """Every line of arguments, which holds no spaces in words, ends with its message alone."""
-    found = outcomes(program, list(cases), cwd)
-    for (case, message), (code, printed, error) in zip(cases.items(), found, strict=True):
-        assert code == 2, (case, error)
-        assert message in error, (case, error)
-        assert error.startswith("error: "), (case, error)
-        assert error.count("\n") == 1, (case, error)
-        assert printed == "", (case, printed)
 
 
 def test_the_demo_checks_everything_first_and_runs_from_any_directory(tmp_path):
@@ -78,7 +29,9 @@ def test_the_demo_checks_everything_first_and_runs_from_any_directory(tmp_path):
             f"{workdir} --source=folder": "--audio_dir is missing",
             f"{workdir} --source=folder --audio_dir=nowhere": "--audio_dir=nowhere: no such",
             f"{workdir} --audio_dir=recordings": "--audio_dir: is for --source=folder",
-            f"{workdir} --set=model.width=1": "config field model.width: no such field",
+            f"{workdir} --config.model.width=1": "config field model.width: no such field",
+            f"{workdir} --lm_config.model.x=1": "--lm_config: config field model.x: no such field",
+            f"{workdir} --config.data.path=x": "--config.data.path: the demo makes the dataset",
             f"{workdir} --config=my.py": "--config=my.py: no such file",
             f"{workdir} --smoke --items=3": "--items: is fixed by --smoke",
             "--workdir=gs://bucket/demo": "buckets are not written directly",
@@ -91,7 +44,10 @@ def test_the_demo_checks_everything_first_and_runs_from_any_directory(tmp_path):
 def test_the_second_demo_checks_its_configurations_first(tmp_path):
     refused(
         "experiments.demo_coig",
-        {f"--workdir={tmp_path}/run --flow_config=my.py": "--flow_config=my.py: no such file"},
+        {
+            f"--workdir={tmp_path}/run --flow_config=my.py": "--flow_config=my.py: no such file",
+            f"--workdir={tmp_path}/run --lm_config.train.steps=0": "--lm_config: config field",
+        },
         cwd=Path("/"),
     )
 
@@ -120,6 +76,7 @@ def test_generation_refuses_flags_without_effect(stored):
             f"{gpst} --mode=tts": "--mode=tts needs a language model: give --lm_workdir",
             f"{gpst} --dialogue=d.jsonl": "--dialogue: is for models of family",
             f"{flow} --top_k=3": "--top_k: is for models of family 'gpst'",
+            f"{gpst} --prompt_language=xx": "--prompt_language=xx: the recordings of",
             f"{flow} --dialogue=d.jsonl": "which --lm_workdir names",
             "--workdir=runs/gpst --output=gs://b/samples": "buckets are not written directly",
         },
@@ -144,6 +101,8 @@ def test_commands_of_generation_that_mean_nothing_are_one_line(stored):
             f"{run} --output=o --seconds=1": "--seconds: is for --source",
             f"{run} --output=o.flac --text=one --stream": "--output=o.flac: a stream is written",
             f"{run} --output=o.wav --text=one --mode=tts,dialogue": "give one mode",
+            f"{run} --output=o.wav --text=a --stream --best_of=2": "leave out --stream or",
+            f"{run} --output=o.wav --text=one --language=de": "--language: is for the recordings",
         },
         stored,
     )
@@ -159,8 +118,10 @@ def test_fine_tuning_checks_its_flags_before_it_tokenises(stored):
             f"{tune} --source=folder:x": "one of --audio_dir, --source",
             f"{tune} --rank=3": "--rank: is for --method=lora",
             f"{tune} --vocabulary=extend": "--vocabulary: is for a --dataset",
-            f"{tune} --set=data.path=x": "give the data as --dataset",
-            f"{tune} --set=train.step=9": "train.step: no such field",
+            f"{tune} --config.data.path=x": "give the data as --dataset",
+            f"{tune} --config.train.step=9": "train.step: no such field",
+            f"{tune} --config.train.steps=9 --steps=5": "--config.train.steps: --steps sets it",
+            f"{tune} --config=a.py": "write --config.section.field=value",
             f"{tune} --method=lora --targets=[": "no valid pattern",
             "--checkpoint=a --audio_dir=. --workdir=gs://b/run": "buckets are not written",
         },
@@ -194,6 +155,17 @@ def test_fine_tuning_checks_its_flags_before_it_tokenises(stored):
         (
             "experiments.pretrain",
             {"--config=a.py --workdir=b --process_id=1": "is given with --coordinator only"},
+        ),
+        (
+            "experiments.compile",
+            {
+                "--config=a.py --topology=v5e:4x4 --rows_per_chip=2 --config.data.batch_size=8": (
+                    "--config.data.batch_size: --rows_per_chip sets it"
+                ),
+                "--config=a.py --topology=v5e:4x4 --suggest --config.model.remat=dots": (
+                    "--config.model.remat: --suggest searches for it"
+                ),
+            },
         ),
     ],
 )

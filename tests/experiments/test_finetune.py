@@ -82,7 +82,7 @@ def test_adapters_on_recordings(run, model, recordings, tmp_path):
 
 
 def test_all_parameters_then_export(run, start, model, recordings, tmp_path):
-    result = run(f"--source=folder:{recordings}", "--set=data.seed=3")
+    result = run(f"--source=folder:{recordings}", "--config.data.seed=3")
     assert result["model"] == str(tmp_path / "out" / "train")
     loaded = manager.load_params(tmp_path / "out" / "train")
     assert (loaded.step, loaded.config.data.seed) == (3, 3)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import programs
@@ -74,3 +75,39 @@ def test_one_file_becomes_one_file_in_another_voice(stored):
     audio = soundfile.info(stored / "made" / "out.wav")
     assert audio.duration == pytest.approx(info["seconds"], abs=1e-3)
     assert audio.duration == pytest.approx(soundfile.info(stored / WHAT).duration, abs=0.03)
+
+
+@pytest.mark.slow
+def test_a_manifest_that_was_killed_goes_on(stored):
+    """What was complete is neither made nor written again, and the rest is what it would be."""
+    rows = [
+        {"id": f"n{number}", "source": WHAT, "prompt": WHO, "seed": number} for number in (1, 2, 3)
+    ]
+    (stored / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--mode=speaker_transfer", "--manifest=many.jsonl", "--batch_size=1", "--noguards"]
+    flags.append("--prompt_seconds=1")
+    results = stored / "many" / "results.jsonl"
+    command = [sys.executable, "-m", "experiments.generate", "--workdir=runs/gpst"]
+    process = subprocess.Popen(
+        [*command, *flags, "--output=many"],
+        cwd=stored, env=programs.environment(), stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    while not results.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in (stored / "many").glob("n1.wav")}
+    assert kept
+
+    done = generate(stored, "gpst", *flags, "--output=many")
+    assert done.returncode == 0, done.stderr
+    assert " of 3 are there" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [line["id"] for line in lines] == ["n1", "n2", "n3"]
+    whole = generate(stored, "gpst", *flags, "--output=whole")
+    assert whole.returncode == 0, whole.stderr
+    for row in rows:
+        name = f"{row['id']}.wav"
+        assert (stored / "many" / name).read_bytes() == (stored / "whole" / name).read_bytes()

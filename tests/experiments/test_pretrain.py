@@ -21,11 +21,11 @@ def test_interrupt_and_continue(dataset, environment, config, tmp_path):
     command = [
         *(sys.executable, "-m", "experiments.pretrain"),
         *(f"--config={config}", f"--workdir={workdir}", f"--json_out={result}"),
-        *(f"--set=data.path={dataset}", "--set=train.steps=1000000"),
+        f"--config.data.path={dataset}",
     ]
     process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
+        [*command, "--config.train.steps=1000000"], cwd=tmp_path, env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
         deadline = time.monotonic() + 200
@@ -47,7 +47,7 @@ def test_interrupt_and_continue(dataset, environment, config, tmp_path):
     assert manager.Checkpoints(workdir, writable=False).steps == [steps]
 
     done = subprocess.run(
-        [*command, f"--set=train.steps={steps + 2}"],
+        [*command, f"--config.train.steps={steps + 2}"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -67,18 +67,18 @@ def test_interrupt_and_continue(dataset, environment, config, tmp_path):
 
 CASES = """
 import json, sys
-from absl.testing import flagsaver
+from data_pipeline.runtime import cli
 from data_pipeline.runtime.errors import UserError
 from experiments import pretrain
 
-pretrain.flags.FLAGS.mark_as_parsed()
 messages = []
 for config, workdir, assignments in json.load(sys.stdin):
-    with flagsaver.flagsaver(config=config, workdir=workdir, set=assignments):
-        try:
-            messages.append(f"no error: {pretrain.main([])}")
-        except UserError as error:
-            messages.append(str(error))
+    fields = [f"--config.{assignment}" for assignment in assignments]
+    cli.parse_flags(["pretrain", f"--config={config}", f"--workdir={workdir}", *fields])
+    try:
+        messages.append(f"no error: {pretrain.main([])}")
+    except UserError as error:
+        messages.append(str(error))
 print(json.dumps(messages))
 """
 
@@ -118,11 +118,11 @@ def test_bad_input_is_one_clear_error(dataset, environment, config, tmp_path):
 def test_skipped_batches_are_in_the_data_state(start, dataset, config, tmp_path):
     command = [
         "experiments.pretrain",
-        *(f"--config={config}", f"--workdir={tmp_path / 'run'}", f"--set=data.path={dataset}"),
+        *(f"--config={config}", f"--workdir={tmp_path / 'run'}", f"--config.data.path={dataset}"),
         "--skip_steps=1:2",
     ]
     for steps, row in ((2, 8), (3, 10)):  # two rows a step; the flag may stay on the command line
-        program = start(*command, f"--set=train.steps={steps}")
+        program = start(*command, f"--config.train.steps={steps}")
         assert program.wait(200) == 0, program.text()
         saves = manager.Checkpoints(tmp_path / "run", writable=False)
         data = saves.read_record(steps)["data"]

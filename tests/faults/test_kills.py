@@ -27,8 +27,8 @@ def command(dataset, config, workdir):
     """Saves every 8 steps, so that many kills fall into a save."""
     return [
         "experiments.pretrain",
-        *(f"--config={config}", f"--workdir={workdir}", f"--set=data.path={dataset}"),
-        *(f"--set=train.steps={STEPS}", "--set=train.checkpoint_every_steps=8"),
+        *(f"--config={config}", f"--workdir={workdir}", f"--config.data.path={dataset}"),
+        *(f"--config.train.steps={STEPS}", "--config.train.checkpoint_every_steps=8"),
     ]
 
 

@@ -48,9 +48,9 @@ def begin(start, number, dataset, config, workdir, *settings, steps=STEPS):
     return [
         start(
             "experiments.pretrain",
-            *(f"--config={config}", f"--workdir={workdir}", f"--set=data.path={dataset}"),
-            *(f"--set=train.steps={steps}", "--set=train.checkpoint_every_steps=5"),
-            *("--set=data.batch_size=4", f"--heartbeat_seconds={HEARTBEAT}", *settings),
+            *(f"--config={config}", f"--workdir={workdir}", f"--config.data.path={dataset}"),
+            *(f"--config.train.steps={steps}", "--config.train.checkpoint_every_steps=5"),
+            *("--config.data.batch_size=4", f"--heartbeat_seconds={HEARTBEAT}", *settings),
             *([*address, f"--process_id={index}"] if address else []),
             **extra,
         )
@@ -128,7 +128,7 @@ def test_sigterm_to_one_saves_in_all(start, dataset, config, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(2 * TIMEOUT)
 def test_two_processes_preview_what_one_does(start, dataset, config, tmp_path):
-    settings = ("--set=train.preview_every=4", "--set=mesh.fsdp=4")
+    settings = ("--config.train.preview_every=4", "--config.mesh.fsdp=4")
     entropy = {}
     for number in (1, 2):
         workdir = tmp_path / str(number)
@@ -150,7 +150,7 @@ def test_two_processes_preview_what_one_does(start, dataset, config, tmp_path):
 def test_waiting_for_a_process_that_never_comes_ends_in_time(start, dataset, config, tmp_path):
     program = start(
         "experiments.pretrain",
-        *(f"--config={config}", f"--workdir={tmp_path / 'run'}", f"--set=data.path={dataset}"),
+        *(f"--config={config}", f"--workdir={tmp_path / 'run'}", f"--config.data.path={dataset}"),
         *(f"--coordinator=localhost:{free_port()}", "--num_processes=2", "--process_id=0"),
         "--connect_seconds=3",
     )

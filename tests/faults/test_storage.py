@@ -19,8 +19,8 @@ TIMEOUT = 120
 def command(dataset, config, workdir, steps):
     return [
         "experiments.pretrain",
-        *(f"--config={config}", f"--workdir={workdir}", f"--set=data.path={dataset}"),
-        *(f"--set=train.steps={steps}", "--set=train.checkpoint_every_steps=10"),
+        *(f"--config={config}", f"--workdir={workdir}", f"--config.data.path={dataset}"),
+        *(f"--config.train.steps={steps}", "--config.train.checkpoint_every_steps=10"),
     ]
 
 
@@ -60,7 +60,7 @@ def test_full_disk(writing, start, dataset, config, tmp_path):
     assert first.wait(TIMEOUT) == 0, first.text()
     assert steps_of(workdir) == [10, 20]
     # No file may grow beyond 4 KiB, as on a disk without room.
-    quiet = ["--set=train.log_every=1000000"] if writing == "checkpoints" else []
+    quiet = ["--config.train.log_every=1000000"] if writing == "checkpoints" else []
     second = start(*command(dataset, config, workdir, 1_000_000), *quiet)
     wait_until(lambda: not (saves / "20").exists(), second)
     resource.prlimit(second.process.pid, resource.RLIMIT_FSIZE, (4096, 4096))

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("data_pipeline", "gpst_jax", "experiments")
 FOLDERS = (*PACKAGES, "tests", "tpu_scripts", "docker", "docs", "requirements")
 OF_ABSL = {"help": "", "helpfull": "", "verbosity": ""}
+_FLAG = re.compile(r"--(\w+)((?:\.\w+)*)(?:=(.*))?", re.DOTALL)
 # Flags that a program makes of settings, so that their names are not written in it.
 OF_SETTINGS = {
     "experiments.evaluate": dict.fromkeys(
@@ -35,7 +36,8 @@ FILES = (".csv", ".gz", ".json", ".jsonl", ".safetensors")
 # After `--` these hand the rest of the line to pretrain.
 TO_PRETRAIN = ("launch.sh", "up.sh")
 
-# A flag's kind: "" for any value, "bool", or its values joined by "|".
+# A flag's kind: "" for any value, "bool", "config" for one that `--config.section.field=value` may
+# follow, or its values joined by "|".
 Flags = dict[str, str]
 
 
@@ -116,7 +118,7 @@ def _command_faults(piece: str) -> list[str]:
         if program == "make":
             found += _make_faults(words)
             continue
-        flags = [match for word in words if (match := re.match(r"--(\w+)(?:=(.*))?", word))]
+        flags = [match for word in words if (match := _FLAG.match(word))]
         if program == "?":
             known = [_all_flags()]
         elif program.endswith(".sh"):
@@ -135,20 +137,20 @@ def _command_faults(piece: str) -> list[str]:
         else:
             continue
         for match in flags if known else []:
-            found += _flag_faults(program, match[1], match[2], known[0])
+            found += _flag_faults(program, match[1], match[2], match[3], known[0])
     return found
 
 
-def _flag_faults(program: str, name: str, value: str | None, known: Flags) -> list[str]:
-    shown = f"{program} --{name}"
+def _flag_faults(program: str, name: str, field: str, value: str | None, known: Flags) -> list[str]:
+    shown = f"{program} --{name}{field}"
+    if field:
+        right = known.get(name) == "config" and (field == ".help" or has_field(field[1:]))
+        return [] if right else [f"{shown}: no such flag or field"]
     positive = name.removeprefix("no")
     if name not in known and known.get(positive) != "bool":
         return [f"{shown}: no such flag"]
     if value is None:
         return []
-    if name == "set":
-        field = value.partition("=")[0]
-        return [] if has_field(field) else [f"{shown}={value}: no such field"]
     choices = known.get(name, "").split("|")
     plain = re.fullmatch(r"[a-z]\w*", value) and len(choices) > 1
     return [f"{shown}={value}: none of {choices}"] if plain and value not in choices else []
@@ -303,6 +305,13 @@ def module_flags(name: str) -> Flags:
     return flags
 
 
+def own_flags(name: str) -> Flags:
+    """Flags that the file of a program itself defines."""
+    path = module(name)
+    assert path
+    return _definitions(ast.walk(_tree(path)))
+
+
 def _definitions(nodes: typing.Iterable[ast.AST]) -> Flags:
     flags: Flags = {}
     for node in nodes:
@@ -315,6 +324,8 @@ def _definitions(nodes: typing.Iterable[ast.AST]) -> Flags:
         name, kind = ast.literal_eval(node.args[0]), ""
         if called.attr in ("DEFINE_bool", "DEFINE_boolean"):
             kind = "bool"
+        elif called.attr in ("DEFINE_config", "DEFINE_overrides"):
+            kind = "config"
         elif called.attr == "DEFINE_enum" and isinstance(node.args[2], ast.List | ast.Tuple):
             kind = "|".join(ast.literal_eval(node.args[2]))
         flags[name] = kind
@@ -336,13 +347,14 @@ def script_flags(name: str) -> Flags:
     if own := re.search(r"^begin '([^']*)'", text, re.MULTILINE):
         common = (ROOT / "tpu_scripts" / "env.sh").read_text()
         settings = re.findall(r"^(\w+)\|", common, re.MULTILINE)
-        flags |= _cases(common) | dict.fromkeys([*own[1].split(), *settings], "")
+        flags |= dict.fromkeys([*own[1].split(), *settings], "") | _cases(common)
     return flags
 
 
 def _cases(text: str) -> Flags:
-    """Flags among the patterns of `case`."""
-    return dict.fromkeys(re.findall(r"--(\w+)(?:=\*)?(?=\)| \|)", text), "")
+    """Flags among the patterns of `case`, but for former ones, which are refused."""
+    found = re.findall(r"--(\w+)(\.\*)?(?:=\*)?(?=\)(?! (?:die|fail))| \|)", text)
+    return {name: "config" if fields else "" for name, fields in found}
 
 
 @functools.cache
@@ -353,7 +365,7 @@ def _all_flags() -> Flags:
         for path in (ROOT / package).glob("*.py"):
             if is_program(f"{package}.{path.stem}"):
                 for name, kind in module_flags(f"{package}.{path.stem}").items():
-                    flags[name] = kind if kind == "bool" else flags.get(name, "")
+                    flags[name] = kind if kind in ("bool", "config") else flags.get(name, "")
     for path in (ROOT / "tpu_scripts").glob("*.sh"):
         flags |= script_flags(path.name)
     return flags

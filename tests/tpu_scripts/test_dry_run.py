@@ -21,13 +21,13 @@ VERBS = {
     "create": [],
     "sync": [],
     "setup": [],
-    "launch": ["--set=train.steps=9", "--", "--profile_steps=5:9"],
+    "launch": ["--config.train.steps=9", "--", "--profile_steps=5:9"],
     "status": [],
     "logs": ["--host=1", "--lines=5", "--follow"],
     "ssh_all": ["--", "ls", "a b"],
     "stop": [],
     "delete": [],
-    "up": ["--set=train.steps=9"],
+    "up": ["--config.train.steps=9"],
 }
 
 
@@ -130,6 +130,9 @@ def test_what_is_printed_can_be_run(tmp_path, traps, backend):
         (["--project="], "--project is not set"),
         (["--reserved"], "exclude each other"),
         (["--what=1"], "unknown flag --what"),
+        (["--set=a.b=c"], "set=a.b=c: write --config.a.b=c"),
+        (["--config.a.b"], "--config.a.b: needs a value"),
+        (["--config.data.path=c"], "--config.data.path=c: give the dataset as --data"),
         (["what"], "unknown argument 'what'"),
         (["--env=nowhere"], "no such file"),
     ],

@@ -22,7 +22,8 @@ FLAGS = {
     "topology": "4x4x4",
     "max_restarts": "20",
 }
-COMMAND = ["python", "-m", "experiments.pretrain", "--workdir=/mnt/my run", "--set=a.b='c\"d: *&{'"]
+COMMAND = ["python", "-m", "experiments.pretrain", "--workdir=/mnt/my run"]
+COMMAND += ["--config.a.b='c\"d: *&{'"]
 
 
 def render(*more, **flags):

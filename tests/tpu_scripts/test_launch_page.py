@@ -117,7 +117,7 @@ def test_a_newcomer_gets_to_running(newcomer):
     walk, world, log = newcomer
     before = {}
     for section, commands in blocks():
-        if commands.strip() == "tpu_scripts/up.sh --set=data.batch_size=1024":
+        if commands.strip() == "tpu_scripts/up.sh --config.data.batch_size=1024":
             continue  # the other way, below
         done = walk(commands)
         assert done.returncode == 0, f"{section}:\n{commands}\n{done.stdout}\n{done.stderr}"
@@ -130,9 +130,9 @@ def test_a_newcomer_gets_to_running(newcomer):
     trained = [json.loads(line) for line in (world.path / "calls.log").read_text().splitlines()]
     starts = [" ".join(call) for call in trained if "on_host.sh start" in call[-1]]
     assert len(starts) == 4
-    assert all("--set=data.batch_size=1024" in start for start in starts)
+    assert all("--config.data.batch_size=1024" in start for start in starts)
     # By up.sh: from nothing again, until it says that the run is running.
-    process = walk("tpu_scripts/up.sh --set=data.batch_size=1024 --yes", background=True)
+    process = walk("tpu_scripts/up.sh --config.data.batch_size=1024 --yes", background=True)
     try:
         deadline = time.monotonic() + 200
         while "run running" not in log.read_text():

@@ -132,8 +132,8 @@ def test_the_whole_preflight(tmp_path, dataset, config, environment):
     workdir = tmp_path / "a run"
     arguments = (str(config), "v5e:2x2", f"--data={dataset}", f"--workdir={workdir}")
     small = (
-        "--set=data.batch_size=4",
-        "--set=data.sequence_length=128",
+        "--config.data.batch_size=4",
+        "--config.data.sequence_length=128",
         "--price_per_chip_hour=1.5",
     )
     done = call(*arguments, *small, PYTHONPATH="")
@@ -167,16 +167,16 @@ def test_a_workdir_that_is_a_bucket_is_refused(tmp_path, config, start):
 def test_its_dry_run_names_every_command(tmp_path):
     done = call(
         *("my config.py", "v5p:4x8x8", "--data=/mnt/t", "--workdir=/mnt/my run"),
-        *("--num_slices=2", "--rows_per_chip=4", "--hash", "--set=train.steps=9", "--dry_run"),
+        *("--num_slices=2", "--rows_per_chip=4", "--hash", "--config.train.steps=9", "--dry_run"),
     )
     assert done.returncode == 0
     assert done.stdout.splitlines() == [
         "python -m data_pipeline.check_dataset /mnt/t --hash",
         "python -m experiments.compile --config=my\\ config.py --topology=v5p:4x8x8 "
-        "--set=data.path=/mnt/t --num_slices=2 --rows_per_chip=4 --set=train.steps=9 "
+        "--config.data.path=/mnt/t --num_slices=2 --rows_per_chip=4 --config.train.steps=9 "
         "--json_out=REPORT",
         "python -m experiments.preflight --config=my\\ config.py --compiled=REPORT "
-        "--workdir=/mnt/my\\ run --set=train.steps=9",
+        "--workdir=/mnt/my\\ run --config.train.steps=9",
     ]
 
 
@@ -188,6 +188,9 @@ def test_its_dry_run_names_every_command(tmp_path):
         ["--what"],
         ["a", "b", "c"],
         ["a.py", "v5p:2x2", "--data=tokens", "--workdir=run"],
+        ["a.py", "v5e:4x4", "--data=tokens", "--workdir=run", "--set=a.b=c"],
+        ["a.py", "v5e:4x4", "--data=tokens", "--workdir=run", "--config.a.b"],
+        ["a.py", "v5e:4x4", "--data=tokens", "--workdir=run", "--config.data.path=c"],
         ["a.py", "v5e:4x4", "--data=tokens", "--workdir=gs://bucket/run"],
         ["a.py", "v5e:4x4", "--data=gs://bucket/tokens", "--workdir=run"],
     ],

@@ -75,9 +75,9 @@ def test_a_damaged_metrics_file_is_named(workdir):
 @pytest.mark.timeout(800)
 def test_the_program_reads_a_real_run(tmp_path, dataset, config, start):
     workdir = tmp_path / "run"
-    arguments = (f"--config={config}", f"--set=data.path={dataset}", f"--workdir={workdir}")
+    arguments = (f"--config={config}", f"--config.data.path={dataset}", f"--workdir={workdir}")
     for steps in (4, 6):
-        program = start("experiments.pretrain", *arguments, f"--set=train.steps={steps}")
+        program = start("experiments.pretrain", *arguments, f"--config.train.steps={steps}")
         assert program.wait(250) == 0, program.text()
     before = sorted(path for path in workdir.rglob("*"))
     out = tmp_path / "status.json"

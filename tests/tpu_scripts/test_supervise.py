@@ -54,7 +54,7 @@ def test_it_gives_up(tmp_path):
 
 
 def test_arguments_arrive_as_they_are(tmp_path):
-    given = ["--set=data.path=with space", "*", "$HOME", "", "it's", 'a"b']
+    given = ["--config.data.path=with space", "*", "$HOME", "", "it's", 'a"b']
     done, log = run(tmp_path, "75,0", arguments=given)
     assert done.returncode == 0
     assert log == [repr(given)] * 2

@@ -9,15 +9,14 @@ speech, at no bit rate); then the phase is reconstructed.
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
 
 from data_pipeline.audio.io import resample
-from data_pipeline.tokenizers import storage
-from data_pipeline.tokenizers.codecs.residual import fit_smoother, sum_of_vectors, with_neighbours
+from data_pipeline.tokenizers.codecs.residual import fit_smoother, with_neighbours
+from data_pipeline.tokenizers.codecs.residual_codec import ResidualCodec
 from data_pipeline.tokenizers.codecs.vocoder import GriffinLim, invert_mel
 from data_pipeline.tokenizers.semantic import features, kmeans
 
@@ -60,53 +59,23 @@ class MelRVQConfig:
         )
 
 
-class MelRVQ:
-    """The codec; implements `base.AcousticCodec`.
-
-    Attributes:
-        codebooks: float32 (Q, N, D), vectors in the latent space, D = num_mels.
-        context_frames: frames on either side that the codes of a frame depend on.
-    """
+class MelRVQ(ResidualCodec):
+    """The codec; implements `base.AcousticCodec`. Its latents have D = num_mels numbers."""
 
     kind: ClassVar[str] = "mel_rvq"
+    config_type: ClassVar[type] = MelRVQConfig
 
     def __init__(self, config: MelRVQConfig, weights: dict[str, np.ndarray], sha256: str):
         """See `load` and `fit`."""
-        self.config = config
-        self.sha256 = sha256
-        self.id = (
-            f"{self.kind}-{config.num_codebooks}x{config.codebook_size}-{config.frame_rate:g}hz"
-        )
-        self.sample_rate = config.sample_rate
-        self.frame_rate = config.frame_rate
-        self.num_codebooks = config.num_codebooks
-        self.codebook_size = config.codebook_size
-        self.codebooks = weights["codebooks"]
-        self.context_frames: int | None = config.window_hops
+        super().__init__(config, weights, sha256)
+        self.context_frames = config.window_hops
         self._mean = weights["mean"]
         self._smoothers = weights["smoothers"]
         self._phase = GriffinLim(config.hop, config.window, config.iterations)
-
-    @classmethod
-    def load(cls, directory: str | os.PathLike[str]) -> "MelRVQ":
-        """Reads a fitted codec.
-
-        Raises:
-            UserError: the directory is not one, or was modified.
-        """
-        stored = storage.load_tokenizer(directory)
-        return cls(stored.parse_config(MelRVQConfig, directory), stored.weights, stored.sha256)
+        self.lookahead_frames = self._phase.lookahead + 1  # and a neighbour of the smoother
 
     def encode(self, wav: np.ndarray, sample_rate: int) -> np.ndarray:
-        """Codes of a signal.
-
-        Args:
-            wav: float32 (N,).
-            sample_rate: of the signal, in Hz; resampled if it is not the codec's.
-
-        Returns:
-            uint16 (Q, T), T = ceil(N / hop) after resampling.
-        """
+        """See `ResidualCodec.encode`."""
         wav = resample(wav, sample_rate, self.sample_rate)
         return self._quantise(wav, raw_features(self.config, wav) - self._mean)
 
@@ -118,35 +87,7 @@ class MelRVQ:
             residual = residual - codebook[row]
         return codes
 
-    def embed(self, codes: np.ndarray, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Sum of the vectors of codebooks [start, stop): codes (Q', T) -> float32 (T, D).
-
-        Raises:
-            ValueError: too many codebooks, or codes out of range.
-        """
-        return sum_of_vectors(self.codebooks, codes, start, stop)
-
-    def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Decodes codes to a signal.
-
-        Args:
-            codes: integers (Q', T), the first Q' codebooks of each frame, 1 <= Q' <= Q.
-
-        Returns:
-            float32 (T * hop,) at the codec's sample rate.
-
-        Raises:
-            ValueError: too many codebooks, or codes out of range.
-        """
-        return self._render(self.embed(codes), len(codes))
-
-    def decode_vectors(self, latents: np.ndarray) -> np.ndarray:
-        """Decodes latents without quantising them: (T, D) -> float32 (T * hop,)."""
-        return self._render(np.asarray(latents, np.float32), self.num_codebooks)
-
     def _render(self, latents: np.ndarray, depth: int) -> np.ndarray:
-        if len(latents) == 0:
-            return np.zeros(0, np.float32)
         smoothed = with_neighbours(latents) @ self._smoothers[depth - 1]
         log_mel = np.maximum(smoothed + self._mean, math.log(self.config.floor))
         return self._phase(invert_mel(np.exp(log_mel), self.config.filters))

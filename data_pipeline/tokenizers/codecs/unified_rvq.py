@@ -7,13 +7,11 @@ the sum of a frame's vectors, quantised or not.
 """
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
 
-from data_pipeline.tokenizers import storage
 from data_pipeline.tokenizers.codecs import mel_rvq
 from data_pipeline.tokenizers.codecs.mel_rvq import MelRVQ, MelRVQConfig
 from data_pipeline.tokenizers.semantic import kmeans, mfcc_kmeans
@@ -60,6 +58,7 @@ class UnifiedRVQ(MelRVQ):
     """
 
     kind: ClassVar[str] = "unified_rvq"
+    config_type: ClassVar[type] = UnifiedRVQConfig
 
     def __init__(self, config: UnifiedRVQConfig, weights: dict[str, np.ndarray], sha256: str):
         """See `load` and `fit`."""
@@ -67,16 +66,6 @@ class UnifiedRVQ(MelRVQ):
         self.semantic_vocab = config.units.vocab_size
         self.context_frames = None  # units are normalised over the whole signal
         self._units = MFCCKMeans(config.units, _part(weights, "units"), sha256)
-
-    @classmethod
-    def load(cls, directory: str | os.PathLike[str]) -> "UnifiedRVQ":
-        """Reads a fitted codec.
-
-        Raises:
-            UserError: the directory is not one, or was modified.
-        """
-        stored = storage.load_tokenizer(directory)
-        return cls(stored.parse_config(UnifiedRVQConfig, directory), stored.weights, stored.sha256)
 
     def encode_first(self, wav: np.ndarray, sample_rate: int) -> np.ndarray:
         """The codes of the first codebook alone, uint16 (T,); see `encode`."""

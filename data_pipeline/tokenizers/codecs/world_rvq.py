@@ -11,21 +11,19 @@ Decoding is causal up to `LOOKAHEAD_FRAMES`: more codes do not change the sample
 """
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
 
 from data_pipeline.audio.io import resample
-from data_pipeline.tokenizers import storage
 from data_pipeline.tokenizers.base import num_frames
 from data_pipeline.tokenizers.codecs.residual import (
     beam_search,
     fit_smoother,
-    sum_of_vectors,
     with_neighbours,
 )
+from data_pipeline.tokenizers.codecs.residual_codec import ResidualCodec
 from data_pipeline.tokenizers.codecs.world_vocoder import WorldVocoder
 from data_pipeline.tokenizers.semantic import features, kmeans
 
@@ -100,52 +98,23 @@ class WorldRVQConfig:
         return np.tile(weights, self.subframes)
 
 
-class WorldRVQ:
-    """The codec; implements `base.AcousticCodec`.
-
-    Attributes:
-        codebooks: float32 (Q, N, D), vectors in the latent space.
-        context_frames: None: pitch is tracked over the whole signal.
-    """
+class WorldRVQ(ResidualCodec):
+    """The codec; implements `base.AcousticCodec`, and needs pyworld to encode and to decode."""
 
     kind: ClassVar[str] = "world_rvq"
+    config_type: ClassVar[type] = WorldRVQConfig
+    context_frames = None  # pitch is tracked over the whole signal
+    lookahead_frames = LOOKAHEAD_FRAMES
 
     def __init__(self, config: WorldRVQConfig, weights: dict[str, np.ndarray], sha256: str):
         """See `load` and `fit`."""
-        self.config = config
-        self.sha256 = sha256
-        self.id = (
-            f"{self.kind}-{config.num_codebooks}x{config.codebook_size}-{config.frame_rate:g}hz"
-        )
-        self.sample_rate = config.sample_rate
-        self.frame_rate = config.frame_rate
-        self.num_codebooks = config.num_codebooks
-        self.codebook_size = config.codebook_size
-        self.codebooks = weights["codebooks"]
-        self.context_frames: int | None = None
+        super().__init__(config, weights, sha256)
         self._mean = weights["mean"]
         self._projection = weights["projection"]
         self._smoothers = weights["smoothers"]
 
-    @classmethod
-    def load(cls, directory: str | os.PathLike[str]) -> "WorldRVQ":
-        """Reads a fitted codec.
-
-        Raises:
-            UserError: the directory is not one, or was modified.
-        """
-        stored = storage.load_tokenizer(directory)
-        return cls(stored.parse_config(WorldRVQConfig, directory), stored.weights, stored.sha256)
-
     def encode(self, wav: np.ndarray, sample_rate: int) -> np.ndarray:
-        """Codes of a signal.
-
-        Args:
-            wav: float32 (N,).
-            sample_rate: of the signal, in Hz; resampled if it is not the codec's.
-
-        Returns:
-            uint16 (Q, T), T = ceil(N / hop) after resampling.
+        """See `ResidualCodec.encode`.
 
         Raises:
             UserError: pyworld is not installed.
@@ -154,36 +123,7 @@ class WorldRVQ:
         latents = (raw_features(self.config, wav) - self._mean) @ self._projection
         return beam_search(latents, self.codebooks, self.config.beam)
 
-    def embed(self, codes: np.ndarray, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Sum of the vectors of codebooks [start, stop): codes (Q', T) -> float32 (T, D).
-
-        Raises:
-            ValueError: too many codebooks, or codes out of range.
-        """
-        return sum_of_vectors(self.codebooks, codes, start, stop)
-
-    def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Decodes codes to a signal.
-
-        Args:
-            codes: integers (Q', T), the first Q' codebooks of each frame, 1 <= Q' <= Q.
-
-        Returns:
-            float32 (T * hop,) at the codec's sample rate.
-
-        Raises:
-            ValueError: too many codebooks, or codes out of range.
-            UserError: pyworld is not installed.
-        """
-        return self._render(self.embed(codes), len(codes))
-
-    def decode_vectors(self, latents: np.ndarray) -> np.ndarray:
-        """Decodes latents without quantising them: (T, D) -> float32 (T * hop,)."""
-        return self._render(np.asarray(latents, np.float32), self.num_codebooks)
-
     def _render(self, latents: np.ndarray, depth: int) -> np.ndarray:
-        if len(latents) == 0:
-            return np.zeros(0, np.float32)
         stacked = with_neighbours(latents) @ self._smoothers[depth - 1] + self._mean
         vocoder = self.config.vocoder
         parameters = stacked.reshape(-1, vocoder.width)

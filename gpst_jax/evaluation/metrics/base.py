@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from data_pipeline.runtime.errors import UserError
-from gpst_jax.evaluation.comparisons import mean_difference
-from gpst_jax.evaluation.metrics.display import Cell, Table, absent_cell
+from gpst_jax.evaluation.comparisons import paired_difference
+from gpst_jax.evaluation.metrics.display import Cell, Table, absent_cell, p_value
 from gpst_jax.evaluation.metrics.display import items_of as items_of
 from gpst_jax.evaluation.metrics.recipe import Measurement, Outcome, Recipe
 from gpst_jax.samples.manifest import Sample, first_of_seeded_order
@@ -34,6 +34,10 @@ class Inputs:
     measure: Callable[[Measurement, Sequence[Path]], Mapping[Path, Outcome]]
     resamples: int  # of the bootstrap
     seed: int  # of the choice of items, the shuffles and the bootstrap
+
+    def speakers(self, condition: str) -> dict[str, str]:
+        """The speaker of each sample of a condition, by id."""
+        return {sample.id: sample.speaker for sample in self.conditions[condition]}
 
     @property
     def bootstrap(self) -> dict[str, int]:
@@ -109,11 +113,53 @@ class Metric(abc.ABC):
             )
         return cls.recipes[recipe_id]
 
+    @classmethod
     def difference(
-        self, values: Mapping[str, Any], base: Mapping[str, Any], *, resamples: int, seed: int
+        cls,
+        recipe_id: str,
+        values: Mapping[str, Any],
+        base: Mapping[str, Any],
+        *,
+        speakers: Mapping[str, str],
+        resamples: int,
+        seed: int,
     ) -> Row:
-        """Score of a condition minus that of its base, over the ids in both."""
-        return mean_difference(values, base, resamples=resamples, seed=seed)
+        """Score of a condition minus that of its base, over the ids in both.
+
+        Args:
+            recipe_id: of the recipe that both were scored by.
+            values: scores of the condition by sample id, as in `Scores.values`.
+            base: those of its base.
+            speakers: of the samples, by id.
+            resamples: of the bootstrap and of the permutation.
+            seed: of both.
+        """
+        ids = sorted(values.keys() & base.keys())
+        pairs = {
+            id_: (*cls.columns(recipe_id, values[id_]), *cls.columns(recipe_id, base[id_]))
+            for id_ in ids
+        }
+        return paired_difference(pairs, speakers=speakers, resamples=resamples, seed=seed)
+
+    @classmethod
+    def columns(cls, recipe_id: str, value: Any) -> tuple[float, float]:
+        """Numerator and denominator of a score, of which sums are divided; of a mean, it and 1."""
+        del recipe_id
+        return float(value), 1.0
+
+    @classmethod
+    def stored(
+        cls, recipe_id: str, items: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Scores by sample id, as in `Scores.values`, out of the stored items of a condition.
+
+        Args:
+            recipe_id: of the scores.
+            items: as the suite returns them.
+            settings: of the results that belong to them.
+        """
+        del recipe_id, items, settings
+        return {}
 
     # Display.
 
@@ -137,8 +183,10 @@ class Metric(abc.ABC):
             return Cell()
         if row.get("value") is None:
             return absent_cell(row)
-        notes = (cls.interval(row, signed), f"n = {items_of(row)}")
-        return Cell(cls.number(row["value"], signed), notes)
+        notes = [cls.interval(row, signed), f"n = {items_of(row)}"]
+        if row.get("p") is not None:
+            notes.append(p_value(row))
+        return Cell(cls.number(row["value"], signed), tuple(notes))
 
     @classmethod
     def item_note(cls, item: Mapping[str, Any]) -> str:

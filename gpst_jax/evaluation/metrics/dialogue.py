@@ -62,6 +62,8 @@ def answers(
         (`question_transcript`), and of its speech against what it wrote (`speech_from_text`).
     """
     score = get_judge(judge)
+    speakers = [sample.speaker for sample in samples]
+    clusters = statistics.usable(speakers)
     if not samples:
         return {"judge": judge} | statistics.not_available("no transcripts")
 
@@ -71,17 +73,19 @@ def answers(
             for sample, text in zip(samples, texts, strict=True)
         ]
         estimate = (
-            statistics.share(round(sum(scores)), len(scores))
+            statistics.proportion([value == 1 for value in scores], clusters=clusters)
             if set(scores) <= {0.0, 1.0}
-            else statistics.mean(scores, resamples=resamples, seed=seed)
+            else statistics.mean(scores, clusters=clusters, resamples=resamples, seed=seed)
         )
         return statistics.row(estimate, len(scores))
 
     def errors(pairs: Sequence[tuple[str, str | None]]) -> Row:
-        counts = [wer.count_errors(reference, text) for reference, text in pairs if reference]
-        if not counts:
+        found = [(*pair, who) for pair, who in zip(pairs, speakers, strict=True) if pair[0]]
+        if not found:
             return statistics.not_available("no words to compare with")
-        return wer.summarise(counts, None, resamples=resamples, seed=seed)
+        counts = [wer.count_errors(reference, text) for reference, text, _ in found]
+        voices = [who for *_, who in found]
+        return wer.summarise(counts, voices, resamples=resamples, seed=seed)
 
     written = [
         None if sample.answer_text is None else normalise(sample.answer_text) for sample in samples

@@ -34,9 +34,17 @@ _APART = (
 
 
 def items_of(row: dict[str, Any]) -> str:
-    """The number of items of a row, and of those that failed or are counted apart."""
-    notes = (f"{row[key]} {words}" for key, words in _APART if row.get(key))
+    """The number of items of a row, of speakers that its interval is over, and of those apart."""
+    notes = [f"{row[key]} {words}" for key, words in _APART if row.get(key)]
+    interval = row.get("interval") or {}
+    if interval.get("over", "items") != "items":
+        notes.insert(0, f"{interval['units']} {interval['over']}")
     return ", ".join((str(row.get("n", 0)), *notes))
+
+
+def p_value(row: dict[str, Any]) -> str:
+    """The p-value of a difference in words."""
+    return "p < 0.001" if row["p"] < 0.001 else f"p = {row['p']:.3f}"
 
 
 def absent_cell(row: dict[str, Any]) -> Cell:

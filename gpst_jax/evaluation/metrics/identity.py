@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from gpst_jax.evaluation.comparisons import mean_difference
+from gpst_jax.evaluation.comparisons import paired_difference
 from gpst_jax.evaluation.metrics import statistics
 from gpst_jax.evaluation.metrics.base import Inputs, Row, Scores, setting
 from gpst_jax.evaluation.metrics.display import Cell, Table, items_of, proportion_cell
@@ -63,6 +63,7 @@ def closer_to_prompt(
         seed: of the bootstrap.
     """
     candidates = [s for s in samples if is_transfer(s)]
+    voices = {s.id: s.prompt_speaker or "" for s in candidates}
     nearer: dict[str, dict[str, bool]] = {field: {} for field in _AUDIO_FIELDS}
     to_prompt: dict[str, list[float]] = {field: [] for field in _AUDIO_FIELDS}
     to_source: dict[str, list[float]] = {field: [] for field in _AUDIO_FIELDS}
@@ -89,7 +90,7 @@ def closer_to_prompt(
         reason = "no items with a prompt of a clearly different voice"
         return statistics.not_available(reason) | about
     parts = {
-        field: statistics.row(statistics.share(sum(hits.values()), len(hits)), len(hits))
+        field: statistics.row(_proportion(hits, voices), len(hits))
         | {
             "similarity_to_prompt": float(np.mean(to_prompt[field])) if to_prompt[field] else None,
             "similarity_to_source": float(np.mean(to_source[field])) if to_source[field] else None,
@@ -99,10 +100,23 @@ def closer_to_prompt(
     }
     parts["audio"]["failed"] = len(nearer["audio"]) - len(to_prompt["audio"])
     result = parts.pop("audio") | about | parts
-    result["difference_to_codec"] = mean_difference(
-        nearer["audio"], nearer["prompt_reference_codec_audio"], resamples=resamples, seed=seed
+    generated, codec = nearer["audio"], nearer["prompt_reference_codec_audio"]
+    result["difference_to_codec"] = paired_difference(
+        {
+            id_: (float(generated[id_]), 1.0, float(codec[id_]), 1.0)
+            for id_ in generated
+            if id_ in codec
+        },
+        speakers=voices,
+        resamples=resamples,
+        seed=seed,
     )
     return result
+
+
+def _proportion(hits: Mapping[str, bool], voices: Mapping[str, str]) -> statistics.Estimate:
+    clusters = statistics.usable([voices[id_] for id_ in hits])
+    return statistics.proportion(list(hits.values()), clusters=clusters)
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,15 @@ A file that is missing or cannot be decoded scores 1, the lowest opinion; it is 
 import contextlib
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from gpst_jax.evaluation.metrics import statistics
+from gpst_jax.evaluation.metrics import hf_models, statistics, utmos
 from gpst_jax.evaluation.metrics.base import Inputs, Metric, Row, Scores, setting
 from gpst_jax.evaluation.metrics.recipe import Measurement, Recipe
 
@@ -123,6 +123,25 @@ RECIPES: dict[str, Recipe] = {
             output="p808_mos",
         ),
         OpinionRecipe(
+            id="mos/utmos",
+            kind="mos",
+            model="UTMOS, strong learner of the VoiceMOS challenge 2022 (arXiv 2204.02152), "
+            "converted weights of Blinorot/UTMOS-PyTorch",
+            normalisation="the clip as a whole, no level change",
+            aggregation=_MEAN,
+            measurement=hf_models.FileMeasurement(
+                id="mos/utmos",
+                version=1,
+                sample_rate=16000,
+                modules=(("utmos_pytorch", "utmos-pytorch"), ("torch", "torch")),
+                load=utmos.load,
+                extra="",
+                directory_variable=utmos.VARIABLE,
+                locate=utmos.weights_file,
+            ),
+            output=utmos.OUTPUT,
+        ),
+        OpinionRecipe(
             id="mos/distillmos",
             kind="mos",
             model="DistillMOS, variant 7 (MIT): distilled from a quality predictor on features of "
@@ -148,21 +167,39 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+# Scored by default where they are at hand.
+_OPTIONAL = ("mos/utmos", "mos/distillmos")
+
+
 def default_recipes() -> tuple[str, ...]:
-    """DNSMOS, and DistillMOS where it is installed."""
-    distilled = RECIPES["mos/distillmos"]
-    installed = all(find_spec(module) for module, _ in distilled.measurement.modules)
-    return tuple(id_ for id_ in RECIPES if id_ != distilled.id or installed)
+    """DNSMOS, and those of UTMOS and DistillMOS that are installed, with weights at hand."""
+    return tuple(id_ for id_, r in RECIPES.items() if id_ not in _OPTIONAL or _at_hand(r))
+
+
+def _at_hand(recipe: Recipe) -> bool:
+    """Whether a recipe's packages and weights are here; nothing is downloaded."""
+    measurement = recipe.measurement
+    if not all(find_spec(module) for module, _ in measurement.modules):
+        return False
+    return measurement.describe_weights()["weights"] is not None or not isinstance(
+        measurement, hf_models.FileMeasurement
+    )
 
 
 def summarise(
-    scores: Sequence[dict[str, float] | None], output: str, *, resamples: int, seed: int
+    scores: Sequence[dict[str, float] | None],
+    output: str,
+    speakers: Sequence[str] | None = None,
+    *,
+    resamples: int,
+    seed: int,
 ) -> Row:
     """Mean of one output over a condition with its interval; None marks a failed file."""
     if not scores:
         return statistics.not_available("no samples")
     values = [LOWEST if score is None else score[output] for score in scores]
-    estimate = statistics.mean(values, resamples=resamples, seed=seed)
+    clusters = statistics.usable(speakers)
+    estimate = statistics.mean(values, clusters=clusters, resamples=resamples, seed=seed)
     row = statistics.row(estimate, len(values)) | {"failed": sum(score is None for score in scores)}
     for beside in BESIDE.get(output, ()):
         row[beside] = float(np.mean([LOWEST if s is None else s[beside] for s in scores]))
@@ -198,13 +235,26 @@ class OpinionScores(Metric):
             for name, samples in chosen.items():
                 outputs = {s.id: outcomes[s.audio].value for s in samples}
                 for id_, output in outputs.items():
-                    item = scores.items.setdefault((name, id_), {"mos": None})
-                    if output is not None:
-                        item["mos"] = (item["mos"] or {}) | output
+                    item = scores.items.setdefault((name, id_), {"mos": {}})
+                    item["mos"] |= output or {recipe.output: LOWEST}
                 scores.values[recipe_id, name] = {
                     id_: recipe.of(output) for id_, output in outputs.items()
                 }
                 scores.rows[name, recipe_id] = summarise(
-                    list(outputs.values()), recipe.output, **inputs.bootstrap
+                    list(outputs.values()),
+                    recipe.output,
+                    [s.speaker for s in samples],
+                    **inputs.bootstrap,
                 )
         return scores
+
+    @classmethod
+    def stored(
+        cls, recipe_id: str, items: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
+    ) -> dict[str, float]:
+        """The reported output of each item that has one."""
+        del settings
+        recipe = cls.recipes.get(recipe_id)
+        output = recipe.output if isinstance(recipe, OpinionRecipe) else ""
+        scored = [item for item in items if output in (item.get("mos") or {})]
+        return {item["id"]: item["mos"][output] for item in scored}

@@ -12,7 +12,7 @@ def require(purpose: str, modules: dict[str, str], extra: str = "eval") -> None:
     Args:
         purpose: what needs them, for the message.
         modules: import name -> distribution name on the package index.
-        extra: the extra of this project that installs them.
+        extra: the extra of this project that installs them; "" where none does.
 
     Raises:
         UserError: naming every missing package and the command that installs them.
@@ -21,9 +21,10 @@ def require(purpose: str, modules: dict[str, str], extra: str = "eval") -> None:
         dist for module, dist in modules.items() if importlib.util.find_spec(module) is None
     )
     if missing:
+        what = f"'gpst_jax[{extra}]'" if extra else " ".join(missing)
         raise UserError(
             f"{purpose} needs {', '.join(missing)}, not installed here; "
-            f"install with: pip install 'gpst_jax[{extra}]'"
+            f"install with: pip install {what}"
         )
 
 

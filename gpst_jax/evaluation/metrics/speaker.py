@@ -1,96 +1,35 @@
 """Speaker similarity: cosines between embeddings of a speaker encoder.
 
-SIM-o compares with the original recording of the prompt, never with its codec reconstruction.
-A generated file that is missing or cannot be decoded scores 0; it is never left out.
+SIM-o compares with the original recording of the prompt, SIM-r with a recording through the codec.
+A generated file that is missing, silent or cannot be decoded scores 0; it is never left out.
 """
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from data_pipeline.runtime.errors import UserError
 from gpst_jax.evaluation.comparisons import CEILINGS
-from gpst_jax.evaluation.metrics import hf_models, statistics
+from gpst_jax.evaluation.metrics import statistics
 from gpst_jax.evaluation.metrics.base import Floor, Inputs, Metric, Row, Scores, setting
-from gpst_jax.evaluation.metrics.recipe import Measurement, Recipe
-from gpst_jax.samples.manifest import UNSEEN, Sample, similarity_reference, voice_files
+from gpst_jax.evaluation.metrics.recipe import Recipe
+from gpst_jax.evaluation.speakers.recipes import ORIGINAL, RECIPES, RESYNTHESISED
+from gpst_jax.samples.manifest import (
+    SENTENCES,
+    UNSEEN,
+    Sample,
+    similarity_reference,
+    voice_files,
+)
 
 # The embedding of a file, or None where there is none.
 Embed = Callable[[Path | None], list[float] | None]
-
-
-def load_resemblyzer() -> Callable[[np.ndarray], list[float]]:
-    """A speaker encoder: wav (N,) float32 at 16 kHz -> unit-norm embedding (256,)."""
-    import torch
-
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
-        # The encoder calls torch.load without arguments; from 2.6 that loads tensors only.
-        raise UserError(
-            f"torch {torch.__version__} would unpickle the weights in the Resemblyzer wheel; "
-            "install torch 2.6 or newer"
-        )
-    torch.set_num_threads(1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # it imports a deprecated scipy name
-        from resemblyzer import VoiceEncoder, preprocess_wav
-    encoder = VoiceEncoder("cpu", verbose=False)
-
-    def embed(wav: np.ndarray) -> list[float]:
-        voiced = preprocess_wav(wav)
-        # Voice activity detection may keep nothing; then the unprocessed clip is embedded.
-        embedding = encoder.embed_utterance(voiced if len(voiced) else wav)
-        return [float(value) for value in embedding]
-
-    return embed
-
-
-_COSINE = "mean cosine over items; a failed file scores 0"
-RECIPES: dict[str, Recipe] = {
-    recipe.id: recipe
-    for recipe in (
-        Recipe(
-            id="sim-o/resemblyzer-smoke",
-            kind="similarity",
-            model="Resemblyzer GE2E encoder, 256 numbers",
-            normalisation="level raised to -30 dBFS, long silences cut by WebRTC VAD "
-            "(unless all is)",
-            aggregation=_COSINE,
-            measurement=Measurement(
-                id="embedding/resemblyzer",
-                version=1,
-                sample_rate=16000,
-                modules=(
-                    ("resemblyzer", "Resemblyzer"),
-                    ("webrtcvad", "webrtcvad-wheels"),
-                    ("librosa", "librosa"),
-                    ("torch", "torch"),
-                ),
-                load=load_resemblyzer,
-            ),
-        ),
-        Recipe(
-            id="sim-o/wavlm-base-plus-sv",
-            kind="similarity",
-            model="microsoft/wavlm-base-plus-sv x-vector, float32, one utterance at a time",
-            normalisation="zero mean and unit variance where the model's own configuration says so",
-            aggregation=_COSINE,
-            measurement=Measurement(
-                id="embedding/wavlm-base-plus-sv",
-                version=1,
-                sample_rate=16000,
-                modules=hf_models.MODULES,
-                load=hf_models.load_wavlm_xvector,
-                extra="codecs,eval",
-                directory_variable=hf_models.WAVLM_SV_VARIABLE,
-            ),
-        ),
-    )
-}
+# The file that a sample is compared with, and what it is; None where there is none.
+Reference = Callable[[Sample], tuple[Path | None, str]]
 
 
 def cosine(a: ArrayLike, b: ArrayLike) -> float:
@@ -117,12 +56,14 @@ def summarise(
     """Mean cosine of a condition with its interval; `reference` names what it compares with."""
     if not values:
         return statistics.not_available(f"no samples with {reference}")
-    estimate = statistics.mean(values, resamples=resamples, seed=seed)
-    by_speaker = statistics.mean(values, clusters=speakers, resamples=resamples, seed=seed)
+    bootstrap: dict[str, Any] = {"resamples": resamples, "seed": seed}
+    estimate = statistics.mean(values, clusters=statistics.usable(speakers), **bootstrap)
     return {
         "value": estimate.value,
         "ci95": estimate.ci95,
-        "ci95_speakers": by_speaker.ci95,
+        "interval": estimate.interval,
+        "ci95_items": statistics.mean(values, **bootstrap).ci95,
+        "ci95_speakers": statistics.mean(values, clusters=speakers, **bootstrap).ci95,
         "n": len(values),
         "speakers": len(set(speakers)),
         "reference": reference,
@@ -172,30 +113,69 @@ def _cosines(
     return values, speakers
 
 
+def resynthesised(condition: str, conditions: Mapping[str, Sequence[Sample]]) -> Reference:
+    """What SIM-r compares the samples of a condition with.
+
+    Where the prompt is another recording than the source, its speaker's reference recording through
+    the codec; where the voice is the source's own, the source in the condition `codec`.
+    """
+    ending = next((end for end in (UNSEEN, SENTENCES) if condition.endswith(end)), "")
+    codec = {sample.id: sample.audio for sample in conditions.get("codec" + ending, ())}
+
+    def reference(sample: Sample) -> tuple[Path | None, str]:
+        if sample.prompt_reference_codec_audio is not None:
+            return sample.prompt_reference_codec_audio, "prompt_reference_codec_audio"
+        if is_transfer(sample) or sample.source_audio is None:
+            return None, ""
+        return codec.get(sample.id), "the source through the codec"
+
+    return reference
+
+
 @dataclass(frozen=True)
 class Embeddings(Metric):
     """Base of the kinds that compare speaker embeddings."""
 
-    prefix: ClassVar[str] = "sim-o/"
+    prefix: ClassVar[tuple[str, ...]] = (ORIGINAL, RESYNTHESISED)
     recipes: ClassVar[dict[str, Recipe]] = RECIPES
 
     similarity: str = setting(
         "sim-o/resemblyzer-smoke",
-        "Recipe of the speaker similarity. GPST_WAVLM_SV in the environment names a local model.",
-        tuple(RECIPES),
+        "Recipe of the speaker similarity; sim-r of the same encoder is scored beside it. "
+        "GPST_WAVLM_SV and GPST_WAVLM_LARGE_SV in the environment name local models.",
+        tuple(id_ for id_ in RECIPES if id_.startswith(ORIGINAL)),
     )
     similarity_items: int = setting(100, "Items for similarity per condition; 0: none.")
 
     def selected(self) -> list[Recipe]:
-        """The speaker encoder."""
-        return [self.recipe(self.similarity)]
+        """The speaker encoder, with both kinds of references where it has recipes of both.
+
+        Raises:
+            UserError: the recipe chosen is one of SIM-r, which is scored beside SIM-o only.
+        """
+        chosen = self.recipe(self.similarity)
+        if chosen.id.startswith(RESYNTHESISED):
+            named = _twin(chosen.id, RESYNTHESISED, ORIGINAL)
+            raise UserError(f"{chosen.id} is scored beside {named}: choose that")
+        twin = self.recipes.get(_twin(chosen.id, ORIGINAL, RESYNTHESISED))
+        return [chosen, *([twin] if twin else [])]
 
     def embed(self, inputs: Inputs) -> tuple[dict[str, list[Sample]], Embed]:
         """The samples to compare, by condition, and the embeddings of their files."""
         chosen = inputs.first(self.similarity_items)
-        files = [path for samples in chosen.values() for s in samples for path in voice_files(s)]
+        every = [s for samples in chosen.values() for s in samples]
+        files = [path for s in every for path in voice_files(s)]
+        files += [path for s in every if (path := s.prompt_reference_codec_audio) is not None]
         outcomes = inputs.measure(self.recipe(self.similarity).measurement, files)
         return chosen, lambda path: outcomes[path].value if path in outcomes else None
+
+
+def _twin(recipe_id: str, prefix: str, other: str) -> str:
+    return other + recipe_id.removeprefix(prefix)
+
+
+# Keys of single items, by what they are compared with.
+_FIELDS = {ORIGINAL: "similarity", RESYNTHESISED: "similarity_resynthesised"}
 
 
 @dataclass(frozen=True)
@@ -203,7 +183,7 @@ class Similarity(Embeddings):
     """Mean cosine with the original recording of the prompt, or else of the source."""
 
     kind: ClassVar[str] = "similarity"
-    item_fields: ClassVar[tuple[str, ...]] = ("similarity",)
+    item_fields: ClassVar[tuple[str, ...]] = tuple(_FIELDS.values())
     floor_names: ClassVar[Mapping[str, str]] = {"another_speaker": "another speaker"}
 
     def score(self, inputs: Inputs) -> Scores:
@@ -212,11 +192,19 @@ class Similarity(Embeddings):
         if not self.similarity_items:
             return scores
         chosen, embed = self.embed(inputs)
-        for name, samples in chosen.items():
-            row, values = self._condition(samples, embed, inputs)
-            scores.rows[name, self.similarity] = row
-            scores.values[self.similarity, name] = values
-            scores.items |= {(name, id_): {"similarity": value} for id_, value in values.items()}
+        for recipe in self.selected():
+            prefix = _prefix(recipe.id)
+            for name, samples in chosen.items():
+                reference = _originals(samples)
+                if prefix == RESYNTHESISED:
+                    reference = resynthesised(name, chosen)
+                    if name.startswith("codec") or not any(reference(s)[0] for s in samples):
+                        continue  # of the codec's own condition it would be its ceiling
+                row, values = self._condition(samples, embed, reference, inputs)
+                scores.rows[name, recipe.id] = row
+                scores.values[recipe.id, name] = values
+                for id_, value in values.items():
+                    scores.items.setdefault((name, id_), {})[_FIELDS[prefix]] = value
         for suffix in ("", UNSEEN):
             prompted = ("speaker_transfer", "voice_conversion", *CEILINGS)
             usable = [base + suffix for base in prompted if base + suffix in chosen]
@@ -227,13 +215,13 @@ class Similarity(Embeddings):
 
     @staticmethod
     def _condition(
-        samples: list[Sample], embed: Embed, inputs: Inputs
+        samples: list[Sample], embed: Embed, referred: Reference, inputs: Inputs
     ) -> tuple[Row, dict[str, float]]:
         """The row of a condition and the cosines of its items."""
         values: dict[str, float] = {}
         speakers, against, failed, unusable = [], set(), 0, 0
         for sample in samples:
-            path, reference_kind = similarity_reference(sample, samples)
+            path, reference_kind = referred(sample)
             if path is None:
                 continue
             reference, generated = embed(path), embed(sample.audio)
@@ -252,3 +240,22 @@ class Similarity(Embeddings):
             **inputs.bootstrap,
         )
         return row | ({"unusable_references": unusable} if unusable else {}), values
+
+    @classmethod
+    def stored(
+        cls, recipe_id: str, items: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
+    ) -> dict[str, float]:
+        """The cosine of each item that has one by this recipe."""
+        prefix = _prefix(recipe_id)
+        if settings.get("similarity") != _twin(recipe_id, prefix, ORIGINAL):
+            return {}
+        key = _FIELDS[prefix]
+        return {item["id"]: item[key] for item in items if item.get(key) is not None}
+
+
+def _prefix(recipe_id: str) -> str:
+    return RESYNTHESISED if recipe_id.startswith(RESYNTHESISED) else ORIGINAL
+
+
+def _originals(samples: list[Sample]) -> Reference:
+    return lambda sample: similarity_reference(sample, samples)

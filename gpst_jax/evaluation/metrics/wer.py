@@ -4,8 +4,8 @@ The first recipe is the main one: what a sample is called right by, and all that
 Those after it, such as Whisper beside a recogniser of digit strings, add columns of their own.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 from data_pipeline.runtime.errors import UserError
@@ -15,6 +15,7 @@ from gpst_jax.evaluation.metrics import statistics
 from gpst_jax.evaluation.metrics.base import Floor, Inputs, Metric, Row, Scores, setting
 from gpst_jax.evaluation.metrics.recipe import Recipe
 from gpst_jax.evaluation.transcripts.alignment import (
+    CORPUS,
     ErrorCounts,
     count_errors,
     count_pair_errors,
@@ -147,7 +148,12 @@ class WordErrors(Transcripts):
         if not counts:
             return heard.missing(name, samples)
         speakers = [s.speaker for s in heard.samples[name]]
-        row = summarise(list(counts.values()), speakers, **inputs.bootstrap) | heard.apart(name)
+        row = summarise(
+            list(counts.values()),
+            speakers,
+            aggregate=heard.recipe.aggregate,
+            **inputs.bootstrap,
+        ) | heard.apart(name)
         if heard.recipe.by_recording:
             row["reference"] = BY_RECORDING
             if name.startswith("recording"):
@@ -157,13 +163,14 @@ class WordErrors(Transcripts):
     def _agreement(self, heard: Transcribed, name: str, inputs: Inputs) -> tuple[Row, Row]:
         """Agreement between the renditions of each pair, and between those of different pairs."""
         texts = [(heard.heard(a), heard.heard(b)) for a, b in heard.pairs[name]]
-        row = summarise(count_pair_errors(texts), None, **inputs.bootstrap)
+        options: dict[str, Any] = {"aggregate": heard.recipe.aggregate, **inputs.bootstrap}
+        row = summarise(count_pair_errors(texts), None, **options)
         row["reference"] = "transcript of the first rendition of the same units"
         if len(texts) < 2:
             return row, statistics.not_available("fewer than two pairs to shuffle")
         moved = derangement(len(texts), inputs.seed)
         shuffled = [(texts[j][0], texts[i][1]) for i, j in enumerate(moved)]
-        return row, summarise(count_pair_errors(shuffled), None, **inputs.bootstrap)
+        return row, summarise(count_pair_errors(shuffled), None, **options)
 
     def _shuffled_references(self, heard: Transcribed, inputs: Inputs) -> list[Floor]:
         floors = []
@@ -176,20 +183,29 @@ class WordErrors(Transcripts):
                     break
         return floors
 
-    def difference(
-        self, values: Mapping[str, Any], base: Mapping[str, Any], *, resamples: int, seed: int
-    ) -> Row:
-        """Corpus word error rate minus that of the base, over the ids in both."""
-        ids = sorted(values.keys() & base.keys())
-        if not any(values[id_].words for id_ in ids):
-            return statistics.not_available("no transcribed items in common")
-        columns = [
-            [getattr(table[id_], field) for id_ in ids]
-            for table in (values, base)
-            for field in ("errors", "words")
-        ]
-        estimate = statistics.paired_ratio_difference(*columns, resamples=resamples, seed=seed)
-        return statistics.row(estimate, len(ids))
+    @classmethod
+    def columns(cls, recipe_id: str, value: Any) -> tuple[float, float]:
+        """Errors and words of an utterance; where a mean is reported, their rate and 1."""
+        if not value.words or _aggregate(recipe_id) == CORPUS:
+            return float(value.errors), float(value.words)
+        return value.errors / value.words, 1.0
+
+    @classmethod
+    def stored(
+        cls, recipe_id: str, items: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
+    ) -> dict[str, ErrorCounts]:
+        """The counts of each item that the recipe scored."""
+        chosen = settings.get("wer") or ()
+        main = chosen if isinstance(chosen, str) else next(iter(chosen), "")
+        counts = {}
+        for item in items:
+            found = item if recipe_id == main else (item.get("further") or {}).get(recipe_id) or {}
+            if errors := found.get("errors"):
+                known = {field.name for field in fields(ErrorCounts)}
+                counts[item["id"]] = ErrorCounts(
+                    **{name: value for name, value in errors.items() if name in known}
+                )
+        return counts
 
     @classmethod
     def item_note(cls, item: Mapping[str, Any]) -> str:
@@ -213,4 +229,10 @@ def _shuffled(heard: Transcribed, name: str, inputs: Inputs) -> Row:
         count_errors(references[other], hypothesis)
         for other, hypothesis in zip(moved, hypotheses, strict=True)
     ]
-    return summarise(counts, [s.speaker for s in heard.samples[name]], **inputs.bootstrap)
+    speakers = [s.speaker for s in heard.samples[name]]
+    return summarise(counts, speakers, aggregate=heard.recipe.aggregate, **inputs.bootstrap)
+
+
+def _aggregate(recipe_id: str) -> str:
+    recipe = RECIPES.get(recipe_id)
+    return recipe.aggregate if isinstance(recipe, TranscriptRecipe) else CORPUS

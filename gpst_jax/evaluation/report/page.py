@@ -4,21 +4,27 @@ It makes no network requests, needs no script, and follows the reader's light or
 """
 
 import html
-import json
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_text
-from gpst_jax.evaluation.metrics import registry
 from gpst_jax.evaluation.metrics.display import Cell
 from gpst_jax.evaluation.metrics.optional_packages import require
-from gpst_jax.evaluation.metrics.statistics import LEVEL
-from gpst_jax.evaluation.report import players, plots, tables
-from gpst_jax.evaluation.report.players import data_uri, escape
+from gpst_jax.evaluation.metrics.statistics import FEWEST_SPEAKERS, LEVEL
+from gpst_jax.evaluation.report import players, tables
+from gpst_jax.evaluation.report.distributions import distributions_section
+from gpst_jax.evaluation.report.markdown import cells, markdown
+from gpst_jax.evaluation.report.players import escape
 from gpst_jax.evaluation.report.style import STYLE
+from gpst_jax.evaluation.report.training import training_section
+from gpst_jax.evaluation.transcripts.alignment import (
+    RUNAWAY_TIMES,
+    RUNAWAY_WORDS,
+    UNFINISHED_PART,
+    UNFINISHED_WORDS,
+)
 
 MAX_BYTES = 15_000_000
 
@@ -47,8 +53,9 @@ def _table(columns: Iterable[str], body: str) -> str:
     )
 
 
-def _cells(columns: Iterable[str], rows: tables.Row, signed: bool = False) -> list[Cell]:
-    return [registry.kind_of(c).cell(rows.get(c), signed) for c in columns]
+def html_table(columns: Iterable[str], rows: Iterable[tuple[str, Iterable[Cell]]]) -> str:
+    """A table with a head, of lines that begin with a name."""
+    return _table(columns, "".join(_row(escape(name), line) for name, line in rows))
 
 
 def _main_table(results: dict[str, Any]) -> str:
@@ -58,13 +65,15 @@ def _main_table(results: dict[str, Any]) -> str:
         if lines:
             body += f'<tr class="part"><th colspan="{len(columns) + 1}">{title}</th></tr>'
         for name, rows in lines:
-            body += _row(escape(name), _cells(columns, rows))
+            body += _row(escape(name), cells(columns, rows))
     if not columns:
         return ""
     caption = (
-        f"Point estimates with {LEVEL:.0%} intervals (bootstrap over items) and the number n of "
-        "items. The recording and the recording through the codec are ceilings; another speaker "
-        "and shuffled transcripts are floors."
+        f"Point estimates with {LEVEL:.0%} intervals and the number n of items. Where items of "
+        f"{FEWEST_SPEAKERS} speakers or more are known, intervals are over speakers, whose number "
+        "stands beside n; else they are over items, for other utterances of the same speakers. The "
+        "recording and the recording through the codec are ceilings; another speaker and shuffled "
+        "transcripts are floors."
     )
     return f"<h2>Results</h2><p>{caption}</p>" + _table(columns, body)
 
@@ -77,8 +86,11 @@ def _difference_table(results: dict[str, Any]) -> str:
     body = ""
     for name, rows in results["differences"].items():
         a, b = (escape(tables.condition_name(part)) for part in name.split(" - "))
-        body += _row(f"{a}<br>minus {b}", _cells(columns, rows, signed=True))
-    caption = "On the same items, so that an item's own difficulty cancels."
+        body += _row(f"{a}<br>minus {b}", cells(columns, rows, signed=True))
+    caption = (
+        "On the same items, so that an item's own difficulty cancels; p is the chance of such a "
+        "difference where the two are alike, by swapping them at random."
+    )
     caption = " ".join([caption, *tables.difference_notes()])
     return f"<h2>Paired differences</h2><p>{caption}</p>" + _table(columns, body)
 
@@ -88,10 +100,26 @@ def _side_tables(results: dict[str, Any]) -> str:
     out = ""
     for kind, rows in tables.side_rows(results):
         table = kind.side_table(rows)
-        body = "".join(_row(escape(name), cells) for name, cells in table.rows)
         caption = html.escape(table.caption, quote=False)
-        out += f"<h2>{table.title}</h2><p>{caption}</p>" + _table(table.columns, body)
+        out += f"<h2>{table.title}</h2><p>{caption}</p>" + html_table(table.columns, table.rows)
     return out
+
+
+def _details(results: dict[str, Any]) -> str:
+    """Kinds of word errors, and items that have none of their words or too many."""
+    out = ""
+    for recipe_id, rows in tables.details(results):
+        out += f"<h3><code>{escape(recipe_id)}</code></h3>" + html_table(tables.DETAILS, rows)
+    if not out:
+        return ""
+    caption = (
+        "The corpus rate, the mean and the median over items; substitutions, deletions and "
+        "insertions per word of the references; shares of items that are empty, that run away "
+        f"(above {RUNAWAY_TIMES:g} times the words of the reference, and {RUNAWAY_WORDS} more), "
+        f"and that break off before at least {UNFINISHED_WORDS} words and {UNFINISHED_PART:.0%} "
+        "of the reference."
+    )
+    return f"<h2>Word errors in detail</h2><p>{caption}</p>{out}"
 
 
 def _failed_list(results: dict[str, Any]) -> str:
@@ -124,65 +152,6 @@ def _recipe_list(results: dict[str, Any]) -> str:
     return f"<h2>Recipes</h2><dl>{entries}</dl>" if entries else ""
 
 
-# The training run.
-
-
-def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """Reads metrics.jsonl: one object with `step` per line; a truncated last line is skipped.
-
-    Raises:
-        UserError: the file cannot be read, or another line is not such an object.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            rows.append({"step": row["step"], **row})
-        except (json.JSONDecodeError, KeyError, TypeError):
-            if number < len(lines):
-                raise UserError(f"{path} line {number}: not an object with a step") from None
-    return rows
-
-
-def _curve(rows: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
-    points = [(r["step"], r[key]) for r in rows if isinstance(r.get(key), int | float)]
-    points = [(step, value) for step, value in points if math.isfinite(value)]
-    return [step for step, _ in points], [value for _, value in points]
-
-
-def _training(metrics_path: str | Path) -> str:
-    rows = read_metrics(metrics_path)
-    keys = sorted({key for row in rows for key in row}, key=lambda key: (len(key), key))
-    semantic: dict[str, Any] = {}
-    acoustic: dict[str, Any] = {}
-    for key in keys:
-        prefix, _, name = key.partition("/")
-        held_out = "" if prefix == "train" else "eval "
-        if prefix not in ("train", "eval", "valid"):
-            continue
-        if name == "nll_semantic":
-            semantic[f"{held_out}semantic units"] = _curve(rows, key)
-        elif name.startswith("nll_acoustic_q"):
-            codebook = int(name.removeprefix("nll_acoustic_q")) + 1
-            acoustic[f"{held_out}codebook {codebook}"] = _curve(rows, key)
-    panels = [p for p in (("Semantic stream", semantic), ("Acoustic stream", acoustic)) if p[1]]
-    if not panels:
-        return ""
-    light = data_uri(plots.curves_png(panels, dark=False), "image/png")
-    dark = data_uri(plots.curves_png(panels, dark=True), "image/png")
-    return (
-        "<h2>Training</h2><p>Negative log-likelihood in nats per token, by stream and codebook."
-        '</p><picture><source media="(prefers-color-scheme: dark)" '
-        f'srcset="{dark}"><img class="plot" src="{light}" alt="loss curves"></picture>'
-    )
-
-
 # Other results, as tables of key and value.
 
 
@@ -207,6 +176,18 @@ def _fact(value: Any) -> str:
     return str(value)
 
 
+def document(title: str, body: str, script: str = "", style: str = "") -> str:
+    """A whole page around HTML, with a script and further style where it needs them."""
+    scripted = f"<script>{script}</script>" if script else ""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{escape(title)}</title><style>{STYLE}{style}</style></head>"
+        f"<body><main>{body}</main>{scripted}</body></html>\n"
+    )
+
+
 def render_report(
     results: dict[str, Any],
     samples_dir: str | Path | None,
@@ -217,7 +198,7 @@ def render_report(
     items: dict[str, list[dict[str, Any]]] | None = None,
     summary: str = "",
 ) -> None:
-    """Writes the report page.
+    """Writes the report page, and its tables as Markdown beside it (`.md`).
 
     Args:
         results: as `suite.evaluate` returns them; `timings_s`, `train`, `config` and `settings`
@@ -243,22 +224,19 @@ def render_report(
         _left_out(results),
         _difference_table(results),
         _side_tables(results),
+        _details(results),
         _failed_list(results),
+        distributions_section(items or {}, next(iter(results["recipes"]), "")),
         players.listening_section(samples_dir, by_id) if samples_dir is not None else "",
-        _training(metrics_path) if metrics_path is not None else "",
+        training_section(metrics_path) if metrics_path is not None else "",
         _facts("Training run", results.get("train", {})),
         _facts("Time", results.get("timings_s", {}), " s"),
         _recipe_list(results),
         _facts("Evaluation settings", results.get("settings", {})),
         _facts("Configuration", results.get("config", {})),
     ]
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
-        f"<body><main>{''.join(body)}</main></body></html>\n"
-    )
+    page = document(title, "".join(body))
     if len(page.encode()) > MAX_BYTES:
         raise UserError(f"{output}: the page would exceed {MAX_BYTES / 1e6:g} MB")
     write_text(output, page)
+    write_text(Path(output).with_suffix(".md"), markdown(results, title, summary))

@@ -16,7 +16,7 @@ from gpst_jax.samples.manifest import SENTENCES, UNSEEN, Sample, first_of_seeded
 
 SAMPLE_RATE = 16000  # of the players and spectrograms, Hz
 ITEMS = 4  # utterances with players, for seen and for unseen speakers
-_MAX_SECONDS = 8.0  # of one clip on the page
+MAX_SECONDS = 8.0  # of one clip on the page
 
 
 def data_uri(data: bytes, mime: str) -> str:
@@ -24,8 +24,11 @@ def data_uri(data: bytes, mime: str) -> str:
     return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _audio_uri(wav: np.ndarray, sample_rate: int) -> str:
-    """MP3, which every browser plays, at a sixth of the size of WAV; WAV without an encoder."""
+def audio_uri(wav: np.ndarray, sample_rate: int) -> str:
+    """A waveform (N,) as a data URI.
+
+    MP3, which every browser plays, at a sixth of the size of WAV; WAV without an encoder.
+    """
     buffer = io.BytesIO()
     if "MP3" in soundfile.available_formats():
         soundfile.write(buffer, wav, sample_rate, format="MP3")
@@ -39,6 +42,18 @@ def escape(text: Any) -> str:
     return html.escape(str(text))
 
 
+def picture(panels: Sequence[tuple[str, plots.Draw]], text: str, height: float = 3.0) -> str:
+    """Charts side by side, for light and dark pages; `text` says what they are."""
+    light, dark = (
+        data_uri(plots.chart_png(panels, dark=dark, height=height), "image/png")
+        for dark in (False, True)
+    )
+    return (
+        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
+        f'<img class="plot" src="{light}" alt="{escape(text)}"></picture>'
+    )
+
+
 def _player(label: str, path: Path | None, seconds: float, note: str = "") -> str:
     """One clip with its spectrogram, or the reason why it cannot be read."""
     if path is None:
@@ -47,13 +62,13 @@ def _player(label: str, path: Path | None, seconds: float, note: str = "") -> st
         f"<figcaption><b>{escape(label)}</b>{f'<br>{escape(note)}' if note else ''}</figcaption>"
     )
     try:
-        wav = load_audio(path, SAMPLE_RATE)[: round(_MAX_SECONDS * SAMPLE_RATE)]
+        wav = load_audio(path, SAMPLE_RATE)[: round(MAX_SECONDS * SAMPLE_RATE)]
     except AudioError as error:
         return f'<figure>{caption}<p class="none">{escape(error.reason)}</p></figure>'
     picture = data_uri(plots.spectrogram_png(wav, SAMPLE_RATE, seconds), "image/png")
     return (
         f'<figure>{caption}<img src="{picture}" alt="mel spectrogram">'
-        f'<audio controls preload="metadata" src="{_audio_uri(wav, SAMPLE_RATE)}"></audio></figure>'
+        f'<audio controls preload="metadata" src="{audio_uri(wav, SAMPLE_RATE)}"></audio></figure>'
     )
 
 
@@ -63,7 +78,7 @@ def _is_transfer(sample: Sample) -> bool:
 
 def _seconds(path: Path) -> float:
     try:
-        return min(_MAX_SECONDS, soundfile.info(path).duration)
+        return min(MAX_SECONDS, soundfile.info(path).duration)
     except (soundfile.SoundFileError, OSError):
         return 0.0
 

@@ -40,6 +40,8 @@ figcaption b{color:var(--ink);font-weight:600}
 figure img{width:100%;height:5.5rem;background:var(--tint);border-radius:3px}
 audio{width:100%;height:2.2rem}
 img.plot{width:100%;height:auto;max-width:60rem}
+details{margin-top:3rem}
+summary{cursor:pointer;font-weight:650}
 dl{margin:0;font-size:.9rem}
 dt{margin-top:.8rem}
 dd{margin:.1rem 0 0;color:var(--soft);max-width:52rem}

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from gpst_jax.evaluation.metrics import registry
 from gpst_jax.evaluation.metrics.base import Metric, Row
-from gpst_jax.evaluation.metrics.display import absent_cell, items_of
+from gpst_jax.evaluation.metrics.display import Cell, absent_cell, items_of, p_value
 from gpst_jax.samples.manifest import SENTENCES, UNSEEN
 
 # How conditions are printed, in the order in which they are shown.
@@ -124,6 +124,47 @@ def side_rows(results: Row) -> Iterator[tuple[type[Metric], list[tuple[str, Row]
             yield kind, rows
 
 
+# Columns of `details`, and the keys of a row that they are.
+_DETAILS = {
+    "corpus": "corpus",
+    "mean": "mean",
+    "median": "median",
+    "substitutions": "substitutions",
+    "deletions": "deletions",
+    "insertions": "insertions",
+    "empty": "share_empty",
+    "runaway": "share_runaway",
+    "unfinished": "share_unfinished",
+    "failed": "failed",
+}
+DETAILS = tuple(_DETAILS)
+
+
+def details(results: Row) -> Iterator[tuple[str, list[tuple[str, list[Cell]]]]]:
+    """What a single error rate hides: recipe id, then (condition, cells of `DETAILS`)."""
+    groups = results["ceilings"] | results["modes"]
+    for recipe_id in recipe_columns(results):
+        rows = [
+            (condition_name(name), [_detail(key, groups[name][recipe_id]) for key in DETAILS])
+            for name in in_order(list(groups))
+            if "substitutions" in groups[name].get(recipe_id, {})
+        ]
+        if rows:
+            yield recipe_id, rows
+
+
+def _detail(key: str, row: Row) -> Cell:
+    value = row.get(_DETAILS[key])
+    if value is None:  # older results have fewer
+        return Cell()
+    if key == "failed":
+        return Cell(f"{value} of {row['n']}")
+    share = value / row["words"] if key in ("substitutions", "deletions", "insertions") else value
+    bounds = row.get(f"{key}_ci95")
+    notes = ("[{:.1f}, {:.1f}]".format(*(100 * end for end in bounds)),) if bounds else ()
+    return Cell(f"{100 * share:.1f} %", notes)
+
+
 def difference_notes() -> list[str]:
     """What the kinds state about the units of their differences."""
     return [kind.difference_note for kind in registry.METRICS if kind.difference_note]
@@ -156,7 +197,8 @@ def print_results(results: Row) -> None:
                     table.add_row(name, "", cell.text, *(cell.notes or ("",)))
                     continue
                 value = number(recipe_id, row["value"], signed)
-                table.add_row(name, value, interval(recipe_id, row, signed), items_of(row))
+                items = [items_of(row), *([p_value(row)] if row.get("p") is not None else [])]
+                table.add_row(name, value, interval(recipe_id, row, signed), ", ".join(items))
             table.add_section()
         console.print(table)
     for kind, rows in side_rows(results):

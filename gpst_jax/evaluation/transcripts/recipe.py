@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpst_jax.evaluation.metrics.recipe import Measurement, Recipe
+from gpst_jax.evaluation.transcripts.alignment import CORPUS
 from gpst_jax.samples.manifest import Sample
 from gpst_jax.samples.texts import ENGLISH, LATIN, other_language
 
@@ -20,6 +21,7 @@ class TranscriptRecipe(Recipe):
     scores: str = "English"  # what it is for, in messages
     by_recording: bool = False  # the reference is what is recognised in the source recording
     unit: str = "words"  # that errors are counted in
+    aggregate: str = CORPUS  # what is reported: the corpus rate, or the mean of the items' rates
 
     def refuses(self, sample: Sample) -> str | None:
         """What a transcript is in, if it is not in one of the recipe's languages."""

@@ -2,7 +2,7 @@
 
 from gpst_jax.evaluation.metrics import hf_models, pocketsphinx_digits
 from gpst_jax.evaluation.metrics.recipe import Measurement, Recipe
-from gpst_jax.evaluation.transcripts import whisper_recipes
+from gpst_jax.evaluation.transcripts import paraformer, seed_tts, whisper_recipes
 from gpst_jax.evaluation.transcripts.recipe import TranscriptRecipe
 from gpst_jax.samples.texts import normalise_digits, normalise_librispeech
 
@@ -38,7 +38,7 @@ RECIPES: dict[str, Recipe] = {
             model="facebook/hubert-large-ls960-ft, greedy CTC, float32, one utterance at a time",
             normalisation="upper case, letters and apostrophes, numbers spelled",
             aggregation=_CORPUS,
-            measurement=Measurement(
+            measurement=hf_models.HubMeasurement(
                 id="transcript/hubert-large-ls960-ctc",
                 version=1,
                 sample_rate=16000,
@@ -46,11 +46,14 @@ RECIPES: dict[str, Recipe] = {
                 load=hf_models.load_hubert_ctc,
                 extra="codecs,eval",
                 directory_variable=hf_models.HUBERT_CTC_VARIABLE,
+                repository=hf_models.HUBERT_CTC,
             ),
             text_kinds=("digits", "free"),
             normalise=normalise_librispeech,
         ),
         *whisper_recipes.recipes(),
+        seed_tts.recipe(),
+        paraformer.recipe(),
     )
 }
 

@@ -61,12 +61,17 @@ def load(model: str, language: str | None) -> Callable[[np.ndarray], str]:
     Raises:
         UserError: the weights are nowhere, or do not load.
     """
+    return transcriber(open_model(model, COMPUTE_TYPE), language)
+
+
+def open_model(model: str, compute_type: str) -> Any:
+    """A `faster_whisper.WhisperModel` of that name on one thread; raises as `load` does."""
     from faster_whisper import WhisperModel
 
     directory = whisper_weights.find(model)
     try:
         recogniser = WhisperModel(
-            str(directory), device="cpu", compute_type=COMPUTE_TYPE, cpu_threads=1, num_workers=1
+            str(directory), device="cpu", compute_type=compute_type, cpu_threads=1, num_workers=1
         )
     except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -74,7 +79,7 @@ def load(model: str, language: str | None) -> Callable[[np.ndarray], str]:
     if recogniser.model.is_multilingual == model.endswith(".en"):
         held = "many languages" if recogniser.model.is_multilingual else "English only"
         raise UserError(f"{directory}: holds a Whisper model for {held}, {model} is needed")
-    return transcriber(recogniser, language)
+    return recogniser
 
 
 def transcriber(recogniser: Any, language: str | None) -> Callable[[np.ndarray], str]:

@@ -10,7 +10,7 @@ import pytest
 from data_pipeline.datasets.token_dataset import DatasetSpec
 from data_pipeline.loading import mixture
 from data_pipeline.loading.loader import Loader
-from data_pipeline.loading.mixture import MixturePlan
+from data_pipeline.loading.mixture_plan import MixturePlan
 from data_pipeline.packing.token_plan import PackingConfig
 from data_pipeline.runtime.errors import UserError
 
@@ -181,6 +181,87 @@ def test_an_evaluation_reads_every_record_once_whatever_the_weights(root, both) 
     assert [part.path for part in mixture.components(both, "valid")] == [str(root / "b")] * 2
 
 
+@pytest.fixture(scope="module")
+def annealed(root) -> Path:
+    """Equal shares; from batch 1,500 on `b` alone; from 2,000 on three of four rows are of `a`."""
+    return _mixture(
+        root,
+        {"path": "a", "weight": [[0, 1], [1500, 0], [2000, 3]]},
+        {"path": "b", "weight": [[0, 1], [2000, 1]]},
+        name="annealed.json",
+    )
+
+
+def test_weights_change_at_their_batches(root, annealed) -> None:
+    plan = Loader(annealed, "train", PACKING, 4).plan
+    assert isinstance(plan, MixturePlan)
+    first, alone, last = (np.array(plan.rows_before(4 * batch)) for batch in (1500, 2000, 22480))
+    assert np.abs(first - 3000).max() < 4 * np.sqrt(4096) / 2  # it ends within a block
+    np.testing.assert_array_equal(alone - first, [0, 2000])
+    np.testing.assert_allclose(last - alone, [61440, 20480], atol=1)
+    # What was before is as without the changes.
+    constant = _mixture(
+        root, {"path": "a", "weight": 1}, {"path": "b", "weight": 1}, name="constant.json"
+    )
+    before = Loader(constant, "train", PACKING, 4).plan
+    assert isinstance(before, MixturePlan)
+    rows = range(5800, 6000)
+    assert [plan.source(row) for row in rows] == [before.source(row) for row in rows]
+    assert plan.fingerprint != before.fingerprint
+
+
+def test_a_component_goes_on_where_it_was_when_weights_change(annealed) -> None:
+    plan = Loader(annealed, "train", PACKING, 4).plan
+    assert isinstance(plan, MixturePlan)
+    for border in (6000, 8000):
+        following = plan.rows_before(border - 40)
+        for row in range(border - 40, border + 40):
+            component, place = plan.source(row)
+            assert place == following[component]
+            following[component] += 1
+        assert following == plan.rows_before(border + 40)
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_any_hosts_resume_exactly_before_and_after_a_change(root, hosts: int) -> None:
+    path = _mixture(
+        root,
+        {"path": "a", "weight": [[0, 1], [10, 3]]},
+        {"path": "b", "weight": [[0, 1], [10, 0]]},
+        name="changes.json",
+    )
+    loader = Loader(path, "train", PACKING, 4)
+    states, batches = [], []
+    for _ in range(14):
+        states.append(json.loads(json.dumps(loader.get_state())))
+        batches.append(next(loader))
+    loader.close()
+    for start in (8, 12):
+        parts = [Loader(path, "train", PACKING, 4, host=h, num_hosts=hosts) for h in range(hosts)]
+        for part in parts:
+            part.set_state(states[start])
+        for expected in batches[start:]:
+            read = [next(part) for part in parts]
+            _assert_equal({n: np.concatenate([r[n] for r in read]) for n in expected}, expected)
+        for part in parts:
+            part.close()
+    # Changes are counted in batches: with others they come at other rows.
+    with pytest.raises(UserError, match="data state is of plan"):
+        Loader(path, "train", PACKING, 8).set_state(states[0])
+
+
+def test_an_evaluation_reads_what_has_no_weight_at_first(root) -> None:
+    path = _mixture(
+        root,
+        {"path": "a", "weight": 1},
+        {"path": "b", "weight": [[0, 0], [5, 1]]},
+        name="later.json",
+    )
+    loader = Loader(path, "train", PACKING, 4, repeat=False)
+    assert loader.rows_per_epoch == sum(p.num_rows(0) for p in loader._rows.plan.plans)
+    assert len(mixture.components(path, "valid", weighted=False)) == 1
+
+
 def test_the_spec_of_a_mixture_adds_up(root, both) -> None:
     spec, a, b = mixture.load_spec(both), *(DatasetSpec.load(root / name) for name in "ab")
     assert spec.splits["train"].num_records == 150
@@ -200,6 +281,20 @@ def test_the_spec_of_a_mixture_adds_up(root, both) -> None:
         ([{"weight": 1}], 'with "path"'),
         ([{"path": "a", "languages": {"de": 1}}], "no records of language 'de'.*there are en"),
         ([{"path": "a", "weight": 1}, {"path": "b", "weight": 1e-6}], "the least is 0.05%"),
+        ([{"path": "a", "weight": []}], "must begin at batch 0"),
+        ([{"path": "a", "weight": [[5, 1]]}], "must begin at batch 0"),
+        ([{"path": "a", "weight": [[0, 1], [9, 2], [9, 3]]}], "and go up"),
+        ([{"path": "a", "weight": [[0, -1]]}], r"list of \[first batch, weight\]"),
+        ([{"path": "a", "weight": [[0.5, 1]]}], r"list of \[first batch, weight\]"),
+        ([{"path": "a", "weight": [[0, 0], [7, 0]]}], "0 from beginning to end"),
+        (
+            [{"path": "a", "weight": [[0, 1], [7, 0]]}, {"path": "b", "weight": [[0, 1], [6, 0]]}],
+            "all weights are 0 from batch 7 on",
+        ),
+        (
+            [{"path": "a", "weight": 1}, {"path": "b", "weight": [[0, 1], [7, 1e-6]]}],
+            "the least is 0.05%",
+        ),
         ([{"path": "a"}, {"path": "other"}], "semantic is .* same tokenizers"),
         ([{"path": "nowhere"}], r"dataset.json does not exist"),
         ([], "at least one"),

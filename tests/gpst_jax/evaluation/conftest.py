@@ -72,9 +72,15 @@ def _toy_scorer():
     return lambda wav: {"ovrl_mos": 3.0, "sig_mos": 3.0, "bak_mos": 3.0, "p808_mos": 4.0}
 
 
-@pytest.fixture
-def toy_recipes(monkeypatch):
+@pytest.fixture(scope="module")
+def toy_recipes():
     """Registers recipes that decode toy audio."""
+    with pytest.MonkeyPatch.context() as patch:
+        _register_toys(patch)
+        yield
+
+
+def _register_toys(monkeypatch):
 
     def register(module, recipe_class, id_, kind, load, **fields):
         measurement = Measurement(f"toy/{kind}", 1, SAMPLE_RATE, (), load)
@@ -88,7 +94,7 @@ def toy_recipes(monkeypatch):
     register(mos, mos.OpinionRecipe, "mos/toy", "mos", _toy_scorer, output="ovrl_mos")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def toy_settings(toy_recipes):
     """Settings that choose the toy recipes."""
     return {"wer": ("wer/toy",), "similarity": "sim-o/toy", "mos": ("mos/toy",)}
@@ -105,13 +111,23 @@ VOICES = {"anna": 0.0, "bert": 0.9}
 
 @pytest.fixture
 def toy_samples(tmp_path):
+    """A directory of toy samples, see `write_toy_samples`."""
+    return write_toy_samples(tmp_path / "samples")
+
+
+@pytest.fixture(scope="module")
+def toy_samples_of_module(tmp_path_factory):
+    """The same for tests that leave them as they are."""
+    return write_toy_samples(tmp_path_factory.mktemp("toys") / "samples")
+
+
+def write_toy_samples(root):
     """Four conditions of 12 toy utterances with errors that can be counted by hand.
 
     recording: no errors. codec: every sixth utterance has one of its four words wrong.
     speaker_transfer: as codec, in the prompt's voice except every fourth one; one file is
     missing. unconditional: six pairs, one of which differs in one of four words.
     """
-    root = tmp_path / "samples"
     texts = [" ".join(wer.DIGITS[(i + k) % 10] for k in range(4)) for i in range(12)]
     rows = {name: [] for name in ("recording", "codec", "speaker_transfer", "unconditional")}
     for name, voice in VOICES.items():

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import soundfile
+import threadpoolctl
 
 from data_pipeline.runtime.errors import UserError
 from gpst_jax.evaluation.measure import measure_files
@@ -140,3 +141,14 @@ def test_processes_give_what_one_process_gives(spoken_digits, tmp_path):
     both = _measure(variants, tmp_path / "b", measurement, processes=2)
     assert alone == both
     assert all(outcome.value for outcome in both.values())
+
+
+def test_few_files_are_measured_with_one_thread_as_many_are(files, tmp_path):
+    """Threads change the order of sums, and with it what is recognised in unclear speech."""
+
+    def load():
+        return lambda wav: max(pool["num_threads"] for pool in threadpoolctl.threadpool_info())
+
+    with threadpoolctl.threadpool_limits(2):
+        outcomes = _measure(files, tmp_path, Measurement("toy/threads", 1, 16000, (), load))
+    assert {outcome.value for outcome in outcomes.values()} == {1}

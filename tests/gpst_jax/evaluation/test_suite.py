@@ -1,7 +1,9 @@
 import json
 import math
 
+import numpy as np
 import pytest
+import soundfile
 
 from data_pipeline.runtime.errors import UserError
 from gpst_jax.evaluation.metrics import registry
@@ -176,3 +178,53 @@ def test_settings_are_one_flat_object(config):
         "seed": 0,
         "processes": 1,
     }
+
+
+def test_missing_silent_unreadable_and_short_sounds_count_at_the_worst_score(config, toy_samples):
+    folder = toy_samples / "codec"
+    (folder / "1.wav").unlink()
+    soundfile.write(folder / "2.wav", np.zeros(8000), 16000)
+    (folder / "3.wav").write_bytes(b"RIFF")
+    soundfile.write(folder / "4.wav", np.full(800, 0.5), 16000)
+    results, items = evaluate(toy_samples, config, show_progress=False)
+    failed = results["failed"]["codec"]
+    assert set(failed) == {"u1", "u2", "u3", "u4"}
+    assert "no such file" in failed["u1"]
+    assert "silent" in failed["u2"]
+    rows = results["ceilings"]["codec"]
+    assert (rows[WER]["n"], rows[WER]["failed"], rows[WER]["deletions"]) == (12, 4, 16)
+    assert rows[WER]["value"] == pytest.approx((16 + 2) / 48)
+    assert (rows[SIM]["n"], rows[SIM]["failed"]) == (12, 4)
+    assert rows[SIM]["value"] == pytest.approx(8 / 12, abs=1e-3)
+    assert rows[MOS]["value"] == pytest.approx((8 * 3 + 4 * 1) / 12)
+    scored = {item["id"]: item for item in items["codec"]}
+    assert scored["u2"]["mos"] == {"ovrl_mos": 1.0}
+    assert scored["u2"]["similarity"] == 0
+    assert scored["u2"]["errors"]["deletions"] == 4
+    # And in the paired differences, whose other side has the recording.
+    assert results["differences"]["codec - recording"][WER]["n"] == 12
+    assert results["differences"]["codec - recording"][MOS]["value"] == pytest.approx(-8 / 12)
+
+
+def test_differences_have_p_values_and_items_their_speakers(config, toy_samples):
+    results, items = evaluate(toy_samples, config, show_progress=False)
+    row = results["differences"]["speaker_transfer - codec"][WER]
+    assert 0 < row["p"] <= 1
+    assert row["interval"]["over"] == "items"  # of two speakers
+    assert {item["speaker"] for item in items["codec"]} == {"anna", "bert"}
+    assert {item["speaker"] for item in items["unconditional"]} == {None}
+
+
+def test_intervals_are_over_speakers_where_there_are_five(config, toy_samples):
+    for path in toy_samples.glob("*/manifest.jsonl"):
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [row | {"speaker": f"s{n % 6}"} for n, row in enumerate(rows)]
+        path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    results, _ = evaluate(toy_samples, config, show_progress=False)
+    row = results["ceilings"]["codec"][WER]
+    assert (row["interval"]["over"], row["interval"]["units"]) == ("speakers", 6)
+    assert row["ci95"] == row["ci95_speakers"]
+    assert results["ceilings"]["codec"][MOS]["interval"]["over"] == "speakers"
+    difference = results["differences"]["codec - recording"][WER]
+    assert difference["interval"]["over"] == "speakers"
+    assert difference["p_method"] == "exact permutation"

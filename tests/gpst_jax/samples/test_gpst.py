@@ -1,5 +1,6 @@
 """The modes of GPST on held-out recordings, those that add speech or a language model."""
 
+import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,12 +11,14 @@ import soundfile
 from stored_archive import unpack_with_recordings
 
 from data_pipeline.datasets.token_dataset import DatasetSpec
+from data_pipeline.datasets.token_records import RecordReader
 from data_pipeline.runtime.errors import UserError
 from gpst_jax.checkpoints.manager import load_params
 from gpst_jax.generation.gpst_requests import Result
 from gpst_jax.generation.guards import Guards
 from gpst_jax.generation.lm_tasks import SemanticTasks
-from gpst_jax.samples import writer
+from gpst_jax.samples import items, writer
+from gpst_jax.samples.coig import CoIGConfig
 from gpst_jax.samples.gpst import GenerationConfig, GPSTSamples
 from gpst_jax.samples.manifest import read_samples
 
@@ -102,3 +105,32 @@ def test_what_does_not_fit_is_named(stored, tmp_path):
         samples(stored, tmp_path, print, language=False, modes=("tts",))
     with pytest.raises(UserError, match="--mode: unknown 'sing'; choose from unconditional"):
         GenerationConfig(modes=("sing",))
+
+
+def test_content_and_voice_may_be_of_different_languages(stored, tmp_path, monkeypatch):
+    """Every speaker speaks both; the prompt is by another one, and holds the other language."""
+
+    class Reader(RecordReader):
+        def __getitem__(self, index):
+            language = ("en", "de")[index % 2]
+            return dataclasses.replace(super().__getitem__(index), language=language)
+
+    monkeypatch.setattr(items, "RecordReader", Reader)
+    spec = DatasetSpec.load(stored / "tokens")
+    made = writer.SampleWriter(
+        *(stored / "tokens", spec, stored / "recordings", tmp_path),
+        provenance={}, seed=0, workers=1, languages=("en", "de"), report=print,
+    )  # fmt: skip
+    ((of_items, chosen, _),) = made.splits(4, 0)
+    assert chosen
+    assert {item.language for item in chosen} == {"en"}
+    prompts = [made.prompt(of_items, item, 0.5) for item in chosen]
+    for item, prompt in zip(chosen, prompts, strict=True):
+        assert prompt.speaker != item.speaker
+        assert {segment.language for segment in prompt.segments} == {"de"}
+
+
+def test_languages_are_in_the_settings_where_they_are_chosen():
+    assert GenerationConfig(languages=("de", "en")).provenance()["languages"] == ("de", "en")
+    assert "languages" not in GenerationConfig().provenance()
+    assert "languages" not in CoIGConfig().provenance()

@@ -128,3 +128,17 @@ def test_text_kind_needs_digits_only():
     assert kind("one two NINE") == "digits"
     assert kind("one apple") == "free"
     assert kind(None) == "free"
+
+
+def test_items_of_one_language(make_items):
+    records = [record(f"e{i}", "ann", 1.2, "one two") for i in range(3)]
+    records += [
+        dataclasses.replace(record(f"d{i}", speaker, 1.2, "drei vier"), language="de")
+        for i, speaker in enumerate(("ann", "bob"))
+    ]
+    german = make_items(records, language="de")
+    assert german.speakers == ["ann", "bob"]
+    assert {item.language for item in german.all} == {"de"}
+    assert {item.text_kind for item in german.all} == {"digits"}
+    assert make_items(records, language="en").speakers == ["ann"]
+    assert len(make_items(records).all) == 5

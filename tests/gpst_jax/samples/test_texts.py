@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.runtime.errors import UserError
+from data_pipeline.synthetic.languages import LANGUAGES
 from data_pipeline.synthetic.questions import DIGITS
 from gpst_jax.samples.texts import (
     digit_words,
@@ -125,3 +126,15 @@ def test_codes_are_without_region():
     assert [language_code(code) for code in ("pt-BR", "EN_us", "und", "", None)] == [
         "pt", "en", None, None, None,
     ]  # fmt: skip
+
+
+@given(digits, st.sampled_from(sorted(LANGUAGES)))
+def test_digits_are_compared_whatever_language_they_are_in(values, language):
+    """A recogniser may write words or numerals; a word of another language is no digit string."""
+    spoken = " ".join(LANGUAGES[language].digits[value] for value in values)
+    assert text_kind(spoken, language) == text_kind(spoken.upper(), f"{language}-XX") == "digits"
+    assert (
+        text_kind(spoken) == text_kind(spoken, "xx") == ("digits" if language == "en" else "free")
+    )
+    numerals = ", ".join(map(str, values))
+    assert normalise_digits(spoken) == digit_words(numerals) == digit_words(f"{spoken}.")

@@ -18,6 +18,7 @@ from data_pipeline.runtime import exit_codes
 from data_pipeline.runtime.endings import ending
 from data_pipeline.runtime.errors import UserError
 from gpst_jax.synthesis.files import SpeechFiles
+from gpst_jax.synthesis.gpst import GPSTSettings
 from gpst_jax.synthesis.models import open_model
 from gpst_jax.synthesis.requests import SpeechRequest, read_requests
 from gpst_jax.synthesis.synthesizer import Speech, SynthesisSettings, Synthesizer
@@ -240,3 +241,11 @@ def test_long_texts_are_cut_where_people_pause():
     parts = split_text("one two three four five six", 9)
     assert max(map(len, parts)) <= 9
     assert " ".join(parts) == "one two three four five six"
+
+
+def test_the_best_of_several_is_known_when_all_are_complete(stored):
+    model = open_model(stored / "runs" / "gpst", dataset=stored / "tokens")
+    settings = SynthesisSettings(gpst=GPSTSettings(best_of=3))
+    stream = Synthesizer(model, None, settings).stream(SpeechRequest(mode="unconditional"))
+    with pytest.raises(UserError, match="which of 3 samples is the best is known when all are "):
+        next(stream)

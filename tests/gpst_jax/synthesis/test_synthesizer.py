@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import soundfile
@@ -15,12 +16,14 @@ from data_pipeline.datasets.token_dataset import DatasetSpec
 from data_pipeline.sequences.templates import Example
 from data_pipeline.sources import Utterance
 from data_pipeline.tokenization.shard import ShardTask, _Tokenizers
+from gpst_jax.config import MeshConfig
 from gpst_jax.generation.config import SamplingConfig
 from gpst_jax.generation.flow_sampler import FlowSettings
 from gpst_jax.generation.gpst_modes import RequestBuilder
 from gpst_jax.generation.gpst_sampler import Decoder
 from gpst_jax.generation.lm_tasks import SemanticTasks
 from gpst_jax.generation.soundstorm_sampler import SoundStormSettings
+from gpst_jax.parallel import sharding
 from gpst_jax.synthesis.gpst import GPSTSettings
 from gpst_jax.synthesis.models import open_model
 from gpst_jax.synthesis.requests import MODES, SpeechRequest
@@ -202,8 +205,17 @@ def test_long_speech_goes_from_window_to_window(stored, synthesizer, monkeypatch
     if model._gpst:
         made = [result.codes for _, result in calls]
         np.testing.assert_array_equal(np.concatenate(made, axis=1), speech.frames)
+        prompt = calls[0][0].codes  # and silence
         for (asked, _), before in zip(calls[1:], made, strict=False):
-            np.testing.assert_array_equal(asked.codes, before)
+            np.testing.assert_array_equal(asked.codes[:, : prompt.shape[1]], prompt)
+            end = asked.codes[:, prompt.shape[1] :]
+            assert 0 < end.shape[1] <= before.shape[1]
+            np.testing.assert_array_equal(end, before[:, -end.shape[1] :])
+        calls.clear()
+        model.generate([request(stored, "semantic_to_acoustic", "long")])
+        assert len(calls) >= 4
+        for (asked, _), (_, result) in zip(calls[1:], calls, strict=False):
+            np.testing.assert_array_equal(asked.codes, result.codes)  # the voice is in the frames
     if family == "soundstorm":
         for (asked, _), (_, before) in zip(calls[1:], calls, strict=False):
             overlap = asked.prompt_codes[:, -50:]
@@ -283,3 +295,18 @@ def test_an_export_brings_its_tokenizers(stored):
         for name in ("gpst_hf", "gpst_params")
     ]
     np.testing.assert_array_equal(*made)
+
+
+@pytest.mark.slow
+def test_weights_may_be_divided_among_devices(stored, synthesizer):
+    """The codes are those of one device; no device holds all of the largest weights."""
+    wanted = request(stored, "speaker_transfer")
+    (expected,) = synthesizer("gpst", greedy=True).generate([wanted])
+    mesh = sharding.make_mesh(MeshConfig(1, 1, 2), jax.devices()[:2])
+    settings = SynthesisSettings(gpst=GPSTSettings(GREEDY, GREEDY, guards=None), prompt_seconds=1.0)
+    with jax.set_mesh(mesh):
+        model = open_model(stored / "runs" / "gpst", dataset=stored / "tokens", mesh=mesh)
+        largest = max(jax.tree.leaves(model.loaded.params), key=lambda leaf: leaf.size)
+        assert largest.addressable_shards[0].data.size == largest.size // 2
+        (found,) = Synthesizer(model, None, settings, lambda line: None).generate([wanted])
+    np.testing.assert_array_equal(found.frames, expected.frames)

@@ -82,3 +82,40 @@ def test_a_missing_model_is_one_clear_line(tmp_path, monkeypatch):
     monkeypatch.setenv(hf_models.WAVLM_SV_VARIABLE, str(tmp_path / "none"))
     with pytest.raises(UserError, match="GPST_WAVLM_SV"):
         hf_models.load_wavlm_xvector()
+
+
+def test_results_name_directory_or_revision_and_the_hub_is_not_asked(tmp_path, monkeypatch):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    pytest.importorskip("transformers")
+    monkeypatch.delenv(hf_models.WAVLM_SV_VARIABLE, raising=False)
+    recipe = registry.get_recipe("sim-o/wavlm-base-plus-sv")
+    asked = []
+
+    def cached(repository, allow_patterns, local_files_only):
+        asked.append((repository, local_files_only))
+        snapshot = tmp_path / "snapshots" / "abc123"
+        snapshot.mkdir(parents=True, exist_ok=True)
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", cached)
+    assert recipe.describe()["weights"] == "hub microsoft/wavlm-base-plus-sv, revision abc123"
+    assert recipe.measurement.key().endswith("abc123")
+    assert asked == [("microsoft/wavlm-base-plus-sv", only) for only in (True, False)]
+    monkeypatch.setenv(hf_models.WAVLM_SV_VARIABLE, str(tmp_path))
+    assert recipe.describe()["weights"] == f"directory {tmp_path}"
+
+
+def test_a_model_that_is_not_here_is_one_line_before_any_work(tmp_path, monkeypatch):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    pytest.importorskip("transformers")
+    monkeypatch.delenv(hf_models.WAVLM_SV_VARIABLE, raising=False)
+
+    def offline(*arguments, **options):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("offline\nand more")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    recipe = registry.get_recipe("sim-o/wavlm-base-plus-sv")
+    with pytest.raises(UserError, match="set GPST_WAVLM_SV to its directory") as error:
+        recipe.measurement.check()
+    assert "\n" not in str(error.value)
+    assert recipe.describe()["weights"] is None

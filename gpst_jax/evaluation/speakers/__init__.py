@@ -1,0 +1,1 @@
+"""Encoders of voices: their recipes, and the network that no package carries."""

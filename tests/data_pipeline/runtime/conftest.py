@@ -1,0 +1,3 @@
+"""A bucket on this machine."""
+
+from bucket_server import bucket, folder  # noqa: F401
