@@ -24,7 +24,7 @@ from absl import flags
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-from data_pipeline.runtime import cli, exit_codes
+from data_pipeline.runtime import cli, exit_codes, flag_rules
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
 from experiments.pretrain import CONFIG, make_workdir
@@ -33,6 +33,7 @@ from gpst_jax.config.overrides import from_flags
 
 for _name in ("config", "workdir"):  # which pretrain defines
     flags.declare_key_flag(_name)
+flag_rules.must_be_local("workdir")
 _COMPILED = flags.DEFINE_string("compiled", None, "Report of experiments.compile.", required=True)
 _PRICE = flags.DEFINE_float("price_per_chip_hour", None, "Price in any currency.", lower_bound=0.0)
 _EFFICIENCY = flags.DEFINE_float(

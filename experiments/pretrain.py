@@ -41,6 +41,7 @@ from gpst_jax.checkpoints.storage import StorageError, check_name
 from gpst_jax.config import ConfigError, RunConfig, parse_range
 from gpst_jax.objectives import make_objective
 from gpst_jax.parallel import multihost
+from gpst_jax.parallel.cpu_compiler import REMEDY, computes_wrong_sums
 from gpst_jax.training.continuation import parse_source
 from gpst_jax.training.log import DivergenceError, process_trackers
 from gpst_jax.training.loop import TrainResult, train
@@ -172,6 +173,8 @@ def pretrain(config: RunConfig, workdir: str) -> TrainResult:
     objective = make_objective(config, spec, config.data.path)
     if jax.process_index() == 0:
         print(describe(config, spec, objective), flush=True)
+        if jax.default_backend() == "cpu" and computes_wrong_sums():
+            print(f"warning: {REMEDY}", flush=True)
     preview = None
     if config.train.preview_every:
         shown = dataset_with(config.data.path, "valid", "train")

@@ -127,6 +127,7 @@ class Shards:
         self._copy, self._source, self._sizes = copy, about["source"], about["shards"]
         self._names, self._sha256 = names, sha256
         self._here: set[str] = set()
+        self._failure: UserError | None = None  # found by the thread that copies in the background
         threading.Thread(target=self._copy_all, name="data-cache", daemon=True).start()
 
     @classmethod
@@ -144,6 +145,8 @@ class Shards:
             UserError: it is not what `dataset.json` describes.
             BucketError: the bucket does not answer.
         """
+        if self._failure is not None:
+            raise self._failure
         if name not in self._here:
             self._get(name)
 
@@ -151,6 +154,8 @@ class Shards:
         path = self._copy / name
         digest = self._copy / _DIGESTS / name
         with _locked(self._copy / f".{name}.lock"):
+            if self._failure is not None:
+                raise self._failure
             if not path.is_file():
                 source = f"{self._source}/{name}"
                 buckets.download(source, path)
@@ -172,9 +177,10 @@ class Shards:
             for name, file in zip(self._names, files, strict=True):
                 (self._copy / name).unlink(missing_ok=True)
                 file.unlink(missing_ok=True)
-            raise UserError(
+            self._failure = UserError(
                 f"{self._source}: the shards are not those that {SPEC_FILE} describes: {_REMEDY}"
             )
+            raise self._failure
 
     def _copy_all(self) -> None:
         for name in self._names:

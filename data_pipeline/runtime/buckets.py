@@ -90,8 +90,8 @@ def _file_system() -> Any:
     settings.setdefault("use_listings_cache", False)  # other processes write too
     if emulated:
         settings.setdefault("token", "anon")
-        # It warns at every call that there are no credentials.
-        logging.getLogger("gcsfs").setLevel(logging.ERROR)
+    # It logs the tracebacks of what it raises, and at every call that there are no credentials.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     return fsspec.filesystem("gcs", finalize_on_close=True)
 
 
@@ -183,8 +183,8 @@ def check_writable(folder: Location) -> None:
         UserError: the bucket does not exist, or does not let this process write.
         BucketError: it does not answer.
     """
+    bucket_and_name(folder)
     probe = f"{os.fspath(folder).rstrip('/')}/.probe-{uuid.uuid4().hex[:8]}"
-    bucket_and_name(probe)
     try:
         with access(folder):
             file_system(folder).pipe_file(probe, b"")
@@ -200,4 +200,5 @@ def check_writable(folder: Location) -> None:
 def _refused(error: BaseException | None) -> bool:
     """Whether a server has answered that it will not."""
     code = str(getattr(error, "code", ""))
-    return code in ("401", "403", "404") or isinstance(error, PermissionError)
+    # gcsfs raises a plain OSError for 403.
+    return code in ("401", "403", "404") or str(error).startswith("Forbidden:")

@@ -30,6 +30,11 @@ def may_be_in_buckets(*names: str) -> None:
     _in_buckets.update(names)
 
 
+def must_be_local(*names: str) -> None:
+    """Takes back `may_be_in_buckets` of a program whose flags this one shares."""
+    _in_buckets.difference_update(names)
+
+
 def check_local(flag: str, path: str) -> None:
     """Raises UserError for an output in a bucket, except `may_be_in_buckets` of gs://."""
     if flag in _in_buckets and is_bucket(path):

@@ -1,4 +1,4 @@
 """Evaluation of speech: named recipes, confidence intervals, and the report page.
 
-Nothing here imports JAX: evaluation runs published models on audio files.
+Nothing but `likelihood` imports JAX: evaluation runs published models on audio files.
 """

@@ -65,11 +65,11 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
         ValueError: a line before the last is not JSON; the message names the file and line.
     """
-    path = location(path)
+    file = location(path)
     with access(path):
-        if not path.exists():
+        if not file.exists():
             return []
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").splitlines()
     entries = []
     for number, line in enumerate(lines, 1):
         try:

@@ -86,7 +86,7 @@ def test_report_holds_every_mode_and_ceiling(demo):
 def test_study_of_one_voice_compares_models_on_its_items(demo, tmp_path):
     flags = [f"--demo={demo}", f"--workdir={tmp_path}", "--steps=2", "--seconds=10"]
     flags.append("--recordings=16")
-    run_program("experiments.voice_study", *flags)
+    run_program("experiments.studies.voice", *flags)
     study = json.loads((tmp_path / "study.json").read_text())
     prompt, tuned = study["prompt alone"], study["fine-tuned"]
     assert 0 < prompt["n"] == tuned["n"] < 16

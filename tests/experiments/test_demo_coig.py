@@ -69,7 +69,7 @@ def test_study_of_the_chains_compares_them_on_the_same_items(demo, tmp_path):
     flags = [f"--tokens={demo / 'tokens'}", f"--audio_dir={demo / 'corpus'}", "--items=4"]
     flags += ["--arms=implicit,explicit", "--evaluations=2", "--config.train.steps=2"]
     flags += [f"--config.{field}" for field in TINY]
-    command = [sys.executable, "-m", "experiments.flow_study", *flags, f"--workdir={tmp_path}"]
+    command = [sys.executable, "-m", "experiments.studies.flow", *flags, f"--workdir={tmp_path}"]
     done = subprocess.run(
         [*command, "--config.optimizer.warmup_steps=1"],
         capture_output=True, text=True, timeout=600,

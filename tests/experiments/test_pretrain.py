@@ -100,7 +100,7 @@ def test_bad_input_is_one_clear_error(dataset, environment, config, tmp_path):
         "too long": (str(config), "y" * 300, [path]),
         "steps: must be positive": (str(config), "w", [path, "train.steps=-3"]),
         "another process is writing": (str(config), str(tmp_path / "held"), [path]),
-        "mount the bucket": (str(config), "gs://bucket/run", [path]),
+        "mount the bucket": (str(config), "s3://bucket/run", [path]),
         "fsdp=3, tensor=1 do not fit 1 devices": (str(config), "w", [path, "mesh.fsdp=3"]),
         "lower crop_seconds": (str(config), "w", [path, "data.crop_seconds=30"]),
     }

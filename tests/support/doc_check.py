@@ -361,10 +361,11 @@ def _cases(text: str) -> Flags:
 def _all_flags() -> Flags:
     """Flags of any program, for those that a text names alone."""
     flags = dict.fromkeys(FOREIGN_FLAGS, "")
-    for package in ("experiments", "data_pipeline"):
-        for path in (ROOT / package).glob("*.py"):
-            if is_program(f"{package}.{path.stem}"):
-                for name, kind in module_flags(f"{package}.{path.stem}").items():
+    for folder in ("experiments", "experiments/studies", "data_pipeline"):
+        for path in (ROOT / folder).glob("*.py"):
+            program = f"{folder.replace('/', '.')}.{path.stem}"
+            if is_program(program):
+                for name, kind in module_flags(program).items():
                     flags[name] = kind if kind in ("bool", "config") else flags.get(name, "")
     for path in (ROOT / "tpu_scripts").glob("*.sh"):
         flags |= script_flags(path.name)

@@ -1,8 +1,8 @@
 """The convention of seed-tts-eval (arXiv 2406.02430) for Chinese: characters, by Paraformer.
 
 Paraformer (arXiv 2206.08317) runs through sherpa-onnx (Apache License 2.0), which reads the model
-as ONNX: no pickle, no code from a hub. `GPST_PARAFORMER` names a directory with `model.onnx` or
-`model.int8.onnx` and `tokens.txt`, as the project sherpa-onnx hands them out for Paraformer;
+as ONNX: no pickle, no code from a hub. `GPST_PARAFORMER` names a directory with a model in ONNX
+(plain or int8) and its tokens, as the project sherpa-onnx hands them out for Paraformer;
 nothing is downloaded. The published script turns traditional characters of the recognised text into
 simplified ones; that is not done here, since this Paraformer writes simplified ones.
 """

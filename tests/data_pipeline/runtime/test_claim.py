@@ -86,7 +86,7 @@ def test_a_process_id_counts_with_the_start_of_its_process(tmp_path, monkeypatch
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    mine = claim._me()
+    mine = claim.this_process()
     leave(tmp_path, mine if started == "same" else dataclasses.replace(mine, started=1))
     if started == "same":
         with pytest.raises(UserError, match="another process"), claim.claimed(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from experiments import unit_study
+from experiments.studies import units
 
 RATE = 16_000
 
@@ -17,13 +17,13 @@ RATE = 16_000
 def test_information_is_one_of_equal_labels_none_of_independent_ones_and_blind_to_names():
     rng = np.random.default_rng(0)
     labels = rng.integers(5, size=4000)
-    assert unit_study.information(labels, labels) == pytest.approx(1)
-    assert unit_study.information((7 * labels) % 11, labels) == pytest.approx(1)
-    assert unit_study.information(rng.integers(5, size=4000), labels) < 0.01
-    assert unit_study.information(np.zeros(9, int), np.zeros(9, int)) == 0
+    assert units.information(labels, labels) == pytest.approx(1)
+    assert units.information((7 * labels) % 11, labels) == pytest.approx(1)
+    assert units.information(rng.integers(5, size=4000), labels) < 0.01
+    assert units.information(np.zeros(9, int), np.zeros(9, int)) == 0
     # Units that merge two pairs of four equally frequent labels: I = H(U) = 1 bit, H(L) = 2 bits.
     four = np.arange(400) % 4
-    assert unit_study.information(four // 2, four) == pytest.approx(2 / 3)
+    assert units.information(four // 2, four) == pytest.approx(2 / 3)
 
 
 def _corpus(word: float, speaker: float) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
@@ -46,10 +46,10 @@ def test_units_of_words_and_units_of_speakers_are_told_apart():
     for name, strengths in {"of speakers": (0.0, 8.0), "of words": (8.0, 0.0)}.items():
         features, speakers, words = _corpus(*strengths)
         rng = np.random.default_rng(0)
-        fit = unit_study._fit_states(unit_study.StudyConfig())
-        tables[name] = unit_study.crossed_information(features, fit, 6, speakers, words, rng)
+        fit = units._fit_states(units.StudyConfig())
+        tables[name] = units.crossed_information(features, fit, 6, speakers, words, rng)
     assert len(tables["of words"]["pairs"]) == 6
-    rows = unit_study._rows(tables, 4, seed=0)
+    rows = units._rows(tables, 4, seed=0)
     right = rows["of words"]
     assert right["word"]["value"] > 0.7 > 0.1 > rows["of speakers"]["word"]["value"]
     assert right["speaker"]["value"] < 0.05
@@ -64,8 +64,8 @@ def test_the_probe_knows_voices_by_their_units_and_nothing_of_shuffled_ones():
     rng = np.random.default_rng(0)
     voices = rng.dirichlet(np.full(40, 0.3), size=30)
     train, test = ([rng.choice(40, 300, p=voice) for voice in voices] for _ in range(2))
-    assert unit_study.probe(train, test).mean() > 0.9
-    assert unit_study.probe(train, test[1:] + test[:1]).mean() < 0.1
+    assert units.probe(train, test).mean() > 0.9
+    assert units.probe(train, test[1:] + test[:1]).mean() < 0.1
 
 
 def test_the_program_measures_a_folder_of_words_and_one_of_readers(tmp_path):
@@ -84,7 +84,7 @@ def test_the_program_measures_a_folder_of_words_and_one_of_readers(tmp_path):
         writer.writeheader()
         writer.writerows(rows)
     source, output = f"manifest:{tmp_path / 'list.csv'}", tmp_path / "result.json"
-    call = [sys.executable, "-m", "experiments.unit_study", "--models=mfcc", "--clusters=4"]
+    call = [sys.executable, "-m", "experiments.studies.units", "--models=mfcc", "--clusters=4"]
     call += [f"--words={source}", f"--readers={source}", f"--json_out={output}"]
     subprocess.run(call, check=True, capture_output=True)
     result = json.loads(output.read_text())

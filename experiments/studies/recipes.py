@@ -1,6 +1,6 @@
 """Do the recipes measure what they say? Checks on recordings of real speech.
 
-    python -m experiments.recipe_study --recordings=DIR --json_out=FILE
+    python -m experiments.studies.recipes --recordings=DIR --json_out=FILE
 
 `--recordings` is a source of one recording or more of each of many speakers, such as a folder of
 LibriSpeech. Three checks:

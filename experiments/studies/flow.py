@@ -1,6 +1,6 @@
 """Does the semantic prior improve quality, or only efficiency? The question of arXiv 2401.13527.
 
-    python -m experiments.flow_study --tokens=DATASET --audio_dir=DIR --workdir=DIR
+    python -m experiments.studies.flow --tokens=DATASET --audio_dir=DIR --workdir=DIR
 
 Trains flow matching once for each arm, with equal configuration, data and steps: the three chains
 (implicit: the prior is centred at the semantic embeddings; plain: the network is conditioned on

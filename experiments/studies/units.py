@@ -1,6 +1,6 @@
 """Do semantic units hold what is said, and not who says it? Unit models side by side.
 
-    python -m experiments.unit_study --models=mfcc,whisper:base --clusters=100,500 \
+    python -m experiments.studies.units --models=mfcc,whisper:base --clusters=100,500 \
         --words='manifest:FILE' --readers=DIR --json_out=FILE
 
 A unit model is `mfcc` or an encoder `KIND:MODEL?layer=N`, whose clusters are fitted here, the same

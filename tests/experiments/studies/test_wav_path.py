@@ -39,7 +39,7 @@ def stored(tmp_path_factory) -> Path:
 
 
 def study(stored: Path, name: str, *flags: str) -> dict:
-    run(stored, "experiments.wav_path_study", "--demo=demo", f"--workdir={name}", *flags)
+    run(stored, "experiments.studies.wav_path", "--demo=demo", f"--workdir={name}", *flags)
     return json.loads((stored / name / "study.json").read_text())
 
 

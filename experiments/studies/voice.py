@@ -1,6 +1,6 @@
 """Does fine-tuning on a speaker raise similarity beyond a prompt of three seconds?
 
-    python -m experiments.voice_study --demo=runs/demo --workdir=DIR [--voice=f3] [--seconds=180]
+    python -m experiments.studies.voice --demo=runs/demo --workdir=DIR [--voice=f3] [--seconds=180]
 
 Synthesises recordings of a voice that `make demo` holds out, fine-tunes the demo's model on some of
 them, and runs speaker transfer with both models on the others, whose texts are not in the

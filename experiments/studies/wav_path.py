@@ -1,6 +1,6 @@
 """Is speech made from files as good as that made from a dataset? In other weights? For how long?
 
-    python -m experiments.wav_path_study --demo=runs/demo --workdir=DIR \
+    python -m experiments.studies.wav_path --demo=runs/demo --workdir=DIR \
         [--mode=semantic_to_acoustic] [--weights=float32,int8] [--seconds=20]
 
 Takes the samples that `make demo` made of held-out recordings from their tokens, and makes them

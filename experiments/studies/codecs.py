@@ -1,6 +1,6 @@
 """How good is an offline codec, by its number of codebooks? On recordings of speakers it never saw.
 
-    python -m experiments.codec_study --audio_dir=RECORDINGS --workdir=DIR \
+    python -m experiments.studies.codecs --audio_dir=RECORDINGS --workdir=DIR \
         [--transcripts=FILE.csv] [--codecs=world_rvq:8x1024,mel_rvq:8x1024] [--depths=2,4,8]
 
 Fits each codec on the recordings of all speakers but the held-out ones, resynthesises one recording

@@ -6,9 +6,9 @@ import pytest
 
 @pytest.fixture
 def study():
-    from experiments import recipe_study
+    from experiments.studies import recipes
 
-    return recipe_study
+    return recipes
 
 
 def test_equal_error_rate_of_scores_worked_by_hand(study):
