@@ -23,6 +23,7 @@ from typing import Any
 import jax
 from absl import flags
 
+from data_pipeline.datasets import cache
 from data_pipeline.datasets.kinds import Spec
 from data_pipeline.datasets.token_dataset import DatasetSpec
 from data_pipeline.datasets.token_records import RecordError
@@ -58,6 +59,12 @@ _WORKDIR = flags.DEFINE_string(
     required=True,
 )
 flag_rules.may_be_in_buckets("workdir")
+_DATA_CACHE = flags.DEFINE_string(
+    "data_cache", None, "Where datasets in buckets are copied; default: ~/.cache/gpst_jax/datasets."
+)
+_DATA_CACHE_GIB = flags.DEFINE_float(
+    "data_cache_gib", cache.DEFAULT_GIB, "How much the copies may hold, in GiB.", 0.0
+)
 _TRACKERS = flags.DEFINE_list(
     "trackers",
     [],
@@ -124,6 +131,7 @@ def main(argv: list[str]) -> int:
                 heartbeat_seconds=_HEARTBEAT_SECONDS.value,
             )
         config = CONFIG.load()
+        cache.configure(_DATA_CACHE.value, _DATA_CACHE_GIB.value)
         result = pretrain(config, _WORKDIR.value)
     except DivergenceError as error:
         return _failed(exit_codes.DIVERGED, f"training diverged: {error}")
