@@ -8,9 +8,8 @@ import pytest
 import soundfile
 
 from data_pipeline.runtime import exit_codes
-from experiments import evaluate
 
-ROOT = Path(evaluate.__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _run(*arguments):

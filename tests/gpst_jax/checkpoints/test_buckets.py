@@ -109,7 +109,6 @@ def test_what_a_save_asks_of_the_bucket(folder, bucket):
         saves.wait()
         asked.append([what for what, _ in bucket.calls(before)])
     saves.close()
-    print({what: asked[-1].count(what) for what in sorted(set(asked[-1]))})
     assert len(asked[-1]) < 200
-    assert len(asked[-1]) <= len(asked[-2]) + 2
+    assert len(asked[-1]) <= 1.1 * len(asked[-2])  # each save removes an older one
     assert not [name for what, name in bucket.calls() if what == "list" and "tensorboard" in name]
