@@ -8,6 +8,7 @@ trains it on synthetic speech. On a token dataset of your own:
         --workdir=RUN --config.data.path=DATASET
 
 Hardware: any. Quality: README.md.
+Expected losses: docs/curves/gpst_demo.json (experiments.status --expect).
 """
 
 from gpst_jax.config import (

@@ -9,6 +9,7 @@ data_pipeline.build_sequences:
         --workdir=RUN --config.data.path=SEQUENCES
 
 Hardware: any. Quality: README.md, the row "text to speech".
+Expected losses: docs/curves/gpst_demo_lm.json (experiments.status --expect).
 """
 
 import dataclasses
