@@ -14,7 +14,7 @@ On the recordings and units of `make demo`, so that its language model reads tex
 
 As published, the local transformer sees half of the frames of a segment, whole ones, in training
 only; the number of codebooks is that of the dataset. Everything else is as in `gpst_demo`.
-Hardware: any. Quality: docs/generate.md.
+Hardware: any. Quality: docs/results.md.
 """
 
 import dataclasses
