@@ -44,16 +44,23 @@ class TransformerConfig:
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
 
-@stored_as(absent={"rope_base": 300.0, "rope_time_scale": 1.0, "norm_epsilon": 1e-6})
+@stored_as(
+    absent={
+        "rope_base": 300.0,
+        "rope_time_scale": 1.0,
+        "norm_epsilon": 1e-6,
+        "pattern": "hierarchical",
+    }
+)
 @dataclasses.dataclass(frozen=True)
 class GPSTConfig:
-    """The hierarchical transformer of GPST (arXiv 2406.00976, section 3).
+    """The hierarchical transformer of GPST (arXiv 2406.00976, section 3), or one without hierarchy.
 
     Vocabulary sizes, codebooks and frame rates are not here: they come from the dataset.
     """
 
     global_net: TransformerConfig
-    local_net: TransformerConfig
+    local_net: TransformerConfig  # of the hierarchical pattern; the others have none
     block: str = "modern"  # modern: RoPE, RMSNorm, SwiGLU, QK-norm; paper: as published
     shared_acoustic_head: bool = False  # one head for all codebooks, or one per codebook
     semantic_loss: bool = True  # units are predicted too; False: codes alone
@@ -70,11 +77,26 @@ class GPSTConfig:
     dtype: str = "float32"  # of activations; parameters, logits and losses stay float32
     remat: str = "none"  # none | dots | full: what the backward pass recomputes
     attention: str = "auto"  # auto | xla | cudnn | splash
+    # How the codes of frames are predicted, see docs/patterns.md:
+    pattern: str = "hierarchical"  # hierarchical | flat | delay | parallel
     family: str = "gpst"  # names the class in a stored configuration
 
     def __post_init__(self):
         choice(self, "family", ("gpst",))
         choice(self, "block", ("paper", "modern"))
+        choice(self, "pattern", ("hierarchical", "flat", "delay", "parallel"))
+        require(
+            self.local_drop == 0 or self.pattern == "hierarchical",
+            "local_drop",
+            f"the pattern {self.pattern!r} has no local transformer that could skip frames: set "
+            "it to 0",
+        )
+        require(
+            not self.shared_acoustic_head or self.pattern in ("hierarchical", "flat"),
+            "shared_acoustic_head",
+            f"the pattern {self.pattern!r} predicts all codebooks from one position: each needs "
+            "a head of its own, set it to False",
+        )
         _check_execution(self)
         for name in ("label_smoothing", "local_drop", "dropout"):
             fraction(self, name)

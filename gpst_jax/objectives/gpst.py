@@ -1,4 +1,7 @@
-"""The objective of GPST: batch, semantic and acoustic loss, local-drop and FLOPs."""
+"""The objective of GPST: batch, semantic and acoustic loss, local-drop and FLOPs.
+
+The losses are the same in every codebook pattern: each code of each frame is predicted once.
+"""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +13,7 @@ from data_pipeline.datasets.token_dataset import DatasetSpec
 from data_pipeline.loading.batches import batch_shapes
 from data_pipeline.tokens import ACOUSTIC, TokenLayout
 from gpst_jax.config import ConfigError, GPSTConfig, RunConfig, TransformerConfig
-from gpst_jax.models import gpst
+from gpst_jax.models import gpst, patterns
 from gpst_jax.objectives import losses
 from gpst_jax.objectives.base import Batch, Metrics, Params
 
@@ -30,7 +33,12 @@ class GPSTObjective:
     def __init__(self, config: RunConfig, layout: TokenLayout):
         self.config, self.layout = config, layout
         self.model_config = config.model_as(GPSTConfig)
-        longest = math.ceil(config.data.crop_seconds * (layout.unit_rate + layout.frame_rate)) + 2
+        self._pattern = patterns.arrangement(self.model_config.pattern)
+        # Of each segment, in the rows that the loader packs:
+        self.spare_positions = self._pattern.spare_positions(layout.num_codebooks)
+        frames = math.ceil(config.data.crop_seconds * layout.frame_rate) + 1
+        longest = self._pattern.positions(frames, layout.num_codebooks) - frames
+        longest += math.ceil(config.data.crop_seconds * (layout.unit_rate + layout.frame_rate)) + 2
         if self.model_config.block == "paper" and longest > self.model_config.max_positions:
             raise ConfigError(
                 f"config field model.max_positions: {self.model_config.max_positions} is too small "
@@ -93,18 +101,13 @@ class GPSTObjective:
         model, config = self.model(params), self.model_config
         keys = jax.random.split(key, 3)
         global_key, local_key = (keys[0], keys[1]) if train and config.dropout else (None, None)
-        hidden = model.hidden(
-            batch["tokens"],
-            batch["positions"],
-            batch["streams"],
-            batch["segment_ids"],
-            key=global_key,
-        )
+        line = model.arrange(batch)
+        hidden = model.hidden(*line.inputs, key=global_key)
         total, metrics = jnp.zeros((), jnp.float32), {}
         mask = batch["semantic_targets"] >= 0
         if config.semantic_loss:
             loss, nll = losses.chunked_cross_entropy(
-                hidden,
+                line.of_row(hidden),
                 model.semantic_kernel(),
                 batch["semantic_targets"],
                 mask,
@@ -114,7 +117,7 @@ class GPSTObjective:
             metrics["nll_semantic"] = (nll, mask.sum())
 
         drop = train and config.local_drop > 0
-        index, frames, valid = batch["frame_index"], batch["frames"], batch["frame_segments"] > 0
+        index, frames, valid = line.frame_index, batch["frames"], batch["frame_segments"] > 0
         if drop:
             index, frames, valid = self._drop_frames(batch, keys[2])
         loss, nll = self._acoustic_loss(model, hidden, index, frames, valid, local_key)
@@ -127,11 +130,8 @@ class GPSTObjective:
     def _acoustic_loss(self, model, hidden, index, frames, valid, key):
         """Summed losses and nlls by codebook, two (Q,) arrays, of frames (B, K, Q)."""
         depth = self.layout.num_codebooks
-        picked = jnp.take_along_axis(hidden, index[:, :, None], axis=1)
-        picked = picked.reshape(-1, hidden.shape[-1])
-        flat = frames.reshape(-1, depth)
-        logits = model.acoustic_logits(model.local_hidden(picked, flat, key=key))
-        classes, mask = model.targets(flat), valid.reshape(-1)
+        logits = model.code_logits(hidden, index, frames, key=key)
+        classes, mask = model.targets(frames.reshape(-1, depth)), valid.reshape(-1)
 
         def by_codebook(logits, targets):
             return losses.cross_entropy(logits, targets, mask, self.model_config.label_smoothing)
@@ -171,27 +171,27 @@ class GPSTObjective:
     def flops(self) -> dict[str, float]:
         """Training FLOPs of one global batch: 6 per weight and position, attention halved.
 
-        Counted are matrix products, forward and backward: the global transformer and the semantic
-        head over full rows, the local transformer and the acoustic head over kept frames.
+        Counted are matrix products, forward and backward: the global transformer over the lines of
+        the pattern, the semantic head over full rows, the local transformer, where there is one,
+        and the acoustic head over kept frames.
         """
         model, data, layout = self.model_config, self.config.data, self.layout
-        positions, frames = (
-            data.batch_size * data.sequence_length,
-            data.batch_size * self.kept_frames,
-        )
-        codes, depth = frames * layout.num_codebooks, layout.num_codebooks
-        wide, narrow = model.global_net, model.local_net
-        return {
+        depth, rows, length = layout.num_codebooks, data.batch_size, data.sequence_length
+        line = self._pattern.line_length(length, data.frame_budget, depth)
+        frames, positions = rows * self.kept_frames, rows * line
+        codes, wide, narrow = frames * depth, model.global_net, model.local_net
+        parts = {
             "global": 6.0 * positions * self._matrix_weights(wide),
-            "global_attention": 6.0
-            * positions
-            * data.sequence_length
-            * wide.d_model
-            * wide.num_layers,
+            "global_attention": 6.0 * positions * line * wide.d_model * wide.num_layers,
+            "semantic_head": 6.0 * rows * length * wide.d_model * layout.semantic_vocab,
+        }
+        if model.pattern != "hierarchical":
+            acoustic = 6.0 * codes * wide.d_model * layout.acoustic_classes
+            return parts | {"acoustic_head": acoustic}
+        return parts | {
             "projector": 6.0 * frames * wide.d_model * narrow.d_model,
             "local": 6.0 * codes * self._matrix_weights(narrow),
             "local_attention": 6.0 * codes * depth * narrow.d_model * narrow.num_layers,
-            "semantic_head": 6.0 * positions * wide.d_model * layout.semantic_vocab,
             "acoustic_head": 6.0 * codes * narrow.d_model * layout.acoustic_classes,
         }
 
