@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from data_pipeline.tokens import EOS, PAD
+from gpst_jax.config import ConfigError
 from gpst_jax.config.models import TransformerConfig
 from gpst_jax.hf.configuration import GPSTSpeechConfig
 from gpst_jax.hf.generation import SpeechGeneration
@@ -86,6 +87,11 @@ class GPSTForSpeech(SpeechGeneration, PreTrainedModel):
     def __init__(self, config: GPSTSpeechConfig):
         super().__init__(config)
         model, layout = config.model_config(), config.token_layout()
+        if model.pattern != "hierarchical":
+            raise ConfigError(
+                f"config field model.pattern: {model.pattern!r} has no torch class; load the "
+                "weights with gpst_jax"
+            )
         self.model_config, self.layout = model, layout
         modern = model.block == "modern"
         wide, narrow = model.global_net.d_model, model.local_net.d_model

@@ -175,7 +175,7 @@ class GPST(nnx.Module):
         """
         depth = self.layout.num_codebooks
         if self.arrangement.stepwise:
-            index = (index[:, :, None] + jnp.arange(depth)).reshape(len(index), -1)
+            index = (index[:, :, None] + jnp.arange(depth)[None, None]).reshape(len(index), -1)
         picked = jnp.take_along_axis(hidden, index[:, :, None], axis=1)
         if self.config.pattern == "hierarchical":
             picked = picked.reshape(-1, hidden.shape[-1])

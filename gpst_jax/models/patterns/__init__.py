@@ -9,11 +9,12 @@ Data are the same for all: rows of units, then frames, "interleaved" in `loading
 `Arrangement` lays the codes of such a row out on the line of positions that the backbone reads.
 """
 
+from data_pipeline.tokens import TokenLayout
 from gpst_jax.models.patterns.delay import Delay
 from gpst_jax.models.patterns.flat import Flat
 from gpst_jax.models.patterns.line import Arrangement, Line
 
-__all__ = ["Arrangement", "Line", "arrangement"]
+__all__ = ["Arrangement", "Line", "arrangement", "seconds_in"]
 
 _ARRANGEMENTS = {
     "hierarchical": Arrangement(),
@@ -26,3 +27,18 @@ _ARRANGEMENTS = {
 def arrangement(pattern: str) -> Arrangement:
     """How a pattern, `GPSTConfig.pattern`, lays codes out."""
     return _ARRANGEMENTS[pattern]
+
+
+def seconds_in(pattern: str, positions: int, layout: TokenLayout, frame_rate: float) -> float:
+    """Seconds of speech whose units and frames fit a table of positions.
+
+    Args:
+        pattern: of `GPSTConfig`.
+        positions: rows of the table.
+        layout: of the tokens.
+        frame_rate: frames per second at most, where a model ends the speech itself.
+    """
+    depth, arranged = layout.num_codebooks, arrangement(pattern)
+    start = 1 + arranged.positions(1, depth)  # BOS_s, and the end frame from BOS_a on
+    per_frame = arranged.positions(2, depth) - arranged.positions(1, depth)
+    return (positions - start) / (layout.unit_rate + per_frame * frame_rate)

@@ -51,14 +51,16 @@ class Delay(Arrangement):
         """See `Arrangement.arrange`; the rows have room after their segments."""
         depth, segments = layout.num_codebooks, batch["segment_ids"]
         acoustic, frame = acoustic_positions(batch)
+        before = jnp.pad(jnp.where(acoustic, segments, 0)[:, :-1], ((0, 0), (1, 0)))
+        first = acoustic & (segments != before)
         after = jnp.pad(segments[:, 1:], ((0, 0), (0, 1)))
         last = acoustic & (segments != after)
         line = spread(last * (depth - 1), segments.shape[1])
         segment_ids = jnp.where(line.real, line.take(segments), 0)
         tokens = jnp.take_along_axis(batch["tokens"], line.origin[:, :, None], axis=1)
-        begins = (tokens[:, :, 0] == layout.bos_acoustic) & (line.offset == 0)
+        begins = line.take(first) & (line.offset == 0)
         # Where frame k is predicted, code q of frame k - 1 - q is read.
-        number = (line.take(frame) + line.offset)[:, :, None] - 1 - jnp.arange(depth)
+        number = (line.take(frame) + line.offset)[:, :, None] - 1 - jnp.arange(depth)[None, None]
         known = jnp.clip(number, 0, batch["frames"].shape[1] - 1)
         of_frame = jnp.take_along_axis(batch["frame_segments"][:, :, None], known, axis=1)
         own = (known == number) & (of_frame == segment_ids[:, :, None])

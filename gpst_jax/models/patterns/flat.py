@@ -58,7 +58,7 @@ class Flat(Arrangement):
         acoustic, frame = acoustic_positions(batch)
         length = self.line_length(acoustic.shape[1], frames, depth)
         line = spread(acoustic * (depth - 1), length)
-        of_frame = line.take(acoustic)
+        of_frame = line.take(acoustic) & line.real
         codebook = jnp.where(of_frame, line.offset, 0)
         # The first code of a frame is predicted from the last one of the frame before, or BOS_a.
         tokens = batch["tokens"]
