@@ -58,8 +58,9 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Inverted dropout; the identity without a key."""
     if key is None or rate == 0.0:
         return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
-    return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
+    with jax.named_scope("dropout"):
+        keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+        return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
 
 
 def make_norm(width: int, block_config: BlockConfig, rngs: nnx.Rngs) -> nnx.Module:
@@ -115,6 +116,7 @@ class Attention(nnx.Module):
 
         self.q_bias, self.k_bias = bias(self.num_heads), bias(self.kv_heads)
 
+    @jax.named_scope("attention")
     def __call__(self, x: jax.Array, context: AttentionContext) -> jax.Array:
         """(B, L, D) to (B, L, D)."""
         query, key, value = (
@@ -164,6 +166,7 @@ class Mlp(nnx.Module):
             self.up = linear(width, inner, uniform)
             self.down = linear(inner, width, uniform)
 
+    @jax.named_scope("mlp")
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, L, D) to (B, L, D)."""
         if self.gate is not None:

@@ -127,6 +127,7 @@ class GPSTObjective:
         metrics["nll_acoustic"] = (nll.sum(), valid.sum() * self.layout.num_codebooks)
         return total, metrics
 
+    @jax.named_scope("acoustic_loss")
     def _acoustic_loss(self, model, hidden, index, frames, valid, key):
         """Summed losses and nlls by codebook, two (Q,) arrays, of frames (B, K, Q)."""
         depth = self.layout.num_codebooks

@@ -47,6 +47,7 @@ def _by_prediction(
     return loss, nll
 
 
+@jax.named_scope("chunked_cross_entropy")
 def chunked_cross_entropy(
     hidden: jax.Array,
     kernel: jax.Array,
