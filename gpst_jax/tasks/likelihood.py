@@ -21,6 +21,7 @@ from gpst_jax.evaluation.likelihood.termination import read_endings, termination
 from gpst_jax.synthesis.models import Model, open_model
 
 CACHE_FILE = "likelihood.jsonl"
+UTTERANCES_FILE = "utterances.jsonl"
 CONTROLS = "controls"  # the value of `--pairs` for pairs made of the run's held-out recordings
 CONTROL_PAIRS = 200
 _SPLIT = "valid"
@@ -35,7 +36,7 @@ def of_held_out(
     Args:
         model: of the run.
         dataset: directory of dataset.json; None: the run's.
-        output: where scores are kept.
+        output: where scores are kept, and those of single utterances written (`utterances.jsonl`).
         items: at most so many utterances; None: all.
         resamples: of the bootstrap.
         seed: of the choice of utterances and of the bootstrap.
@@ -54,6 +55,7 @@ def of_held_out(
         )
     except UserError as error:
         return {"left_out": [f"likelihood is left out: {error}"]}
+    write_text(output / UTTERANCES_FILE, _jsonl(found.pop("items")))
     rate = found["estimates"].get("bits_per_second")
     return {"likelihood": found} | ({"bits_per_second": rate} if rate else {})
 
