@@ -244,7 +244,7 @@ def summarize(result: TrainResult) -> str:
     losses = [
         f"{name} {value:.4f}"
         for name, value in result.final.items()
-        if name.endswith(("/loss", "/nll_semantic", "/nll_acoustic"))
+        if name.endswith(("/loss", "/nll_semantic", "/nll_acoustic", "/bits_per_second"))
     ]
     return "  ".join(
         [f"{state}: step {result.steps} after {format_duration(result.wall_s)}", *losses]

@@ -1,9 +1,9 @@
 """Expected learning curves: losses of a run at a few steps, with which others are compared.
 
 A curve is a JSON file: `steps` has, for each step, the losses by name as they stand in
-`metrics.jsonl` (loss, and the negative log-likelihood of every stream and codebook), `tolerance`
-the relative difference that is no reason for a look. Training losses are means over
-`train.log_every` steps, so a run is compared with a curve of the same configuration.
+`metrics.jsonl` (loss, the negative log-likelihood of every stream and codebook, and bits per
+second), `tolerance` the relative difference that is no reason for a look. Training losses are means
+over `train.log_every` steps, so a run is compared with a curve of the same configuration.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from typing import Any
 
 from data_pipeline.runtime.errors import UserError
 
-_LOSS = re.compile(r"(train|eval)/(loss|nll\w*)")
+_LOSS = re.compile(r"(train|eval)/(loss|nll\w*|bits_per_second)")
 _POINTS = 8  # steps of a curve where none are named
 
 

@@ -37,6 +37,17 @@ def test_a_run_is_on_its_own_curve_and_others_near_it():
     assert curves.format_agreement(found) == ["on it: 7 losses within 5% up to step 100"]
 
 
+def test_bits_per_second_belong_to_a_curve_and_older_curves_lack_them():
+    older = curves.make_curve(lines(), [20, 100], 0.05)
+    run = [{**line, "train/bits_per_second": 900.0, "train/z_loss": 0.1} for line in lines()]
+    assert curves.compare(older, run).deviations == []
+    curve = curves.make_curve(run, [20], 0.05)
+    assert set(curve["steps"]["20"]) - set(older["steps"]["20"]) == {"train/bits_per_second"}
+    run[1]["train/bits_per_second"] = 1000.0
+    found = curves.compare(curve, run).deviations
+    assert [(one.step, one.name) for one in found] == [(20, "train/bits_per_second")]
+
+
 def test_what_is_off_is_named():
     curve = curves.make_curve(lines(), [20, 100], 0.05)
     run = lines()
