@@ -82,7 +82,6 @@ def penalised_cross_entropy(
     return PenalisedSums(loss + penalty, nll, penalty)
 
 
-@jax.named_scope("chunked_cross_entropy")
 def chunked_cross_entropy(
     hidden: jax.Array,
     kernel: jax.Array,
@@ -99,6 +98,7 @@ def chunked_cross_entropy(
     return in_chunks(sums, hidden, kernel, targets, mask, chunk_bytes)
 
 
+@jax.named_scope("chunked_cross_entropy")
 def in_chunks(
     sums: Callable[[jax.Array, jax.Array, jax.Array], Sums],
     hidden: jax.Array,
