@@ -2,7 +2,8 @@
 
 A step draws one code of each codebook: the first of the newest frame, the last of the frame Q - 1
 steps before. Once the first codebook has ended, the others finish their frames and end one step
-after another.
+after another. Where a guard ends a row, the log-probability holds codes of frames that are not
+complete.
 """
 
 import jax
