@@ -67,6 +67,7 @@ class Runner:
         self._study, self._file, self._workdir = study, file, workdir
         self._inputs, self._results = dict(inputs), results
         self._prints = {name: fingerprint(path) for name, path in inputs.items()}
+        self._commit = code_version()  # of the code that runs, whatever is committed meanwhile
 
     def run(self, todo: list[tuple[Cell, int]]) -> list[Failure]:
         """Runs cells one after another; a failed one does not keep the others from being run.
@@ -133,7 +134,7 @@ class Runner:
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "machine": machine(directory / f"{TRAIN}.log"),
             "versions": versions(),
-            "commit": code_version(),
+            "commit": self._commit,
             "inputs": inputs,
             "cost": {
                 "training_flops": page.cell_flops(self._study, cell, seed, load_config),

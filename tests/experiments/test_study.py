@@ -179,7 +179,7 @@ def test_a_study_killed_between_and_inside_cells_repeats_no_finished_one(study, 
         assert steps == list(range(1, 301))
     text = (output / "toy.md").read_text()
     assert "| fast | 2 |" in text
-    assert "Not run yet" not in text
+    assert "Not run" not in text
     starts = sum(log.read_text().count("$ ") for log in workdir.glob("*/train.log"))
     again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
     assert again.returncode == 0
