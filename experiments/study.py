@@ -67,6 +67,7 @@ def main(argv: list[str]) -> int:
         inputs = _given_inputs(study)
         with claim.claimed(workdir):
             runner = Runner(study, shown(_STUDY.value), workdir, inputs, results)
+            results.check_inputs(finished, runner.fingerprints)
             try:
                 failures = runner.run(todo)
             except Interrupted:

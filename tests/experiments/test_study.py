@@ -13,6 +13,7 @@ import programs
 import pytest
 
 from data_pipeline.runtime import claim
+from experiments import child_programs
 
 STUDY = """
 from gpst_jax.studies.definition import Call, Cell, Comparison, Study
@@ -53,7 +54,6 @@ def run(command, output, defaults):
     path = Path(words["--json_out"])
     started.append(path.parent.name)
     output.write(b"$ python\\nerror: training diverged: on purpose\\nmore\\n")
-    output.flush()
     if path.parent.name in plan.get("fails", ()):
         return 4, False
     if path.parent.name in plan.get("stops", ()):
@@ -134,6 +134,31 @@ def test_failed_cells_leave_the_others_finished_ones_stay_and_changed_ones_are_r
     assert not re.search(r"/(tmp|home|root)/", json.dumps(record).replace(str(study.parent), ""))
     known = {"commit", "config_hash", "machine", "versions", "date", "command", "inputs"}
     assert known <= record.keys()
+
+
+LEAVES_ONE_BEHIND = """
+import multiprocessing, os, signal, sys, time
+if __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+    process.start()
+    print(process.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_program_leaves_behind_is_ended_and_holds_no_lock(tmp_path):
+    program, log = tmp_path / "program.py", tmp_path / "program.log"
+    program.write_text(LEAVES_ONE_BEHIND)
+    with child_programs.held(log) as held:
+        code, stopped = child_programs.run([sys.executable, str(program)], held)
+    assert (code, stopped) == (-signal.SIGKILL, False)
+    left = Path(f"/proc/{log.read_text().split()[-1]}/stat")
+    deadline = time.monotonic() + 20
+    while left.exists() and left.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    with child_programs.held(log):
+        pass
 
 
 @pytest.mark.slow
