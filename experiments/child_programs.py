@@ -1,6 +1,7 @@
 """Programs that a sweep or a study starts: each in a process of its own, with a log."""
 
 import contextlib
+import dataclasses
 import fcntl
 import os
 import shlex
@@ -15,34 +16,54 @@ from data_pipeline.runtime.process_pool import KEEP_MEMORY
 _ROOT = Path(__file__).resolve().parents[1]
 
 
+@dataclasses.dataclass(frozen=True)
+class Log:
+    """The log of one program, which this process and the program hold.
+
+    Attributes:
+        output: for appending.
+        lock: a file of its own, so that the program holds the lock and what it starts does not:
+            processes that outlive it would hold it for ever.
+    """
+
+    output: IO[bytes]
+    lock: IO[bytes]
+
+    def write(self, text: bytes) -> None:
+        """Appends to the log."""
+        self.output.write(text)
+        self.output.flush()
+
+
 @contextlib.contextmanager
-def held(log: Path) -> Iterator[IO[bytes]]:
-    """The log of a program, for appending, while no process of another caller writes it.
+def held(path: Path) -> Iterator[Log]:
+    """The log of a program, while no program of another caller writes it.
 
     A killed caller leaves the program in progress behind. It goes on, and holds the lock of
     its log.
     """
-    with log.open("ab") as output:
+    with path.open("ab") as output, path.open("ab") as lock:
         try:
-            fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"{log.stem} still runs: waiting for its end", flush=True)
-            fcntl.flock(output, fcntl.LOCK_EX)
+            print(f"{path.stem} still runs: waiting for its end", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:
             pass  # a file system without locks: the program's own claim decides
-        yield output
+        yield Log(output, lock)
 
 
 def run(
-    command: list[str], output: IO[bytes], defaults: Mapping[str, str] = KEEP_MEMORY
+    command: list[str], log: Log, defaults: Mapping[str, str] = KEEP_MEMORY
 ) -> tuple[int, bool]:
-    """Runs a command to its end, with all that it prints in a file.
+    """Runs a command to its end, with all that it prints in its log.
 
-    A signal to stop is handed on, so that the state is saved.
+    A signal to stop is handed on, so that the state is saved. Processes that the command leaves
+    behind are ended.
 
     Args:
         command: with its arguments.
-        output: where it prints.
+        log: where it prints.
         defaults: of environment variables that are not set.
 
     Returns:
@@ -59,21 +80,24 @@ def run(
     paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]  # from any directory
     environment = {**defaults, **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     with _handling(hand_on):
-        output.write(f"$ {shlex.join(command)}\n".encode())
-        output.flush()
+        log.write(f"$ {shlex.join(command)}\n".encode())
         # A session of its own: the terminal's Ctrl-C reaches it once, through `hand_on`.
         started.append(
             subprocess.Popen(
                 command,
-                stdout=output,
+                stdout=log.output,
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,
+                pass_fds=(log.lock.fileno(),),
             )
         )
         if signals:  # before there was a process
             started[0].terminate()
-        return started[0].wait(), bool(signals)
+        code = started[0].wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(started[0].pid, signal.SIGKILL)
+        return code, bool(signals)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,6 @@ Exit codes: 0 all that was asked for is recorded; 3 some cells failed, and are n
 interrupted.
 """
 
-import importlib.util
 from pathlib import Path
 
 from absl import flags
@@ -25,6 +24,7 @@ from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
 from experiments.common import load_config
 from experiments.studies.cells import Failure, Interrupted, Runner
+from experiments.studies.files import load_study, shown
 from gpst_jax.studies import page
 from gpst_jax.studies.definition import INPUTS, Cell, Study
 from gpst_jax.studies.records import Results
@@ -43,7 +43,6 @@ _INPUTS = {
     "run": flags.DEFINE_string("run", None, "Finished run that is scored, likewise."),
     "lm_run": flags.DEFINE_string("lm_run", None, "Run of the language model, likewise."),
 }
-_ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(argv: list[str]) -> int:
@@ -67,7 +66,8 @@ def main(argv: list[str]) -> int:
         workdir = Path(_WORKDIR.value or Path("runs/studies") / study.name)
         inputs = _given_inputs(study)
         with claim.claimed(workdir):
-            runner = Runner(study, _file(), workdir, inputs, results)
+            runner = Runner(study, shown(_STUDY.value), workdir, inputs, results)
+            results.check_inputs(finished, runner.fingerprints)
             try:
                 failures = runner.run(todo)
             except Interrupted:
@@ -75,32 +75,6 @@ def main(argv: list[str]) -> int:
                 print("interrupted: the same command goes on", flush=True)
                 return exit_codes.INTERRUPTED
     return _render(study, results, output, failures)
-
-
-def load_study(name: str) -> Study:
-    """The study that a file defines.
-
-    Raises:
-        UserError: there is no such file, or it defines none.
-    """
-    path = next((p for p in (Path(name), _ROOT / name) if p.is_file()), None)
-    if path is None:
-        raise UserError(f"--study={name}: no such file")
-    spec = importlib.util.spec_from_file_location("study_file", path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"--study={name}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    study = module.get_study() if hasattr(module, "get_study") else None
-    if not isinstance(study, Study):
-        raise UserError(f"--study={name}: needs a function get_study() -> Study")
-    return study
-
-
-def _file() -> str:
-    """The study's file as its page names it: relative to this project where it is part of it."""
-    path = Path(_STUDY.value).resolve()
-    return path.relative_to(_ROOT).as_posix() if path.is_relative_to(_ROOT) else path.name
 
 
 def _asked(study: Study) -> list[tuple[Cell, int]]:
@@ -132,7 +106,7 @@ def _given_inputs(study: Study) -> dict[str, str]:
 def _render(study: Study, results: Results, output: Path, failures: list[Failure]) -> int:
     """Writes the page; returns the exit code."""
     finished = results.finished(study, load_config)
-    written = page.write(study, _file(), finished, output, load_config)
+    written = page.write(study, shown(_STUDY.value), finished, output, load_config)
     for failure in failures:
         print(f"failed: {failure.cell}, seed {failure.seed}: {failure.reason}", flush=True)
     if cli.JSON_OUT.value:

@@ -181,13 +181,13 @@ def _train(runs: Sequence[SweepRun], sweep: Sweep, rest: list[str]) -> int:
         if sweep.is_done(run.name):
             continue
         log = sweep.log(run.name)
-        with held(log) as output:
+        with held(log) as own:
             if sweep.is_done(run.name):  # by the run that was waited for
                 continue
             print(f"[{number}/{len(runs)}] {run.name}, log: {log}", flush=True)
             started = time.monotonic()
             command = [sys.executable, "-m", "experiments.pretrain"]
-            code, stopped = _run([*command, *_arguments(run, sweep, rest)], output)
+            code, stopped = _run([*command, *_arguments(run, sweep, rest)], own)
         sweep.ended(run.name, code, f"exit code {code}: {last_words(log)}")
         seconds = format_duration(time.monotonic() - started)
         print(f"[{number}/{len(runs)}] exit code {code} after {seconds}", flush=True)

@@ -12,6 +12,7 @@ ROOT = doc_check.ROOT
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "tpu_scripts/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "studies").glob("*.md")),
 ]
 MODULES = [path for name in doc_check.PACKAGES for path in sorted((ROOT / name).rglob("*.py"))]
 PUBLIC = ("gpst_jax.config", "gpst_jax.hf", "data_pipeline.tokens")

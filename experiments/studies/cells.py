@@ -67,6 +67,12 @@ class Runner:
         self._study, self._file, self._workdir = study, file, workdir
         self._inputs, self._results = dict(inputs), results
         self._prints = {name: fingerprint(path) for name, path in inputs.items()}
+        self._commit = code_version()  # of the code that runs, whatever is committed meanwhile
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of the inputs, by name."""
+        return dict(self._prints)
 
     def run(self, todo: list[tuple[Cell, int]]) -> list[Failure]:
         """Runs cells one after another; a failed one does not keep the others from being run.
@@ -133,7 +139,7 @@ class Runner:
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "machine": machine(directory / f"{TRAIN}.log"),
             "versions": versions(),
-            "commit": code_version(),
+            "commit": self._commit,
             "inputs": inputs,
             "cost": {
                 "training_flops": page.cell_flops(self._study, cell, seed, load_config),
@@ -151,12 +157,12 @@ class Runner:
         if state.is_done(call.step, done):
             return
         log = state.directory / f"{call.step}.log"
-        with child_programs.held(log) as output:
+        with child_programs.held(log) as held:
             started = time.monotonic()
             print(f"    {call.step}: {call.program}, log: {log}", flush=True)
             defaults = KEEP_MEMORY if call.step == TRAIN else _SPEECH
             command = [sys.executable, "-m", call.program, *flags]
-            code, stopped = child_programs.run(command, output, defaults)
+            code, stopped = child_programs.run(command, held, defaults)
         state.add(call.step, time.monotonic() - started, done if code in call.accept else None)
         print(f"    {call.step}: {format_duration(time.monotonic() - started)}", flush=True)
         if code in call.accept:

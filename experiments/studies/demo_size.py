@@ -29,6 +29,8 @@ ITEMS = 60
 PARAMETERS = TrainingFigure("parameters", "parameters, millions", "parameters", 1e-6, 2)
 STEP_SECONDS = TrainingFigure("step_s", "seconds per step", "step_s", 1.0, 3)
 BITS = LikelihoodFigure()
+UNIT_BITS = LikelihoodFigure("bits_units", "bits per second, units", "semantic")
+CODE_BITS = LikelihoodFigure("bits_codes", "bits per second, codes", "acoustic")
 ENDS = EndsFigure()
 
 
@@ -56,6 +58,8 @@ def trained(
     place: float | None = None,
     prepare: tuple[Call, ...] = (),
     tokens: str = "{tokens}",
+    layout: TokenLayout | None = None,
+    items: int = ITEMS,
 ) -> Cell:
     """A cell that trains a configuration and scores held-out recordings.
 
@@ -66,9 +70,11 @@ def trained(
         place: on the axis of the plot.
         prepare: programs before, see `Cell`.
         tokens: its dataset.
+        layout: of that dataset, where it is not the demo's.
+        items: held-out recordings that are scored.
     """
-    scored = calls.evaluate_run(f"--items={ITEMS}", *SCORED, tokens=tokens)
-    return Cell(name, config, overrides, (scored,), prepare, tokens, place)
+    scored = calls.evaluate_run(f"--items={items}", *SCORED, tokens=tokens)
+    return Cell(name, config, overrides, (scored,), prepare, tokens, place, layout)
 
 
 def demo(*overrides: str) -> RunConfig:
@@ -81,7 +87,7 @@ def budget(steps: int) -> float:
     return steps * (cost.flops_per_step(demo(), LAYOUT) or 0.0)
 
 
-def at_budget(flops: float, *overrides: str) -> tuple[str, ...]:
+def at_budget(flops: float, *overrides: str, layout: TokenLayout = LAYOUT) -> tuple[str, ...]:
     """Overrides with the steps that training FLOPs allow the model that they make."""
-    steps = cost.steps_for(flops, demo(*overrides), LAYOUT)
+    steps = cost.steps_for(flops, demo(*overrides), layout)
     return (*overrides, f"train.steps={steps}")

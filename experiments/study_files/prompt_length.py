@@ -5,7 +5,7 @@ from gpst_jax.studies import calls
 from gpst_jax.studies.definition import Cell, Comparison, Study
 from gpst_jax.studies.knee import Knee
 
-_SECONDS = (0.5, 1.0, 2.0, 3.0, 4.5, 6.0)
+_SECONDS = (0.5, 1.0, 2.0, 3.0, 6.0)
 
 
 def get_study() -> Study:

@@ -30,6 +30,7 @@ from gpst_jax.studies.figures import Figure
 INPUTS = ("tokens", "audio_dir", "run", "lm_run")
 TRAIN = "train"  # the step that trains a cell, and the directory of its run
 FEWEST_SEEDS = 3  # below this many a difference is called one of single runs
+_TRAINERS = ("experiments.pretrain", "experiments.finetune")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 
 
@@ -63,6 +64,7 @@ class Cell:
             in every cell and are run once.
         tokens: dataset that it is trained on.
         place: where it stands on the axis of the plot; None: by its name.
+        layout: of its dataset, where it is not that of the study.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Cell:
     prepare: tuple[Call, ...] = ()
     tokens: str = "{tokens}"
     place: float | None = None
+    layout: TokenLayout | None = None
 
     def steps(self) -> tuple[Call, ...]:
         """All programs of a seed in their order, the training among them."""
@@ -154,8 +157,8 @@ class Study:
 
     @property
     def trained(self) -> bool:
-        """Whether cells are trained; else they are conditions of one run."""
-        return any(cell.config for cell in self.cells)
+        """Whether seeds are trained anew; else cells are conditions of one run."""
+        return any(call.program in _TRAINERS for cell in self.cells for call in cell.steps())
 
     def cell(self, name: str) -> Cell:
         """The cell of that name; raises UserError where there is none."""

@@ -51,7 +51,7 @@ class Figure(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class RecipeFigure:
-    """A recipe's mean or rate in a condition of samples."""
+    """A recipe's mean or rate in a condition of samples; `folder` holds its results."""
 
     key: str
     label: str
@@ -60,17 +60,18 @@ class RecipeFigure:
     scale: float = 1.0
     digits: int = 3
     better: str = "higher"
+    folder: str = FOLDER
 
     def read(self, directory: Path) -> dict[str, Any]:
         """See `Figure`."""
-        results = read_results(directory / FOLDER / RESULTS)
+        results = read_results(directory / self.folder / RESULTS)
         rows = {**results["ceilings"], **results["modes"]}.get(self.condition, {})
         if self.recipe not in rows:
             raise UserError(
-                f"{directory / FOLDER / RESULTS}: no {self.recipe} of {self.condition}, which the "
-                f"figure {self.key} is read from"
+                f"{directory / self.folder / RESULTS}: no {self.recipe} of {self.condition}, "
+                f"which the figure {self.key} is read from"
             )
-        items = read_items(directory / FOLDER / ITEMS).get(self.condition, [])
+        items = read_items(directory / self.folder / ITEMS).get(self.condition, [])
         kind = registry.kind_of(self.recipe)
         scores = kind.stored(self.recipe, items, results.get("settings", {}))
         speakers = {item["id"]: item.get("speaker") or "" for item in items}

@@ -17,6 +17,7 @@ from gpst_jax.studies.records import Load
 Records = Mapping[tuple[str, int], Mapping[str, Any]]
 _UPPER = {"tokens": "DATASET", "audio_dir": "RECORDINGS", "run": "RUN", "lm_run": "LM_RUN"}
 _PLOTTED = 4  # figures side by side
+_COLUMNS = 12  # of a table that is not turned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Table:
 
     study: Study
     scores: Mapping[str, Mapping[str, estimates.Scores]]
+    records: Records
 
     @classmethod
     def of(cls, study: Study, records: Records) -> "Table":
@@ -38,11 +40,16 @@ class Table:
                     if name == cell.name and figure.key in record["scores"]
                 }
                 scores.setdefault(cell.name, {})[figure.key] = of_figure
-        return cls(study, scores)
+        return cls(study, scores, records)
 
     def estimate(self, cell: str, figure: Figure) -> Estimate | None:
         """A figure of a cell over its seeds."""
         return estimates.of_cell(self.scores[cell][figure.key])
+
+    def training_flops(self, cell: str) -> float:
+        """Mean training FLOPs of a cell's seeds; 0 where they are not known."""
+        own = [record for (name, _), record in self.records.items() if name == cell]
+        return sum(record["cost"]["training_flops"] or 0.0 for record in own) / max(1, len(own))
 
     def difference(self, cell: str, base: str, figure: Figure) -> tuple[Estimate | None, int]:
         """A figure of a cell minus that of its base, and the number of seeds of both."""
@@ -80,8 +87,6 @@ def write(study: Study, file: str, records: Records, root: Path, load: Load) -> 
     lines = [f"# {study.question}", "", f"    {command(file, study)}", ""]
     if records:
         lines += _results(table, records, picture.name if plot else None)
-    else:
-        lines += ["**Not run.** No cell has a result yet.", ""]
     if missing := _missing(study, records):
         lines += _cost(study, missing, load)
     lines += _cells(study)
@@ -98,15 +103,15 @@ def _results(table: Table, records: Records, picture: str | None) -> list[str]:
     shown = [cell for cell in study.cells if cell.name in done]
     figures = study.figures
     lines = ["Values with 95 % intervals `[low, high]`, " + _over(study, records) + ".", ""]
-    trained = ["training FLOPs", "minutes"] if study.trained else []
-    header = ["cell", "seeds", *trained, *(figure.label for figure in figures)]
+    counted = any(table.training_flops(cell.name) for cell in shown)
+    trained = ["training FLOPs", "minutes"] if counted else []
     lines += _rows(
-        header,
+        ["cell", "seeds", *trained, *(figure.label for figure in figures)],
         [
             [
                 cell.name,
                 str(sum(name == cell.name for name, _ in records)),
-                *(_spent(cell, records) if trained else ()),
+                *(_spent(cell, table) if trained else ()),
                 *(sentences.cell_text(f, table.estimate(cell.name, f)) for f in figures),
             ]
             for cell in shown
@@ -129,12 +134,11 @@ def _results(table: Table, records: Records, picture: str | None) -> list[str]:
     return lines
 
 
-def _spent(cell: Cell, records: Records) -> tuple[str, str]:
+def _spent(cell: Cell, table: Table) -> tuple[str, str]:
     """Mean training FLOPs and minutes of a cell's seeds."""
-    own = [record for (name, _), record in records.items() if name == cell.name]
-    flops = [record["cost"]["training_flops"] or 0.0 for record in own]
+    own = [record for (name, _), record in table.records.items() if name == cell.name]
     seconds = [record["cost"]["seconds_of_training"] or 0.0 for record in own]
-    return f"{sum(flops) / len(own):.2e}", f"{sum(seconds) / len(own) / 60:.1f}"
+    return f"{table.training_flops(cell.name):.2e}", f"{sum(seconds) / len(own) / 60:.1f}"
 
 
 def _differences(table: Table, done: set[str]) -> tuple[list[list[str]], list[str]]:
@@ -188,10 +192,20 @@ def _cost(study: Study, missing: Sequence[tuple[Cell, int]], load: Load) -> list
         flops = cell_flops(study, cell, seed, load)
         known = known and flops is not None
         total += flops or 0.0
-    words = f"Not run yet: {len(missing)} of {len(study.cells) * len(study.seeds)} cells and seeds"
-    if study.trained and known:
+    every = len(study.cells) * len(study.seeds)
+    state = "**Not run.** It would cost" if len(missing) == every else "Not run yet, and would cost"
+    words = f"{state}: {len(missing)} of {every} cells and seeds"
+    configured_cells = any(cell.config for cell in study.cells)
+    if configured_cells and known:
         words += f", {total:.2e} training FLOPs in all"
-    elif not study.trained:
+    elif configured_cells:
+        steps = sum(
+            configured(cell, seed, load).train.steps for cell, seed in missing if cell.config
+        )
+        words += f", {steps:,} steps of training in all"
+    elif study.trained:
+        words += ", some of which fine-tune the run"
+    else:
         words += ", which train nothing: each generates and scores its items"
     return [f"{words}.", ""]
 
@@ -200,30 +214,43 @@ def cell_flops(study: Study, cell: Cell, seed: int, load: Load) -> float | None:
     """Training FLOPs of a cell; 0 where nothing is trained, None where they are not known."""
     if not cell.config:
         return 0.0
-    if study.layout is None:
+    layout = cell.layout or study.layout
+    if layout is None:
         return None
-    config: RunConfig = load(cell.config).override([t.format(seed=seed) for t in cell.seeded()])
-    return cost.training_flops(config, study.layout)
+    return cost.training_flops(configured(cell, seed, load), layout)
+
+
+def configured(cell: Cell, seed: int, load: Load) -> RunConfig:
+    """The configuration that a cell trains."""
+    return load(cell.config).override([text.format(seed=seed) for text in cell.seeded()])
 
 
 def _cells(study: Study) -> list[str]:
     """What the cells are, and the notes."""
     lines = ["## Cells", ""]
-    rows = []
-    for cell in study.cells:
-        fields = [f"`{text}`" for text in cell.overrides]
-        own = [
-            f"`{flag}`"
-            for call in cell.calls
-            for flag in call.flags
-            if "{" not in flag and call.program != "experiments.evaluate"
-        ]
-        what = [f"`{cell.config}`"] if cell.config else []
-        rows.append([cell.name, " ".join([*what, *fields, *own])])
+    own = {cell.name: _described(cell) for cell in study.cells}
+    common = [text for text in own[study.cells[0].name] if all(text in one for one in own.values())]
+    if common and len(study.cells) > 1:
+        lines += [f"All cells: {' '.join(dict.fromkeys(common))}", ""]
+    else:
+        common = []
+    rows = [
+        [name, " ".join(text for text in texts if text not in common) or "as it is"]
+        for name, texts in own.items()
+    ]
     lines += _rows(["cell", "is"], rows)
     seeds = ", ".join(map(str, study.seeds))
-    lines += [f"Seeds: {seeds}. " + " ".join(study.notes), ""]
-    return lines
+    return [*lines, f"- Seeds: {seeds}.", *(f"- {note}" for note in study.notes), ""]
+
+
+def _described(cell: Cell) -> list[str]:
+    """What makes a cell: its configuration, overrides, and the flags of what it generates."""
+    texts = [cell.config] if cell.config else []
+    texts += cell.overrides
+    for call in cell.calls:
+        if call.program != "experiments.evaluate":
+            texts += [flag for flag in call.flags if "{" not in flag]
+    return [f"`{text}`" for text in texts]
 
 
 def _provenance(records: Records) -> list[str]:
@@ -253,7 +280,9 @@ def _provenance(records: Records) -> list[str]:
 
 
 def _rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table, and an empty line."""
+    """A Markdown table, and an empty line; turned where it has more columns than fit a page."""
+    if len(header) > _COLUMNS:
+        header, *rows = list(zip(header, *rows, strict=True))
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     return [*lines, *(f"| {' | '.join(row)} |" for row in rows), ""]
 

@@ -11,7 +11,7 @@ from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_text
 from gpst_jax.checkpoints.record import flatten
 from gpst_jax.config import ConfigError, RunConfig
-from gpst_jax.studies.definition import Cell, Study
+from gpst_jax.studies.definition import INPUTS, Cell, Study
 
 LARGEST = 50_000  # bytes of a record: it is kept in version control
 VERSION = 1
@@ -108,7 +108,7 @@ class Results:
             record = json.loads(path.read_text(encoding="utf-8"))
             if record["version"] != VERSION:
                 raise UserError(f"{path}: version {record['version']}, known is {VERSION}")
-            return {name: record[name] for name in ("definition", "scores", *record)}
+            return {name: record[name] for name in ("definition", "scores", "inputs", *record)}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path}: cannot be read: {error!r}; restore it, or remove it"
@@ -133,7 +133,27 @@ class Results:
                     now = definition(cell, seed, load)
                     _check(self.path(cell.name, seed), record, now)
                     found[cell.name, seed] = record
+        for record in found.values():
+            self.check_inputs(found, record["inputs"])
         return found
+
+    def check_inputs(
+        self, found: Mapping[tuple[str, int], Mapping[str, Any]], inputs: Mapping[str, str]
+    ) -> None:
+        """Raises UserError where records were made with other inputs: they do not compare.
+
+        Args:
+            found: the records of a study.
+            inputs: name -> fingerprint.
+        """
+        for (cell, seed), record in found.items():
+            for name in INPUTS:
+                old, new = record["inputs"].get(name), inputs.get(name)
+                if old and new and old != new:
+                    raise UserError(
+                        f"--{name}: its fingerprint is {new[:16]}, but {self.path(cell, seed)} was "
+                        f"made with {old[:16]}: give the same {name}, or another --output"
+                    )
 
 
 def _check(path: Path, record: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ import programs
 import pytest
 
 from data_pipeline.runtime import claim
+from experiments import child_programs
 
 STUDY = """
 from gpst_jax.studies.definition import Call, Cell, Comparison, Study
@@ -53,7 +54,6 @@ def run(command, output, defaults):
     path = Path(words["--json_out"])
     started.append(path.parent.name)
     output.write(b"$ python\\nerror: training diverged: on purpose\\nmore\\n")
-    output.flush()
     if path.parent.name in plan.get("fails", ()):
         return 4, False
     if path.parent.name in plan.get("stops", ()):
@@ -136,6 +136,31 @@ def test_failed_cells_leave_the_others_finished_ones_stay_and_changed_ones_are_r
     assert known <= record.keys()
 
 
+LEAVES_ONE_BEHIND = """
+import multiprocessing, os, signal, sys, time
+if __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+    process.start()
+    print(process.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_program_leaves_behind_is_ended_and_holds_no_lock(tmp_path):
+    program, log = tmp_path / "program.py", tmp_path / "program.log"
+    program.write_text(LEAVES_ONE_BEHIND)
+    with child_programs.held(log) as held:
+        code, stopped = child_programs.run([sys.executable, str(program)], held)
+    assert (code, stopped) == (-signal.SIGKILL, False)
+    left = Path(f"/proc/{log.read_text().split()[-1]}/stat")
+    deadline = time.monotonic() + 20
+    while left.exists() and left.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    with child_programs.held(log):
+        pass
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_study_killed_between_and_inside_cells_repeats_no_finished_one(study, dataset, tmp_path):
@@ -179,7 +204,7 @@ def test_a_study_killed_between_and_inside_cells_repeats_no_finished_one(study, 
         assert steps == list(range(1, 301))
     text = (output / "toy.md").read_text()
     assert "| fast | 2 |" in text
-    assert "Not run yet" not in text
+    assert "Not run" not in text
     starts = sum(log.read_text().count("$ ") for log in workdir.glob("*/train.log"))
     again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
     assert again.returncode == 0

@@ -30,6 +30,7 @@ def store(results, study):
         "definition": made,
         "config_hash": records.config_hash(made),
         "scores": {},
+        "inputs": {"tokens": "1" * 64},
     }
     results.write("one", 0, record)
     return record
@@ -54,6 +55,15 @@ def test_a_record_of_another_definition_is_refused(changed, message, tmp_path):
     store(results, make("train.steps=7"))
     with pytest.raises(UserError, match=message):
         results.finished(changed, load)
+
+
+def test_records_of_other_inputs_do_not_compare(tmp_path):
+    results = records.Results(tmp_path, "toy")
+    store(results, make())
+    found = results.finished(make(), load)
+    results.check_inputs(found, {"tokens": "1" * 64, "trained_on": "3"})
+    with pytest.raises(UserError, match=r"--tokens: its fingerprint is 2{16}, but .*one-0\.json"):
+        results.check_inputs(found, {"tokens": "2" * 64})
 
 
 def test_a_record_older_than_a_field_has_its_default(tmp_path):
