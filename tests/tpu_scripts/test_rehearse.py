@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -79,14 +80,19 @@ def _processes(*words):
     return found
 
 
+needs_slurm = pytest.mark.skipif(
+    bool(_missing_of_slurm()), reason="needs SLURM and munge (Debian: slurm-wlm, munge)"
+)
+
+
+@needs_slurm
 @pytest.mark.slow
 @pytest.mark.timeout(TIMEOUT)
-@pytest.mark.skipif(bool(_missing_of_slurm()), reason="needs SLURM and munge (slurm-wlm, munge)")
 def test_a_slurm_job_outlives_a_node(tmp_path):
     """Through the real sbatch; SLURM requeues the job once by the script and once by itself."""
     stage = tmp_path / "stage"
     done = subprocess.run(
-        [SCRIPT, "--backend=slurm", "--steps=24", f"--keep={stage}"],
+        [SCRIPT, "--backend=slurm", "--steps=12", f"--keep={stage}"],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHON": sys.executable, "XLA_FLAGS": ""},
@@ -103,6 +109,30 @@ def test_a_slurm_job_outlives_a_node(tmp_path):
     assert restarts >= 2
     launched = (stage / "slurm-disturbed" / "up.log").read_text()
     assert launched.count("+ sbatch") == 1
+    _nothing_is_left(stage)
+
+
+@needs_slurm
+@pytest.mark.slow
+@pytest.mark.timeout(TIMEOUT)
+def test_ended_by_a_signal_it_leaves_nothing(tmp_path):
+    stage = tmp_path / "stage"
+    process = subprocess.Popen(
+        [SCRIPT, "--backend=slurm", f"--keep={stage}"],
+        env=os.environ | {"PYTHON": sys.executable, "XLA_FLAGS": ""},
+    )
+    log = stage / "slurm-whole" / "up.log"
+    deadline = time.monotonic() + TIMEOUT - 60
+    while not (log.exists() and "run running" in log.read_text()):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.terminate()
+    assert process.wait(60) == 130
+    _nothing_is_left(stage)
+
+
+def _nothing_is_left(stage):
     configuration = (stage / "slurm.conf").read_text()
     cluster = re.search(r"StateSaveLocation=(\S+)/state\n", configuration)[1]
     assert not Path(cluster).exists()
