@@ -24,7 +24,6 @@ from gpst_jax.generation.patterns.base import (
     Model,
     Rows,
     Sampled,
-    Sizes,
     State,
     Token,
     Turn,
@@ -37,8 +36,6 @@ from gpst_jax.generation.patterns.base import (
 )
 from gpst_jax.models import decoding, gpst
 from gpst_jax.parallel import sharding
-
-__all__ = ["Limits", "Model", "Rows", "Sampled", "Sizes", "State", "Variant", "Weights"]
 
 _FRAMES = {"hierarchical": hierarchical.sample_frame, "parallel": parallel.sample_frame}
 

@@ -16,9 +16,17 @@ from data_pipeline.tokens import NUM_SPECIALS, TokenLayout
 from gpst_jax.config import ConfigError, GPSTConfig
 from gpst_jax.generation import gpst_decode, gpst_requests, sampling
 from gpst_jax.generation.config import SamplingConfig
-from gpst_jax.generation.gpst_decode import Limits, Model, Rows, Sampled, Sizes, Variant
 from gpst_jax.generation.gpst_requests import GIVEN, Request, Result
 from gpst_jax.generation.guards import ENDINGS, Guards, silent_ids
+from gpst_jax.generation.patterns.base import (
+    Limits,
+    Model,
+    Rows,
+    Sampled,
+    Sizes,
+    Variant,
+    Weights,
+)
 from gpst_jax.models import decoding, patterns
 from gpst_jax.models.patterns.delay import undelayed
 
@@ -62,7 +70,7 @@ class Decoder:
         )
 
     @functools.cached_property
-    def weights(self) -> gpst_decode.Weights:
+    def weights(self) -> Weights:
         """The parameters as the loops read them, made at the first call."""
         return gpst_decode.prepare(self.config, self.layout, self._int8, self.params)
 
