@@ -13,9 +13,8 @@ and packing 20 million records, all on synthetic data.
 
 In the suite `train` every case runs in a fresh process, with the same dimensions, tokens and
 threads: our step (gpst_jax/training/step.py), Hugging Face's CSM in torch, eager and compiled, a
-flattened decoder over all codes, and our step with local-drop, rematerialisation, or unrolled
-layers. Activations are bfloat16 on an accelerator and float32 on a CPU. Protocols and results:
-docs/benchmarks.md.
+flattened decoder over all codes, and our step with local-drop or rematerialisation. Activations
+are bfloat16 on an accelerator and float32 on a CPU. Protocols and results: docs/benchmarks.md.
 
 Exit code 0, or 1 if our own step failed; other cases that fail are listed with their errors.
 """

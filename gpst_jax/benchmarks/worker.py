@@ -81,8 +81,6 @@ def _build_jax(case: str, workload: Workload) -> tuple[Any, dict[str, Any]]:
         step: Any = jax_steps.Matmul(2048 if cpu else 8192, dtype)
     elif case == "flattened":
         step = jax_steps.flattened_step(workload)
-    elif case == "ours_unrolled":
-        step = jax_steps.unrolled_step(workload)
     elif case == "flops":
         from gpst_jax.benchmarks import flops
 
