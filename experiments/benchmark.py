@@ -17,9 +17,8 @@ result as it comes, goes on from there, and writes the section of `--page`.
 
 In the suite `train` every case runs in a fresh process, with the same dimensions, tokens and
 threads: our step (gpst_jax/training/step.py), Hugging Face's CSM in torch, eager and compiled, a
-flattened decoder over all codes, and our step with local-drop, rematerialisation, or unrolled
-layers. Activations are bfloat16 on an accelerator and float32 on a CPU. Protocols and results:
-docs/benchmarks.md.
+flattened decoder over all codes, and our step with local-drop or rematerialisation. Activations
+are bfloat16 on an accelerator and float32 on a CPU. Protocols and results: docs/benchmarks.md.
 
 Exit code 0, or 1 if our own step failed, or 3 if the suite `gpu` ran out of time; other cases that
 fail are listed with their errors.

@@ -1,6 +1,5 @@
 """Cases in JAX: the train step of GPST, the flattened baseline, and plain matrix products."""
 
-import functools
 from typing import Any
 
 import jax
@@ -52,19 +51,6 @@ class JaxStep:
 def gpst_step(workload: Workload) -> JaxStep:
     """The train step of GPST."""
     return JaxStep(workload, GPSTObjective(workload.config, workload.layout), workload.batch())
-
-
-def unrolled_step(workload: Workload) -> JaxStep:
-    """The train step of GPST with both scans over layers unrolled.
-
-    The model has no such option: `jax.lax.scan` is patched to unroll while the step is traced.
-    """
-    scan = jax.lax.scan
-    jax.lax.scan = functools.partial(scan, unroll=True)
-    try:
-        return gpst_step(workload)
-    finally:
-        jax.lax.scan = scan
 
 
 def flattened_step(workload: Workload) -> JaxStep:

@@ -26,7 +26,6 @@ GROUPS: tuple[tuple[str, ...], ...] = (
     ("matmul", "ours", "torch_eager", "torch_compile"),
     ("ours_drop_0.5", "ours_drop_0.9375"),
     ("ours_remat_dots", "ours_remat_full"),
-    ("ours_unrolled",),
     ("flattened",),
 )
 CASES: tuple[str, ...] = tuple(case for group in GROUPS for case in group)

@@ -84,8 +84,6 @@ def _build_jax(case: str, workload: Workload) -> tuple[Any, dict[str, Any]]:
         device["difference"] = step.difference
     elif case == "flattened":
         step = jax_steps.flattened_step(workload)
-    elif case == "ours_unrolled":
-        step = jax_steps.unrolled_step(workload)
     elif case == "flops":
         from gpst_jax.benchmarks import flops
 
