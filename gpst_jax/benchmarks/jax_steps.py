@@ -1,5 +1,6 @@
 """Cases in JAX: the train step of GPST, the flattened baseline, and plain matrix products."""
 
+import functools
 from typing import Any
 
 import jax

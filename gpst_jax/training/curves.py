@@ -101,8 +101,8 @@ def make_curve(
 def prediction_rates(record: Mapping[str, Any]) -> dict[str, float]:
     """Tokens that the streams of a GPST predict per second of audio; empty for other models.
 
-    Without special tokens, which the `bits_per_second` that a run logs counts too. De-duplicated units
-    have no fixed rate and are left out.
+    Without special tokens, which the `bits_per_second` that a run logs counts too. De-duplicated
+    units have no fixed rate and are left out.
 
     Args:
         record: of a checkpoint; empty: there is none.
