@@ -118,7 +118,7 @@ def prediction_rates(record: Mapping[str, Any]) -> dict[str, float]:
 
 def _bits_per_second(losses: Mapping[str, float], rates: Mapping[str, float]) -> dict[str, float]:
     """`SPLIT/bits_per_second_STREAM`."""
-    found = {}
+    found: dict[str, float] = {}
     for split in ("eval", "train"):
         bits = {
             stream: rate * losses[f"{split}/nll_{stream}"] / math.log(2)
