@@ -135,6 +135,7 @@ class GPST(nnx.Module):
             )
         return AttentionContext(angles=angles, **fields)
 
+    @jax.named_scope("global")
     def hidden(
         self,
         tokens: jax.Array,
@@ -212,6 +213,7 @@ class GPST(nnx.Module):
         kernel = self._gather(kernel, ("embed", "local_embed"))
         return hidden @ kernel + bias[...].astype(hidden.dtype)[None]
 
+    @jax.named_scope("local")
     def local_hidden(
         self, hidden: jax.Array, frames: jax.Array, *, key: jax.Array | None = None
     ) -> jax.Array:
@@ -224,6 +226,7 @@ class GPST(nnx.Module):
         """The semantic head (D, V_s) in the activation dtype."""
         return self._gather(self.semantic_head.kernel[...], ("embed", "vocab"))
 
+    @jax.named_scope("semantic_head")
     def semantic_logits(self, hidden: jax.Array) -> jax.Array:
         """(..., D) to (..., V_s) float32."""
         return (hidden @ self.semantic_kernel()).astype(jnp.float32)
@@ -233,6 +236,7 @@ class GPST(nnx.Module):
         kernel = self.acoustic_head.kernel[...]
         return self._gather(kernel, ("codebooks", "embed", "vocab")[-kernel.ndim :])
 
+    @jax.named_scope("acoustic_head")
     def acoustic_logits(self, local_hidden: jax.Array) -> jax.Array:
         """(N, Q, d) to (N, Q, classes) float32, by the head of each codebook or the shared one.
 
