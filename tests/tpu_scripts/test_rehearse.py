@@ -103,7 +103,7 @@ def test_a_slurm_job_outlives_a_node(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("the same, bit for bit") == 1
     played = (stage / "slurm-disturbed" / "faults.log").read_text().splitlines()
-    assert [line.split(":")[0] for line in played] == ["process", "node"]
+    assert [line.split(":")[0] for line in played] == ["process", "batch_node"]
     assert "requeued, and went on on 127.0.0." in played[1]
     restarts = int(re.search(r"restarts +(\d+)", done.stdout)[1])
     assert restarts >= 2

@@ -13,8 +13,9 @@ used or changed: a cluster that this machine belongs to stays as it is. All runs
 user, root or not, who alone can submit jobs. Nodes are addresses of the loopback interface, so that
 processes find each other by the names of their nodes. Standard library only.
 
-Faults: `process` (the training process of one node is killed), `node` (slurmd and all processes of
-one node of the job are killed; the node returns once the job runs on others).
+Faults: `process` (the training process of one node is killed), `batch_node` (slurmd and all
+processes of the node with the batch script are killed; the node returns once the job runs on
+others), `node` (the same on another node of the job).
 """
 
 import contextlib
@@ -240,11 +241,13 @@ class Cluster:
         nodes = self.job_nodes()
         if not nodes:
             return ""
-        node = rng.choice(nodes)
         if fault == "process":
+            node = rng.choice(nodes)
             return node if self.kill(node, "experiments.pretrain") else ""
         job = self.job()
-        role = "of the batch script" if node == job["BatchHost"] else "of the job"
+        node = job["BatchHost"]
+        if fault == "node":
+            node = rng.choice([other for other in nodes if other != node] or nodes)
         _wait(f"node {node} is lost", lambda: self.kill(node) == 0, START_SECONDS)
         _wait(
             f"the job is requeued after node {node} was lost",
@@ -253,7 +256,7 @@ class Cluster:
         )
         others = ", ".join(self.job_nodes())
         self.start_node(node)
-        return f"{node}, {role}: requeued, and went on on {others}"
+        return f"{node}: requeued, and went on on {others}"
 
 
 def _ancestors() -> Iterator[int]:
