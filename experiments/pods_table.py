@@ -131,6 +131,35 @@ batch of 64 on 16 chips) it could not, and the ceiling was 57 %. So this configu
 `4 x 1` above): four times the all-gathers, and ceilings of 99 % and 96 %.
 """
 
+_BUDGET = """
+## What a budget buys
+
+    python -m experiments.compile --budget=5000 --assume=chip=v5p,hours=200000
+    python -m experiments.compile --budget=2e20flops --topology=v6e:8x8 \\
+        --config=experiments/configs/gpst_1b.py
+
+compiles nothing and says in a second which size so many chip-hours (or model FLOPs) are best spent
+on, and the steps, tokens, hours of audio, pod and days that they pay for. Every input is printed;
+`--assume=NAME=VALUE,...` changes it, and `--json_out` stores all.
+
+- **Size**: N = 1.7e9 (C / 3e20)^0.367 parameters for C FLOPs, the law of discrete audio in flat
+  models (arXiv 2602.16687, fitted from 3e18 to 3e20 FLOPs; it prints exponents only, so that the
+  line is anchored at its models of 1.7 billion parameters and 30 billion tokens for 3e20 FLOPs).
+  Of `gpst_190m`, `gpst_1b`, `gpst_3b` and `gpst_7b` the nearest is named; `--config` names
+  another. No law has been fitted to GPST: `law_parameters` and `law_parameter_exponent` take one
+  that was.
+- **FLOPs**: C = chip-hours x 3,600 x the chip's peak x `mfu` x `goodput`. `mfu` is assumed: 40 %,
+  or four fifths of the ceiling in the table above where that is lower.
+- **Steps and audio**: C over the formula of a step (`FLOPs, formula` above), each step
+  `data.batch_size` rows of `data.crop_seconds`; tokens are the layout's, units a second + frames
+  a second x codebooks: 650 for 50 + 75 x 8. The law's own tokens, D = 30e9 (C / 3e20)^0.579 at
+  100 a second, are printed beside them.
+- **Pod**: the smallest slice that is done within `days` and whose devices have no more rows than
+  the compiled step above, or `--topology`.
+- **Epochs**: the hours of audio over those at hand (`hours`); more than 4 are warned of (arXiv
+  2305.16264, of text).
+"""
+
 
 def main(argv: list[str]) -> int:
     """Compiles the missing cases and writes the page; returns the exit code."""
@@ -158,7 +187,7 @@ def page(directory: Path) -> str:
         (case, json.loads(path.read_text())) for case, path in paths.items() if path.exists()
     ]
     missing = [case.name for case, path in paths.items() if not path.exists()]
-    text = _HEAD + render(results) + render_growth(results) + _MUON + _SUGGESTED
+    text = _HEAD + render(results) + render_growth(results) + _MUON + _SUGGESTED + _BUDGET
     return text + (f"\nNot compiled yet: {', '.join(missing)}.\n" if missing else "")
 
 

@@ -1,8 +1,8 @@
 """The decoder-only transformer of GPST's global and local networks and of the semantic LM.
 
 Modules are Flax NNX and are split once into a graph definition and a plain tree of arrays. The
-parameters of all layers are stacked along a leading axis and scanned (`lax.scan`), so that compile
-time does not grow with depth; `gpst_jax.models.decoding` decodes with a cache.
+parameters of all layers are stacked along a leading axis and scanned, so that compile time does not
+grow with depth (`gpst_jax.parallel.layer_loop`); `gpst_jax.models.decoding` decodes with a cache.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from gpst_jax.config import ConfigError, TransformerConfig
 from gpst_jax.models import attention, splash_attention
 from gpst_jax.models.rope import apply_rope
 from gpst_jax.parallel import sharding
+from gpst_jax.parallel.layer_loop import over_layers
 
 Initializer = nnx.initializers.Initializer
 
@@ -58,8 +59,9 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Inverted dropout; the identity without a key."""
     if key is None or rate == 0.0:
         return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
-    return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
+    with jax.named_scope("dropout"):
+        keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+        return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
 
 
 def make_norm(width: int, block_config: BlockConfig, rngs: nnx.Rngs) -> nnx.Module:
@@ -115,6 +117,7 @@ class Attention(nnx.Module):
 
         self.q_bias, self.k_bias = bias(self.num_heads), bias(self.kv_heads)
 
+    @jax.named_scope("attention")
     def __call__(self, x: jax.Array, context: AttentionContext) -> jax.Array:
         """(B, L, D) to (B, L, D)."""
         query, key, value = (
@@ -164,6 +167,7 @@ class Mlp(nnx.Module):
             self.up = linear(width, inner, uniform)
             self.down = linear(inner, width, uniform)
 
+    @jax.named_scope("mlp")
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, L, D) to (B, L, D)."""
         if self.gate is not None:
@@ -197,7 +201,7 @@ class Block(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """Blocks under one scan, and the final norm."""
+    """Blocks under one loop, and the final norm."""
 
     def __init__(self, config: TransformerConfig, block_config: BlockConfig, *, rngs: nnx.Rngs):
         self.config, self.block_config = config, block_config
@@ -224,7 +228,8 @@ class Transformer(nnx.Module):
             x = nnx.merge(graph, params)(x, context, key=key)
             return sharding.constrain(x, ("batch", "length", "embed")), None
 
-        x, _ = jax.lax.scan(rematerialized(body, self.block_config.remat), x, (params, keys))
+        body = rematerialized(body, self.block_config.remat)
+        x, _ = over_layers(body, x, (params, keys))
         return self.final_norm(x).astype(x.dtype)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.datasets.cache import exists, local_dataset
 from data_pipeline.loading.mixture import dataset_with
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json, write_text
@@ -176,9 +177,9 @@ def _open(
 def _dataset(model: Model, dataset: str | None) -> str:
     """The dataset whose held-out utterances are scored."""
     if dataset is not None:
-        return dataset
+        return local_dataset(dataset)
     path = model.loaded.config.data.path
-    if not path or not Path(path).exists():
+    if not exists(path):
         raise UserError(f"the dataset {path!r} of {model.path} is not there: give it as --dataset")
     return dataset_with(path, _SPLIT)
 

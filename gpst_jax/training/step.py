@@ -182,7 +182,8 @@ def make_train_step(objective: Objective, config: RunConfig, mesh: Any) -> jax.s
         accepted, guard = optimizer.check_step(
             state.guard, value, norm, config.optimizer.spike_factor
         )
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema is not None:
