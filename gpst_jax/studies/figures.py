@@ -164,6 +164,25 @@ class TrainingFigure:
 
 
 @dataclasses.dataclass(frozen=True)
+class StepTimeFigure:
+    """The median over the windows of a training's log of the seconds of a step."""
+
+    key: str = "step_s"
+    label: str = "seconds per step"
+    scale: float = 1.0
+    digits: int = 3
+    better: str = ""
+
+    def read(self, directory: Path) -> dict[str, Any]:
+        """See `Figure`."""
+        lines = _lines(directory / "train" / "metrics.jsonl")
+        times = [line["perf/step_s"] for line in lines if "perf/step_s" in line]
+        if not times:
+            raise UserError(f"{directory / 'train'}: its metrics have no perf/step_s")
+        return {"value": statistics.median(times).value, "ci95": None, "n": len(times)}
+
+
+@dataclasses.dataclass(frozen=True)
 class JsonFigure:
     """A number in a JSON file that a program of the cell wrote, by the names that lead to it.
 
