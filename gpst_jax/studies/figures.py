@@ -24,21 +24,32 @@ _DIGITS = 7  # significant ones of a sum in a record
 
 
 class Figure(Protocol):
-    """A number of a cell.
+    """A number of a cell."""
 
-    Attributes:
-        key: its name in records.
-        label: its name in tables, with the unit.
-        scale: shown is the value times this.
-        digits: shown after the point.
-        better: `lower` or `higher`; empty: neither.
-    """
+    @property
+    def key(self) -> str:
+        """Its name in records."""
+        ...
 
-    key: str
-    label: str
-    scale: float
-    digits: int
-    better: str
+    @property
+    def label(self) -> str:
+        """Its name in tables, with the unit."""
+        ...
+
+    @property
+    def scale(self) -> float:
+        """Shown is the value times this."""
+        ...
+
+    @property
+    def digits(self) -> int:
+        """Shown after the point."""
+        ...
+
+    @property
+    def better(self) -> str:
+        """`lower` or `higher`; empty: neither."""
+        ...
 
     def read(self, directory: Path) -> dict[str, Any]:
         """The figure of the cell in a directory: value, ci95, n and perhaps `units`.
