@@ -293,15 +293,16 @@ def _plot(table: Table) -> bytes | None:
     panels = []
     placed = all(cell.place is not None for cell in study.cells)
     for figure in study.figures:
-        points = []
+        points: list[tuple[str | float, float, float, float]] = []
         for cell in study.cells:
             estimate = table.estimate(cell.name, figure)
             if estimate is None or estimate.low is None or estimate.high is None:
                 continue
-            value, *ends = (
+            place = cell.name if not placed or cell.place is None else cell.place
+            value, low, high = (
                 figure.scale * one for one in (estimate.value, estimate.low, estimate.high)
             )
-            points.append((cell.name if not placed else cell.place, value, *ends))
+            points.append((place, value, low, high))
         if len(points) > 1:
             panels.append((figure.label, intervals(points, study.axis)))
     return chart_png(panels[:_PLOTTED], dark=False, width=3.6, height=2.6) if panels else None
