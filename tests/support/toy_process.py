@@ -21,6 +21,8 @@ from toy_run import ToyLoader, ToyObjective, toy_config
 
 from data_pipeline.runtime import buckets, exit_codes
 from data_pipeline.runtime.endings import ending
+from data_pipeline.runtime.errors import UserError
+from gpst_jax.checkpoints.record import CheckpointError
 from gpst_jax.checkpoints.storage import StorageError
 from gpst_jax.config import MeshConfig
 from gpst_jax.parallel import multihost
@@ -127,8 +129,9 @@ def _main(
     except StorageError as error:
         code = exit_codes.STORAGE
         print(f"\nerror: {error}", flush=True)
-    except Exception as error:
-        end = ending(error)
+    except Exception as error:  # as programs do
+        unusable = isinstance(error, CheckpointError)
+        end = ending(UserError(str(error)) if unusable else error)
         if end is None:
             raise
         code = end[0]
