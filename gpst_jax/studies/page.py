@@ -125,8 +125,8 @@ def _results(table: Table, records: Records, picture: str | None) -> list[str]:
         lines += _rows(["cell minus base", *(figure.label for figure in figures)], rows)
         lines += ["## What the intervals allow to say", "", *(f"- {one}" for one in said)]
         lines += [
-            f"- {len(said)} differences are given, each with an interval of its own: of twenty "
-            "true zeros one is expected to look like a difference.",
+            f"- Differences given: {len(said)}, each with an interval of its own: of twenty true "
+            "zeros one is expected to look like a difference.",
             "",
         ]
     for analysis in study.analyses:
