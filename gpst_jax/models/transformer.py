@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gpst_jax.config import ConfigError, TransformerConfig
-from gpst_jax.models import attention, splash_attention
+from gpst_jax.models import activations, attention, splash_attention
 from gpst_jax.models.rope import apply_rope
 from gpst_jax.parallel import sharding
 
@@ -170,9 +170,9 @@ class Mlp(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, L, D) to (B, L, D)."""
         if self.gate is not None:
-            inner = jax.nn.silu(apply_flat(self.gate, x)) * apply_flat(self.up, x)
+            inner = activations.swiglu(apply_flat(self.gate, x), apply_flat(self.up, x))
         else:
-            inner = jax.nn.gelu(apply_flat(self.up, x), approximate=False)
+            inner = activations.gelu(apply_flat(self.up, x))
         return apply_flat(self.down, inner)
 
 
