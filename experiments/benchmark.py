@@ -5,22 +5,28 @@
     python -m experiments.benchmark --suite=generate [--size=cpu|toy|gpst_190m] [--rows=1,8,32] \
         [--steps=3] [--threads=1] [--cases=copy,ours,csm_eager] [--json_out=FILE]
     python -m experiments.benchmark --suite=data [--size=gpst_190m] [--scale=1] [--json_out=FILE]
+    python -m experiments.benchmark --suite=gpu [--page=docs/benchmarks.md] [--minutes=9.5] \
+        [--json_out=FILE]
 
 The suite `generate` decodes greedily with ours and with CSM and MusicGen of Hugging Face in torch,
 eager and compiled, with all processors and with one, and measures the bandwidth of memory.
 The suite `data` measures tokenisation, loading (against what one host of a pod consumes), memory,
 and packing 20 million records, all on synthetic data.
+The suite `gpu` measures training, decoding and attention on one GPU within `--minutes`, writes each
+result as it comes, goes on from there, and writes the section of `--page`.
 
 In the suite `train` every case runs in a fresh process, with the same dimensions, tokens and
 threads: our step (gpst_jax/training/step.py), Hugging Face's CSM in torch, eager and compiled, a
-flattened decoder over all codes, and our step with local-drop, rematerialisation, or unrolled
-layers. Activations are bfloat16 on an accelerator and float32 on a CPU. Protocols and results:
-docs/benchmarks.md.
+flattened decoder over all codes, and our step with local-drop or rematerialisation. Activations
+are bfloat16 on an accelerator and float32 on a CPU. Protocols and results: docs/benchmarks.md.
 
-Exit code 0, or 1 if our own step failed; other cases that fail are listed with their errors.
+Exit code 0, or 1 if our own step failed, or 3 if the suite `gpu` ran out of time; other cases that
+fail are listed with their errors.
 """
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -29,18 +35,30 @@ from rich.table import Table
 
 from data_pipeline.runtime import cli, exit_codes
 from data_pipeline.runtime.errors import UserError
-from data_pipeline.runtime.files import write_json
+from data_pipeline.runtime.files import write_json, write_text
 from data_pipeline.runtime.progress import progress
 from experiments.common import load_config, load_layout
-from gpst_jax.benchmarks import data_suite, generate_cases, generate_suite, suite, workload
+from gpst_jax.benchmarks import (
+    data_suite,
+    generate_cases,
+    generate_suite,
+    gpu_suite,
+    suite,
+    workload,
+)
 from gpst_jax.config import ConfigError
 
-_SUITE = flags.DEFINE_enum("suite", "train", ["train", "generate", "data"], "What is measured.")
+_SUITE = flags.DEFINE_enum(
+    "suite", "train", ["train", "generate", "data", "gpu"], "What is measured."
+)
 _SCALE = flags.DEFINE_float(
     "scale", 1.0, "Suite data: fraction of its full size, for a quick look.", 0.0001, 1.0
 )
 _SIZE = flags.DEFINE_string(
-    "size", "cpu", "cpu (52M parameters), toy, or a config of experiments/configs."
+    "size",
+    None,
+    "cpu (52M parameters), toy, or a config of experiments/configs. Default: cpu; of the suite "
+    "data gpst_190m; of the suite gpu gpst_190m and gpst_1b.",
 )
 _ROWS = flags.DEFINE_list(
     "rows",
@@ -51,7 +69,7 @@ _ROWS = flags.DEFINE_list(
 _STEPS = flags.DEFINE_integer(
     "steps",
     None,
-    "Timed steps or calls of each case; 20 of training, 3 of decoding.",
+    "Timed steps or calls of each case; 20 of training (suite gpu: 10), 3 of decoding.",
     lower_bound=1,
 )
 _FRAMES = flags.DEFINE_integer(
@@ -79,12 +97,25 @@ _TOGETHER = flags.DEFINE_enum(
     ["auto", "on", "off"],
     "Interleave the cases of a group; auto: for cpu and toy, which fit in memory together.",
 )
+_MINUTES = flags.DEFINE_float(
+    "minutes", 9.5, "Suite gpu: time for all parts; 0: measure nothing, write --page.", 0.0
+)
+_PAGE = flags.DEFINE_string(
+    "page",
+    None,
+    "Suite gpu: Markdown page whose section on GPUs is written from all results beside --json_out.",
+)
 
 _SMALL = ("cpu", "toy")
 
 
-def load_workload(size: str, threads: int) -> workload.Workload:
+def load_workload(size: str, threads: int, *, remat: bool = False) -> workload.Workload:
     """The workload of `--size`.
+
+    Args:
+        size: `cpu`, `toy`, or a config.
+        threads: of each case.
+        remat: whether activations are rematerialised as the config says; else none are.
 
     Raises:
         UserError: there is no such size.
@@ -94,7 +125,8 @@ def load_workload(size: str, threads: int) -> workload.Workload:
     else:
         name = size if size.endswith(".py") else f"experiments.configs.{size}"
         config = load_config(name)
-        made = workload.from_config(config, load_layout(name, config), rows=8)
+        kept = config.model.remat if remat else "none"
+        made = workload.from_config(config, load_layout(name, config), rows=8, remat=kept)
     return dataclasses.replace(made, threads=threads)
 
 
@@ -104,7 +136,8 @@ def chosen_cases() -> list[str]:
     Raises:
         UserError: a name is unknown, or nothing is left.
     """
-    known = generate_cases.CASES if _SUITE.value == "generate" else suite.CASES
+    by_suite = {"generate": generate_cases.CASES, "gpu": gpu_suite.CASES}
+    known = by_suite.get(_SUITE.value, suite.CASES)
     default = [case for case in known if case != generate_cases.ON_REQUEST]
     unknown = sorted({*_CASES.value, *_SKIP.value} - set(known))
     if unknown:
@@ -131,7 +164,9 @@ def row_numbers(*default: int) -> list[int]:
 
 
 def _together() -> bool:
-    return _SIZE.value in _SMALL if _TOGETHER.value == "auto" else _TOGETHER.value == "on"
+    return (
+        (_SIZE.value or "cpu") in _SMALL if _TOGETHER.value == "auto" else _TOGETHER.value == "on"
+    )
 
 
 def _row(base: workload.Workload) -> dict[str, int]:
@@ -158,7 +193,7 @@ def run(base: workload.Workload, cases: list[str]) -> dict[str, Any]:
     found = suite.summarise(measured, lambda rows: base.with_rows(rows).frames_per_step)
     return {
         "suite": _SUITE.value,
-        "size": _SIZE.value,
+        "size": _SIZE.value or "cpu",
         "row": _row(base),
         "interleaved": together,
         "machine": suite.machine(measured),
@@ -224,7 +259,7 @@ def _show_flops(console: Console, counts: dict[str, Any]) -> None:
 
 
 def _run_data() -> int:
-    name = "gpst_190m" if _SIZE.value in _SMALL else _SIZE.value
+    name = "gpst_190m" if _SIZE.value in (None, *_SMALL) else _SIZE.value
     name = name if name.endswith(".py") else f"experiments.configs.{name}"
     try:
         config = load_config(name)
@@ -237,6 +272,34 @@ def _run_data() -> int:
     if cli.JSON_OUT.value:
         write_json(cli.JSON_OUT.value, result)
     return 0
+
+
+def _run_gpu(cases: list[str]) -> int:
+    path = Path(cli.JSON_OUT.value) if cli.JSON_OUT.value else gpu_suite.default_path()
+    sizes = [_SIZE.value] if _SIZE.value else gpu_suite.SIZES
+    workloads = {size: load_workload(size, _THREADS.value, remat=True) for size in sizes}
+    rows, frames = row_numbers() if _ROWS.value else [], _FRAMES.value
+    parts = gpu_suite.plan(workloads, cases, rows=rows, frames=frames, steps=_STEPS.value or 10)
+    document = json.loads(path.read_text()) if path.exists() else gpu_suite.new_document()
+    if _MINUTES.value and gpu_suite.missing(parts, document):
+        gpu_suite.check_same_machine(document, path)
+        with progress("benchmark", len(parts)) as done:
+            gpu_suite.run(
+                parts, document, lambda made: write_json(path, made), 60 * _MINUTES.value, done
+            )
+    stored = [json.loads(file.read_text()) for file in sorted(path.parent.glob("*.json"))]
+    stored = [found for found in stored if found.get("suite") == "gpu"]
+    if _PAGE.value:
+        page = Path(_PAGE.value)
+        write_text(page, gpu_suite.with_section(page.read_text(encoding="utf-8"), stored))
+    print(gpu_suite.section([document]))
+    left = gpu_suite.missing(parts, document)
+    if left:
+        print(f"not measured yet: {', '.join(left)}; the same command goes on")
+    wrong = [e for e in document["parts"].values() if e["case"] == "ours" and e["error"]]
+    if any(not entry["cut"] for entry in wrong):
+        return exit_codes.DEFECT
+    return exit_codes.PARTIAL if left else exit_codes.OK
 
 
 def run_generate(base: workload.Workload, cases: list[str]) -> dict[str, Any]:
@@ -255,7 +318,7 @@ def run_generate(base: workload.Workload, cases: list[str]) -> dict[str, Any]:
         found = generate_suite.measure(
             cases, base, batches, repeats, frames=frames, together=_together(), done=done
         )
-    head = {"suite": _SUITE.value, "size": _SIZE.value, "row": _row(base)}
+    head = {"suite": _SUITE.value, "size": _SIZE.value or "cpu", "row": _row(base)}
     about = {"interleaved": _together(), "machine": suite.machine(found.pop("measured"))}
     result = head | about | {"versions": suite.versions()} | found
     console = Console()
@@ -273,7 +336,9 @@ def main(argv: list[str]) -> int:
         return _run_data()
     cases = chosen_cases()
     try:
-        base = load_workload(_SIZE.value, _THREADS.value)
+        if _SUITE.value == "gpu":
+            return _run_gpu(cases)
+        base = load_workload(_SIZE.value or "cpu", _THREADS.value)
     except ConfigError as error:
         raise UserError(str(error)) from error
     if _SUITE.value == "generate":

@@ -159,6 +159,7 @@ class RunLoaders(contextlib.ExitStack):
             join_speakers=data.join_speakers,
             seed=data.seed,
             arrangement=getattr(objective, "arrangement", "interleaved"),
+            spare_positions=getattr(objective, "spare_positions", 0),
         )
 
     def check_validation(self, batches: int) -> None:

@@ -4,38 +4,50 @@
     python -m experiments.compile --config=... --topology=v6e:16x16 --num_slices=2 \
         --config.mesh.replica=2 --rows_per_chip=4
     python -m experiments.compile --config=... --topology=v5e:4x4 --suggest
+    python -m experiments.compile --budget=5000 [--config=...] [--topology=...] \
+        [--assume=chip=v6e,hours=60000]
 
 The program is the one that `pretrain` runs there. Needs `pip install gpst_jax[aot]`. Memory, FLOPs
 and collectives are read from the compiled program; times are a roofline from the chip table in
 gpst_jax/parallel/chips.py, not measurements. `--suggest` compiles several batch sizes with each
-remat policy, some minutes each. Exit codes: 0 it fits; 2 bad input; 5 it does not fit.
+remat policy, some minutes each. `--budget` compiles nothing: it says which size, tokens, steps, pod
+and time so many chip-hours (or FLOPs, `--budget=2e21flops`) buy (gpst_jax/compilation/budget.py).
+Exit codes: 0 it fits; 2 bad input; 5 it does not fit.
 """
 
 import dataclasses
 import itertools
+import json
+import math
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 # libtpu only compiles; without this, JAX would look for a TPU on this machine first.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import jax
+
 from data_pipeline.runtime import cli, exit_codes
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json, write_text
 from experiments import config_flags
-from experiments.common import load_objective
-from gpst_jax.compilation import aot
-from gpst_jax.config import ConfigError, FlowConfig, RunConfig, SoundStormConfig
+from experiments.common import load_config, load_objective
+from gpst_jax.compilation import aot, budget, budget_inputs
+from gpst_jax.config import ConfigError, FlowConfig, GPSTConfig, RunConfig, SoundStormConfig
+from gpst_jax.config.overrides import from_flags
+from gpst_jax.objectives import GPSTObjective
+from gpst_jax.parallel import topologies
 
 _CONFIG = config_flags.DEFINE_config(
-    "config", None, "Python file or module whose get_config() returns the run.", required=True
+    "config", None, "Python file or module whose get_config() returns the run."
 )
 _TOPOLOGY = flags.DEFINE_string(
-    "topology", None, "One slice, such as v5e:16x16, v6e:8x8 or v5p:4x4x8.", required=True
+    "topology", None, "One slice, such as v5e:16x16, v6e:8x8 or v5p:4x4x8."
 )
 _NUM_SLICES = flags.DEFINE_integer("num_slices", 1, "Slices of that topology.", lower_bound=1)
 _ROWS_PER_CHIP = flags.DEFINE_integer(
@@ -45,7 +57,23 @@ _SUGGEST = flags.DEFINE_bool(
     "suggest", False, "Search rows per chip and remat policy for the highest MFU ceiling that fits."
 )
 _HLO_OUT = flags.DEFINE_string("hlo_out", None, "File for the compiled program's HLO text.")
+_BUDGET = flags.DEFINE_string(
+    "budget",
+    None,
+    "Chip-hours, such as 5000, or FLOPs, such as 2e21flops: prints what they buy. Without --config "
+    "the nearest of the configurations is named, without --topology a slice.",
+)
+_ASSUME = flags.DEFINE_list(
+    "assume",
+    [],
+    "With --budget: inputs as NAME=VALUE, of "
+    + ", ".join(field.name for field in dataclasses.fields(budget_inputs.Inputs))
+    + ".",
+)
 
+# Among which --budget chooses.
+_SIZES = ("gpst_190m", "gpst_1b", "gpst_3b", "gpst_7b")
+_COMPILED = Path(__file__).resolve().parents[1] / "docs" / "pods"
 # Doubling the rows stops when the MFU ceiling rises by less than this fraction.
 _MIN_GAIN = 0.01
 _CAUSES = 10  # lines about the causes of HBM traffic
@@ -59,6 +87,13 @@ def main(argv: list[str]) -> int:
     """Runs the program; returns its exit code."""
     del argv
     topology, num_slices = _TOPOLOGY.value, _NUM_SLICES.value
+    if _BUDGET.value is not None:
+        return spend()
+    if _ASSUME.value:
+        raise UserError("--assume: its inputs are those of --budget; give that too")
+    for name, value in (("config", _CONFIG.value), ("topology", topology)):
+        if not value:
+            raise UserError(f"--{name}: required")
     if _SUGGEST.value and _ROWS_PER_CHIP.value:
         raise UserError("--rows_per_chip: --suggest searches for it; give one of the two")
     if _ROWS_PER_CHIP.value:
@@ -90,6 +125,95 @@ def main(argv: list[str]) -> int:
         run = {"config": config.name, "settings": settings(config)}
         write_json(cli.JSON_OUT.value, run | aot.to_json(report))
     return exit_codes.OK if report.fits else exit_codes.DOES_NOT_FIT
+
+
+def spend() -> int:
+    """Prints what --budget buys; returns the exit code.
+
+    Raises:
+        UserError: a bad budget or input, or no configuration or pod fits.
+    """
+    for name in ("suggest", "rows_per_chip", "hlo_out"):
+        if flags.FLAGS[name].value:
+            raise UserError(f"--{name}: --budget compiles nothing; give one of the two")
+    try:
+        inputs, pod = budget_inputs.assume(_ASSUME.value), None
+        if _TOPOLOGY.value:
+            inputs, pod = _given_pod(inputs)
+        named = _CONFIG.value
+        if _CONFIG.overrides and not named:
+            raise UserError("--config: give it with the fields that --config.section.field sets")
+        runs = (
+            [(named, _CONFIG.load())]
+            if named
+            else [
+                (name, load_config(name)) for name in map("experiments.configs.{}".format, _SIZES)
+            ]
+        )
+        candidates = [candidate(name, config) for name, config in runs]
+        plan = budget.plan(budget_inputs.parse(_BUDGET.value), candidates, inputs, pod)
+    except ConfigError as error:
+        raise UserError(str(error)) from error
+    print("\n".join(budget.lines(plan)))
+    if cli.JSON_OUT.value:
+        write_json(cli.JSON_OUT.value, dataclasses.asdict(plan))
+    return exit_codes.OK
+
+
+def _given_pod(inputs: budget_inputs.Inputs) -> tuple[budget_inputs.Inputs, tuple[str, int]]:
+    topology, num_slices = _TOPOLOGY.value, _NUM_SLICES.value
+    if any(assignment.startswith("chip=") for assignment in _ASSUME.value):
+        raise UserError("--assume=chip: --topology names the chip; give one of the two")
+    if reason := topologies.refusal(topology):
+        raise UserError(f"--topology={topology}: {reason}")
+    chip, _, shape = topology.partition(":")
+    count = num_slices * math.prod(map(int, shape.split("x")))
+    name = f"{num_slices} x {topology}" if num_slices > 1 else topology
+    return dataclasses.replace(inputs, chip=chip), (name, count)
+
+
+def candidate(name: str, config: RunConfig) -> budget.Candidate:
+    """A GPST configuration as `budget.plan` takes it; its compiled programs are of docs/pods.
+
+    Raises:
+        UserError: it is of another family.
+    """
+    objective = load_objective(name, config)
+    if not isinstance(objective, GPSTObjective):
+        raise UserError(f"--config={name}: --budget knows the law of GPST's streams only")
+    model, layout, mesh = config.model_as(GPSTConfig), objective.layout, config.mesh
+    shapes = jax.eval_shape(objective.init, jax.random.key(0))
+    compiled: dict[str, budget.Compiled] = {}
+    for path in sorted(_COMPILED.glob("*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["config"] == config.name and found["fits"]:
+            chip, rows = found["topology"].partition(":")[0], _rows_per_device(found, config)
+            step = budget.Compiled(path.stem, found["mfu_ceiling"], rows)
+            compiled[chip] = max(compiled.get(chip, step), step, key=lambda step: step.ceiling)
+    parts = (("global", model.global_net), ("local", model.local_net))
+    return budget.Candidate(
+        name=config.name,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(shapes)),
+        shape=", ".join(
+            f"{part} {net.num_layers} layers of width {net.d_model}" for part, net in parts
+        ),
+        flops_per_step=sum(objective.flops().values()),
+        batch_size=config.data.batch_size,
+        accumulated=config.train.grad_accum_steps,
+        tensor=mesh.tensor,
+        shard=max(mesh.fsdp, 1),  # -1: whatever there is
+        seconds_per_row=config.data.crop_seconds,
+        tokens_per_second=layout.unit_rate + layout.frame_rate * layout.num_codebooks,
+        compiled=compiled,
+    )
+
+
+def _rows_per_device(found: dict[str, Any], config: RunConfig) -> int:
+    """Rows of a device in a micro-batch of a result in docs/pods."""
+    given = dict(setting.split("=", 1) for setting in from_flags(found["settings"]))
+    devices = found["mesh"]["replica"] * found["mesh"]["fsdp"]
+    accumulated = int(given.get("train.grad_accum_steps", config.train.grad_accum_steps))
+    return int(given["data.batch_size"]) // devices // accumulated
 
 
 def compile_run(config: RunConfig) -> tuple[aot.Report, str]:

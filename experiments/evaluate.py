@@ -17,10 +17,13 @@ which scores sentences too; else one line says how to get them. Log-likelihoods:
     python -m experiments.evaluate --workdir=RUN --score=FILE     # of the recordings in a list
     python -m experiments.evaluate --workdir=RUN --pairs=FILE     # of minimal pairs
 
+Runs, exports, datasets, samples and outputs may be in a bucket: gs://BUCKET/NAME.
+
 Exit code 3: some samples or recordings could not be made or read.
 """
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import Field, fields
 from pathlib import Path
@@ -28,10 +31,11 @@ from typing import Any
 
 from absl import flags
 
-from data_pipeline.runtime import cli, exit_codes
+from data_pipeline.runtime import cli, exit_codes, mirror
+from data_pipeline.runtime.buckets import access, location
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json, write_text
-from data_pipeline.runtime.flag_rules import given, refuse
+from data_pipeline.runtime.flag_rules import given, may_be_in_buckets, refuse
 from gpst_jax.evaluation import suite
 from gpst_jax.evaluation.metrics import registry, statistics
 from gpst_jax.evaluation.report.page import render_report
@@ -92,6 +96,9 @@ _PROCESSES = flags.DEFINE_integer("processes", 0, "Worker processes; 0: one per 
 _CACHE_DIR = flags.DEFINE_string(
     "cache_dir", None, f"Measured values; default: {suite.CACHE_DIR} in the samples' directory."
 )
+may_be_in_buckets(
+    *("workdir", "lm_workdir", "dataset", "samples", "output", "items_out", "report", "metrics")
+)
 _OF_SCORING = ("lm_workdir", "task", "items", "audio_dir", "corpus_dir", "list", "nll_items")
 _OF_RUNS = (*_OF_SCORING, "step", "dataset", "output")
 
@@ -148,7 +155,8 @@ def main(argv: list[str]) -> int:
         return _score_likelihoods()
     if _SAMPLES.value:
         settings, left_out = _settings()
-        return _finish(*_measure(_SAMPLES.value, settings, left_out), _SAMPLES.value)
+        with mirror.outputs(_SAMPLES.value) as samples:
+            return _finish(*_measure(samples, settings, left_out), samples)
     return _evaluate_run()
 
 
@@ -156,8 +164,10 @@ def _check_flags() -> None:
     """Raises UserError for flags that exclude each other, or that others leave without effect."""
     if not _REPORT.value:
         refuse(("metrics", "title"), "is for the page, which --report names: give both or neither")
-    if _METRICS.value and not Path(_METRICS.value).is_file():
-        raise UserError(f"--metrics={_METRICS.value}: no such file")
+    if _METRICS.value:
+        with access(_METRICS.value):
+            if not location(_METRICS.value).is_file():
+                raise UserError(f"--metrics={_METRICS.value}: no such file")
     if not _SAMPLES.value and not _WORKDIR.value:
         raise UserError("--samples or --workdir: give the samples, or the run to evaluate")
     if _SAMPLES.value:
@@ -205,18 +215,28 @@ def _workdir() -> str:
     return _WORKDIR.value
 
 
-def _output(name: str) -> Path:
-    return Path(_OUTPUT.value or Path(_workdir()) / "evaluation" / name)
+def _output(name: str) -> str:
+    return _OUTPUT.value or os.path.join(_workdir(), "evaluation", name)
 
 
 def _evaluate_run() -> int:
     """Generates a task and scores it."""
+    from gpst_jax.tasks import registry as tasks
+
+    where = _output(tasks.get_task(_TASK.value).name)
+    with mirror.outputs(where) as output:
+        code = _evaluate_task(output)
+    print(f"results: {os.path.join(where, 'results.json')}")
+    return code
+
+
+def _evaluate_task(output: Path) -> int:
+    """Generates a task in a directory and scores it there."""
     from gpst_jax.tasks import languages, likelihood, recipes, run
     from gpst_jax.tasks import registry as tasks
     from gpst_jax.tasks.base import ListedTask
 
     task = tasks.get_task(_TASK.value)
-    output = _output(task.name)
     made = run.generate(
         _TASK.value,
         run.Options(
@@ -250,9 +270,7 @@ def _evaluate_run() -> int:
     )
     write_json(output / "results.json", results)
     _write_items(output / "items.jsonl", items)
-    code = _finish(results, items, output)
-    print(f"results: {output / 'results.json'}")
-    return code
+    return _finish(results, items, output)
 
 
 def _score_likelihoods() -> int:
@@ -260,18 +278,18 @@ def _score_likelihoods() -> int:
     from gpst_jax.tasks import likelihood
 
     of = (_workdir(), _STEP.value, _DATASET.value)
-    if _SCORE.value is not None:
-        output = _output("score")
-        result = likelihood.score_recordings(*of, _SCORE.value, output)
-    else:
-        output = _output("pairs")
-        result = likelihood.compare_pairs(
-            *of, str(_PAIRS.value), output, resamples=_RESAMPLES.value, seed=_SEED.value
-        )
+    where = _output("score" if _SCORE.value is not None else "pairs")
+    with mirror.outputs(where) as output:
+        if _SCORE.value is not None:
+            result = likelihood.score_recordings(*of, _SCORE.value, output)
+        else:
+            result = likelihood.compare_pairs(
+                *of, str(_PAIRS.value), output, resamples=_RESAMPLES.value, seed=_SEED.value
+            )
     if cli.JSON_OUT.value:
         write_json(cli.JSON_OUT.value, result)
     print(json.dumps(result, indent=2, ensure_ascii=False))
-    print(f"results: {output}")
+    print(f"results: {where}")
     return exit_codes.PARTIAL if result["failed"] else exit_codes.OK
 
 

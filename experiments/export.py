@@ -10,8 +10,9 @@ formats:
 * `params`: a checkpoint of parameters alone, accepted in place of a run by `generate`, `finetune`
   and `pretrain`; exporting to it is how safetensors are imported.
 
-Several steps are averaged: `--steps=800,900,1000`. Nothing is uploaded unless `--upload=OWNER/NAME`
-is given, and never if HF_HUB_OFFLINE is set. See docs/export.md.
+Both may be in a bucket: gs://BUCKET/NAME. Several steps are averaged: `--steps=800,900,1000`.
+Nothing is uploaded unless `--upload=OWNER/NAME` is given, and never if HF_HUB_OFFLINE is set. See
+docs/export.md.
 """
 
 import json
@@ -20,10 +21,12 @@ from typing import Any
 
 from absl import flags
 
-from data_pipeline.runtime import cli
+from data_pipeline.datasets.cache import local_dataset, local_folder
+from data_pipeline.runtime import cli, mirror
+from data_pipeline.runtime.buckets import access, location
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
-from data_pipeline.runtime.flag_rules import refuse
+from data_pipeline.runtime.flag_rules import may_be_in_buckets, refuse
 from gpst_jax.checkpoints.record import CheckpointError
 from gpst_jax.checkpoints.storage import StorageError
 from gpst_jax.config import ConfigError
@@ -58,6 +61,7 @@ _ADAPTERS = flags.DEFINE_string(
 )
 _UPLOAD = flags.DEFINE_string("upload", None, "OWNER/NAME on the model hub to upload to.")
 _PUBLIC = flags.DEFINE_bool("public", False, "With --upload: make it public.")
+may_be_in_buckets("checkpoint", "output", "results", "tokenizers", "adapters")
 
 
 def main(argv: list[str]) -> int:
@@ -68,35 +72,44 @@ def main(argv: list[str]) -> int:
         upload.check(_UPLOAD.value)  # before any work
     else:
         refuse(("public",), "is given with --upload only")
+    mirror.check_new(_OUTPUT.value)
+    with mirror.made(_OUTPUT.value) as output:
+        result = _export(output)
+    if cli.JSON_OUT.value:
+        write_json(cli.JSON_OUT.value, result)
+    return 0
+
+
+def _export(output: Path) -> dict[str, Any]:
+    """Writes the model to a local directory, and uploads it from there if that is asked for."""
     try:
         source: Source = loading.open_source(
             _CHECKPOINT.value, _read_steps(), average=_AVERAGE.value
         )
         if _ADAPTERS.value:
-            source = peft.AdaptedSource(source, _ADAPTERS.value)
+            source = peft.AdaptedSource(source, local_folder(_ADAPTERS.value))
         result = export(
             source,
-            _OUTPUT.value,
+            output,
             _FORMAT.value,
             dtype=_DTYPE.value,
             shard_bytes=round(_SHARD_GB.value * 1e9),
             results=_read_results(),
-            tokenizers=Path(_TOKENIZERS.value) if _TOKENIZERS.value else None,
+            tokenizers=Path(local_dataset(_TOKENIZERS.value)) if _TOKENIZERS.value else None,
             licence=_LICENCE.value,
         )
     except (CheckpointError, ConfigError, StorageError) as error:
         raise UserError(str(error)) from error
+    result["output"] = _OUTPUT.value
     print(
         f"{result['parameters']:,} parameters of {source.description.config.name}, step "
         f"{source.description.step} ({source.description.weights}), in {result['output']}: "
         f"{result['files']} files, {result['bytes'] / 1e6:,.1f} MB"
     )
     if _UPLOAD.value:
-        result["url"] = upload.upload(_OUTPUT.value, _UPLOAD.value, public=_PUBLIC.value)
+        result["url"] = upload.upload(output, _UPLOAD.value, public=_PUBLIC.value)
         print(f"uploaded to {result['url']}")
-    if cli.JSON_OUT.value:
-        write_json(cli.JSON_OUT.value, result)
-    return 0
+    return result
 
 
 def _read_steps() -> list[int]:
@@ -110,7 +123,8 @@ def _read_results() -> dict[str, Any] | None:
     if _RESULTS.value is None:
         return None
     try:
-        results = json.loads(Path(_RESULTS.value).read_text(encoding="utf-8"))
+        with access(_RESULTS.value):
+            results = json.loads(location(_RESULTS.value).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"--results={_RESULTS.value}: {error}") from error
     if not isinstance(results, dict) or "recipes" not in results:

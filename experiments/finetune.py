@@ -10,8 +10,9 @@ outputs, by method:
 * `full`: `train/`, a run as of pretraining;
 * `lora`: `merged/`, parameters with the adapters merged, and `adapters/` in PEFT's layout.
 
-`experiments.generate` and `experiments.export` accept `train/` and `merged/`. Exit codes are those
-of `experiments.pretrain`; after 75, the same command resumes. Examples are in docs/export.md.
+`experiments.generate` and `experiments.export` accept `train/` and `merged/`. Checkpoint, dataset
+and workdir may be in a bucket: gs://BUCKET/NAME. Exit codes are those of `experiments.pretrain`;
+after 75, the same command resumes. Examples are in docs/export.md.
 """
 
 import dataclasses
@@ -25,10 +26,11 @@ from absl import flags
 from data_pipeline.datasets.token_dataset import DatasetSpec
 from data_pipeline.datasets.token_records import RecordError
 from data_pipeline.loading.mixture import load_spec
-from data_pipeline.runtime import cli, exit_codes
+from data_pipeline.runtime import cli, exit_codes, mirror
+from data_pipeline.runtime.buckets import access, check_writable, is_bucket, location
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
-from data_pipeline.runtime.flag_rules import given, refuse
+from data_pipeline.runtime.flag_rules import given, may_be_in_buckets, refuse
 from data_pipeline.tokenization.config import CorpusConfig
 from data_pipeline.tokenize_corpus import tokenize_corpus
 from experiments import config_flags
@@ -101,6 +103,7 @@ _TRACKERS = flags.DEFINE_list(
 _TRACKER_PROJECT = flags.DEFINE_string(
     "tracker_project", None, "Their project; default: WANDB_PROJECT for wandb, else gpst_jax."
 )
+may_be_in_buckets("checkpoint", "workdir", "dataset")
 _OVERRIDES = config_flags.DEFINE_overrides("config", "The configuration is the checkpoint's")
 
 
@@ -109,7 +112,7 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}; options start with --")
     try:
-        result = finetune(Path(_WORKDIR.value))
+        result = finetune(location(_WORKDIR.value))
     except DivergenceError as error:
         print(f"error: training diverged: {error}", file=sys.stderr)
         return exit_codes.DIVERGED
@@ -127,14 +130,20 @@ def main(argv: list[str]) -> int:
     return exit_codes.OK
 
 
-def finetune(workdir: Path) -> dict[str, Any]:
-    """Tokenises, trains and writes the model; returns what `--json_out` holds."""
+def finetune(workdir: Any) -> dict[str, Any]:
+    """Tokenises, trains and writes the model; returns what `--json_out` holds.
+
+    Args:
+        workdir: a path, or in a bucket one of the same methods, see `buckets.location`.
+    """
     check_name(workdir)  # before anything is tokenised
     check_names(_TRACKERS.value)
     _check_flags()
     lora = _lora_config() if _METHOD.value == "lora" else None
     source = loading.open_source(_CHECKPOINT.value, [_STEP.value] if _STEP.value else [])
     _make_config(source, _DATASET.value or "", lora)
+    if is_bucket(workdir):
+        check_writable(workdir)
     settings = {
         "checkpoint": _CHECKPOINT.value,
         "step": source.description.step,
@@ -142,9 +151,14 @@ def finetune(workdir: Path) -> dict[str, Any]:
         "vocabulary": _VOCABULARY.value,
         "lora": finetuning.as_json(lora),
     }
-    if (workdir / finetuning.SETTINGS_FILE).exists():  # of another run: nothing is tokenised
+    with access(workdir):
+        known = (workdir / finetuning.SETTINGS_FILE).exists()
+    if known:  # of another run: nothing is tokenised
         finetuning.check_settings(workdir, settings)
-    dataset = _DATASET.value or _tokenise(source, workdir / "tokens")
+    dataset = _DATASET.value or str(workdir / "tokens")
+    if not _DATASET.value:
+        with mirror.outputs(dataset) as output:
+            _tokenise(source, output)
     spec = load_spec(dataset)
     replace = None
     if _VOCABULARY.value == "same":
@@ -173,13 +187,15 @@ def finetune(workdir: Path) -> dict[str, Any]:
             run,
             dataset=dataclasses.asdict(spec),
             initial=initial,
-            trackers=process_trackers(run, _TRACKERS.value, _TRACKER_PROJECT.value),
+            trackers=process_trackers(
+                mirror.local_directory(run), _TRACKERS.value, _TRACKER_PROJECT.value
+            ),
         )
     model = run
     if lora is not None and not result.interrupted:
-        model = finetuning.finish_adapters(
-            run, source, lora, workdir / "merged", workdir / "adapters"
-        )
+        model = workdir / "merged"
+        with mirror.made(model) as merged, mirror.made(workdir / "adapters") as apart:
+            finetuning.finish_adapters(run, source, lora, merged, apart)
     return dataclasses.asdict(result) | {
         "model": str(model),
         "dataset": str(dataset),
@@ -233,8 +249,8 @@ def _lora_config() -> LoraConfig:
     )
 
 
-def _tokenise(source: Source, output: Path) -> Path:
-    """Tokenises the recordings with the model's tokenizers; returns the dataset's directory."""
+def _tokenise(source: Source, output: Path) -> None:
+    """Tokenises the recordings with the model's tokenizers."""
     spec = source.description.spec()
     if not isinstance(spec, DatasetSpec):
         raise UserError(
@@ -261,7 +277,6 @@ def _tokenise(source: Source, output: Path) -> Path:
             heldout_speakers=0,
         )
     )
-    return output
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ From the held-out recordings of a dataset to samples, which `experiments.evaluat
 PERCEPTUAL_RUN is a run of flow matching or of SoundStorm; without --lm_workdir it converts voices
 only. A checkpoint holds its configuration and names its dataset; its family decides what can be
 generated. Each condition of a dataset is a directory of audio with a manifest; complete conditions
-are kept.
+are kept. Runs, exports, datasets and outputs may be in a bucket: gs://BUCKET/NAME.
 """
 
 import contextlib
@@ -30,13 +30,14 @@ from typing import Any
 import jax
 from absl import flags
 
+from data_pipeline.datasets.cache import exists, local_dataset
 from data_pipeline.datasets.token_dataset import DatasetSpec
 from data_pipeline.loading.mixture import dataset_with
-from data_pipeline.runtime import cli, exit_codes
+from data_pipeline.runtime import cli, exit_codes, mirror
 from data_pipeline.runtime.claim import claimed
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
-from data_pipeline.runtime.flag_rules import given, refuse
+from data_pipeline.runtime.flag_rules import given, may_be_in_buckets, refuse
 from data_pipeline.runtime.progress import progress
 from experiments import sampling_flags
 from gpst_jax.checkpoints.manager import Loaded, load_params
@@ -131,6 +132,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seeds the choice of items and all sampl
 _SHARDS = flags.DEFINE_integer(
     "shards", 1, "Devices among which the weights of each model are divided.", 1
 )
+may_be_in_buckets("workdir", "lm_workdir", "dataset", "output")
 _STAGES = ("flow", "soundstorm")
 _DIRECT = ("source", "prompt", "text", "manifest")
 _OF_DATASETS = (
@@ -144,15 +146,18 @@ def main(argv: list[str]) -> int:
     """Generates all conditions; returns the exit code."""
     del argv
     refuse(("modes",), "is called --mode now")
-    direct = bool(given(*_DIRECT)) or names_a_file(_OUTPUT.value)
+    one = names_a_file(_OUTPUT.value)
+    direct = bool(given(*_DIRECT)) or one
     if direct:
         _check_direct()
     else:
         refuse(("seconds", "stream"), "is for --source, --text or --manifest")
     try:
         mesh = _mesh()
-        with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
-            return _generate_directly(mesh) if direct else _generate_from_dataset(mesh)
+        place = mirror.output_file if one else mirror.outputs
+        divided = contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+        with place(_OUTPUT.value) as output, divided:
+            return (_generate_directly if direct else _generate_from_dataset)(output, mesh)
     except (CheckpointError, ConfigError) as error:
         raise UserError(str(error)) from error
 
@@ -173,22 +178,23 @@ def _load(workdir: str, step: int | None, mesh: jax.sharding.Mesh | None) -> Loa
     return load_params(workdir, step, shardings=divided)
 
 
-def _generate_from_dataset(mesh: jax.sharding.Mesh | None) -> int:
-    """Makes the conditions of held-out recordings."""
+def _generate_from_dataset(output: Path, mesh: jax.sharding.Mesh | None) -> int:
+    """Makes the conditions of held-out recordings in a directory."""
     started = time.monotonic()
     model = _load(_WORKDIR.value, _STEP.value, mesh)
     _check_flags(model)
-    dataset_dir = _DATASET.value or dataset_with(_data_path(model), "valid", "unseen")
+    given_dir = _DATASET.value and local_dataset(_DATASET.value)
+    dataset_dir = given_dir or dataset_with(_data_path(model), "valid", "unseen")
     spec = DatasetSpec.load(dataset_dir)
     _check_languages(spec, dataset_dir)
     splits = [split for split in ("valid", "unseen") if split in spec.splits]
     audio_dir = items.find_audio(dataset_dir, splits, _AUDIO_DIR.value)
-    with claimed(_OUTPUT.value):
+    with claimed(output):
         language = None
         if _LM_WORKDIR.value:
             loaded = _load(_LM_WORKDIR.value, None, mesh)
             language = (loaded, dataset_with(loaded.config.data.path, "train"))
-        counts = _generator(model, language, dataset_dir, spec, audio_dir).run()
+        counts = _generator(model, language, (dataset_dir, spec, audio_dir, output)).run()
     result = {
         "step": model.step,
         "samples": counts,
@@ -200,16 +206,16 @@ def _generate_from_dataset(mesh: jax.sharding.Mesh | None) -> int:
     return exit_codes.OK
 
 
-def _generate_directly(mesh: jax.sharding.Mesh | None) -> int:
+def _generate_directly(output: Path, mesh: jax.sharding.Mesh | None) -> int:
     """Makes speech of the inputs on the command line, or of those in a manifest."""
     started = time.monotonic()
     requests = _requests()
-    files = SpeechFiles(_OUTPUT.value, single=not _MANIFEST.value)
+    files = SpeechFiles(output, single=not _MANIFEST.value)
     model = open_model(_WORKDIR.value, _STEP.value, _DATASET.value, mesh=mesh)
     family = model.loaded.config.model.family
     sampling_flags.check_family(family, _WORKDIR.value)
-    lm_workdir = _LM_WORKDIR.value
-    language = open_model(lm_workdir, flag="lm_workdir", mesh=mesh) if lm_workdir else None
+    lm = _LM_WORKDIR.value
+    language = open_model(lm, flag="lm_workdir", mesh=mesh) if lm else None
     synthesizer = Synthesizer(model, language, sampling_flags.synthesis(family))
     if _MANIFEST.value:
         models = [one.loaded for one in (model, language) if one is not None]
@@ -267,7 +273,7 @@ def _write_many(
     models: Sequence[Loaded],
 ) -> list[dict[str, Any]]:
     """Makes what is not there yet, a batch at a time; the results of all requests."""
-    with claimed(_OUTPUT.value):
+    with claimed(files.output):
         check_all(requests, synthesizer.family, bool(_LM_WORKDIR.value))
         prints = fingerprints(requests, synthesizer.recipe(), models)
         results = files.kept(prints)
@@ -302,7 +308,7 @@ def _requests() -> list[SpeechRequest]:
 
 def _data_path(model: Loaded) -> str:
     path = model.config.data.path
-    if not path or not Path(path).exists():
+    if not exists(path):
         raise UserError(
             f"--workdir={_WORKDIR.value}: its dataset {path!r} is not there, seen from {Path.cwd()}"
             ": give the dataset, or a copy of it, as --dataset"
@@ -311,17 +317,16 @@ def _data_path(model: Loaded) -> str:
 
 
 def _generator(
-    model: Loaded, language: Language | None, dataset_dir: str, spec: DatasetSpec, audio_dir: Path
+    model: Loaded, language: Language | None, where: tuple[str, DatasetSpec, Path, Path]
 ) -> Any:
-    """The generator for the checkpoint's family."""
-    where = (dataset_dir, spec, audio_dir, _OUTPUT.value)
+    """The generator for the checkpoint's family; `where` are dataset, recordings and output."""
     if isinstance(model.config.model, GPSTConfig):
         return GPSTSamples(model, *where, _gpst_config(language is not None), language)
     if not isinstance(model.config.model, FlowConfig | SoundStormConfig):
         raise UserError(
             f"--workdir={_WORKDIR.value}: a model of family {model.config.model.family!r} "
-            "generates no audio: give a run of GPST, flow matching or SoundStorm (and the language "
-            "model's with --lm_workdir)"
+            "generates no audio: give a run of GPST, flow matching or SoundStorm, and the language "
+            "model's with --lm_workdir"
         )
     config = _coig_config(model.config.model.family, language is not None)
     return CoIGSamples(model, language, *where, _DIALOGUE.value, config)

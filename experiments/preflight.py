@@ -4,9 +4,10 @@
         [--price_per_chip_hour=P] [--efficiency=0.5] [--goodput=0.95]
 
 `--compiled` is the report of `experiments.compile --json_out`. Writes, reads back and removes a
-file of `--probe_mib` in the workdir. A step is estimated to take its roofline time divided by
-`--efficiency`, which is an assumption until a run has been measured. `tpu_scripts/preflight.sh`
-runs `data_pipeline.check_dataset`, `experiments.compile` and this program.
+file of `--probe_mib` in the workdir, which may be gs://BUCKET/NAME. A step is estimated to take its
+roofline time divided by `--efficiency`, which is an assumption until a run has been measured.
+`tpu_scripts/preflight.sh` runs `data_pipeline.check_dataset`, `experiments.compile` and this
+program.
 
 Exit codes: 0 all checks passed; 2 the workdir cannot be used, or bad input; 5 the run does not fit
 into memory; 74 the workdir is full.
@@ -24,7 +25,7 @@ from absl import flags
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-from data_pipeline.runtime import cli, exit_codes, flag_rules
+from data_pipeline.runtime import buckets, cli, exit_codes
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
 from experiments.pretrain import CONFIG, make_workdir
@@ -33,7 +34,6 @@ from gpst_jax.config.overrides import from_flags
 
 for _name in ("config", "workdir"):  # which pretrain defines
     flags.declare_key_flag(_name)
-flag_rules.must_be_local("workdir")
 _COMPILED = flags.DEFINE_string("compiled", None, "Report of experiments.compile.", required=True)
 _PRICE = flags.DEFINE_float("price_per_chip_hour", None, "Price in any currency.", lower_bound=0.0)
 _EFFICIENCY = flags.DEFINE_float(
@@ -81,6 +81,8 @@ def write_probe(workdir: str, mib: int) -> float:
         UserError: the workdir cannot be created or written, or reads back other bytes.
     """
     make_workdir(workdir)
+    if buckets.is_bucket(workdir):
+        return _write_object(workdir, mib)
     block = os.urandom(2**20)
     path = Path(workdir) / f".preflight-{uuid.uuid4().hex}"
     final = path.with_suffix(".done")
@@ -105,6 +107,22 @@ def write_probe(workdir: str, mib: int) -> float:
         final.unlink(missing_ok=True)
     if not same:
         raise UserError(f"--workdir={workdir}: a file reads back other bytes than were written")
+    return mib * 2**20 / seconds
+
+
+def _write_object(workdir: str, mib: int) -> float:
+    """`write_probe` in a bucket, where an object is whole or absent."""
+    data = os.urandom(2**20) * mib
+    path = f"{workdir.rstrip('/')}/.preflight-{uuid.uuid4().hex}"
+    try:
+        began = time.perf_counter()
+        buckets.write(path, data)
+        seconds = time.perf_counter() - began
+        same = buckets.read(path) == data
+    finally:
+        buckets.remove(path)
+    if not same:
+        raise UserError(f"--workdir={workdir}: an object reads back other bytes than were written")
     return mib * 2**20 / seconds
 
 

@@ -58,7 +58,6 @@ _WORKDIR = flags.DEFINE_string(
     "Directory of checkpoints and metrics, or gs://BUCKET/NAME; made when missing.",
     required=True,
 )
-flag_rules.may_be_in_buckets("workdir")
 _DATA_CACHE = flags.DEFINE_string(
     "data_cache", None, "Where datasets in buckets are copied; default: ~/.cache/gpst_jax/datasets."
 )
@@ -87,6 +86,7 @@ _SKIP_STEPS = flags.DEFINE_string(
 _CONTINUE_FROM = flags.DEFINE_string(
     "continue_from", None, "RUN@STEP, a checkpoint of another run with which this run begins."
 )
+flag_rules.may_be_in_buckets("workdir", "continue_from", "compilation_cache")
 _HLO_DIR = flags.DEFINE_string("hlo_dir", None, "Directory for the compiled programs' text.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Connect the processes of a pod or cluster before anything else."
@@ -244,7 +244,7 @@ def summarize(result: TrainResult) -> str:
     losses = [
         f"{name} {value:.4f}"
         for name, value in result.final.items()
-        if name.endswith(("/loss", "/nll_semantic", "/nll_acoustic"))
+        if name.endswith(("/loss", "/nll_semantic", "/nll_acoustic", "/bits_per_second"))
     ]
     return "  ".join(
         [f"{state}: step {result.steps} after {format_duration(result.wall_s)}", *losses]

@@ -2,9 +2,9 @@
 
     python -m experiments.serve --workdir=RUN [--lm_workdir=LM_RUN] [--port=7860]
 
-RUN and LM_RUN are as of `experiments.generate` (docs/generate.md). The page is for this machine
-only unless --host says otherwise. Visitors queue: the model makes one piece of speech at a time.
-Nothing is sent anywhere, and files of visitors are removed when the program ends.
+RUN and LM_RUN are as of `experiments.generate` (docs/generate.md), and may be in a bucket. The page
+is for this machine only unless --host says otherwise. Visitors queue: the model makes one piece of
+speech at a time. Nothing is sent anywhere, and files of visitors are removed when the program ends.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from absl import flags
 
 from data_pipeline.runtime import cli, exit_codes
 from data_pipeline.runtime.errors import NotReadyError, UserError
+from data_pipeline.runtime.flag_rules import may_be_in_buckets
 from experiments import sampling_flags
 from gpst_jax.checkpoints.record import CheckpointError
 from gpst_jax.config import ConfigError
@@ -41,6 +42,7 @@ _DATASET = flags.DEFINE_string(
 _HOST = flags.DEFINE_string("host", _LOOPBACK, "Address to listen on; default: this machine only.")
 _PORT = flags.DEFINE_integer("port", 7860, "Port to listen on; 0: any that is free.", 0, 65535)
 _UPLOAD = flags.DEFINE_float("max_upload_mb", 20.0, "Largest file that is taken, in MB.", 0.001)
+may_be_in_buckets("workdir", "lm_workdir", "dataset")
 flags.adopt_module_key_flags(sampling_flags)
 
 

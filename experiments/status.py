@@ -64,7 +64,8 @@ def main(argv: list[str]) -> int:
         result["expected"] = dataclasses.asdict(agreement)
         code = exit_codes.PARTIAL if agreement.deviations else exit_codes.OK
     if _WRITE_CURVE.value:
-        write_json(_WRITE_CURVE.value, curves.make_curve(lines, steps, _TOLERANCE.value))
+        curve = curves.make_curve(lines, steps, _TOLERANCE.value, status.rates)
+        write_json(_WRITE_CURVE.value, curve)
     if cli.JSON_OUT.value:
         write_json(cli.JSON_OUT.value, result)
     return code

@@ -15,29 +15,25 @@ The table is printed, and written to `DIR/table.json`. Exit codes: 0 all runs ha
 failed, the table names them; 75 interrupted.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import json
-import os
 import re
 import shlex
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from absl import flags
 
 from data_pipeline.runtime import claim, cli, exit_codes, flag_rules
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
-from data_pipeline.runtime.process_pool import KEEP_MEMORY
 from data_pipeline.runtime.progress import format_duration
 from experiments import config_flags
+from experiments.child_programs import held, last_words
+from experiments.child_programs import run as _run
 from experiments.common import load_config
 from gpst_jax.checkpoints.storage import check_name
 from gpst_jax.config import ConfigError, RunConfig
@@ -67,8 +63,6 @@ _ENV = flags.DEFINE_string(
 )
 
 _STATE, _TABLE, _RESULT = "sweep.json", "table.json", "result.json"
-_ROOT = Path(__file__).resolve().parents[1]
-_POLL_SECONDS = 1.0
 
 
 class Sweep:
@@ -187,14 +181,14 @@ def _train(runs: Sequence[SweepRun], sweep: Sweep, rest: list[str]) -> int:
         if sweep.is_done(run.name):
             continue
         log = sweep.log(run.name)
-        with _held(log) as output:
+        with held(log) as own:
             if sweep.is_done(run.name):  # by the run that was waited for
                 continue
             print(f"[{number}/{len(runs)}] {run.name}, log: {log}", flush=True)
             started = time.monotonic()
             command = [sys.executable, "-m", "experiments.pretrain"]
-            code, stopped = _run([*command, *_arguments(run, sweep, rest)], output)
-        sweep.ended(run.name, code, f"exit code {code}: {_last_words(log)}")
+            code, stopped = _run([*command, *_arguments(run, sweep, rest)], own)
+        sweep.ended(run.name, code, f"exit code {code}: {last_words(log)}")
         seconds = format_duration(time.monotonic() - started)
         print(f"[{number}/{len(runs)}] exit code {code} after {seconds}", flush=True)
         if stopped or code == exit_codes.INTERRUPTED:
@@ -237,78 +231,6 @@ def _printed(run: SweepRun, sweep: Sweep, rest: Sequence[str]) -> list[str]:
         *("tpu_scripts/up.sh", f"--env={_ENV.value}", f"--name={name}-{digest}"),
         *(config, workdir, *data, "--", *others),
     ]
-
-
-@contextlib.contextmanager
-def _held(log: Path) -> Iterator[IO[bytes]]:
-    """The log of a run, for appending, while no process of another sweep writes it.
-
-    A killed sweep leaves the run in progress behind. It trains on, and holds the lock of its log.
-    """
-    with log.open("ab") as output:
-        try:
-            fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{log.stem} is still in training: waiting for its end", flush=True)
-            fcntl.flock(output, fcntl.LOCK_EX)
-        except OSError:
-            pass  # a file system without locks: the claim of pretrain decides
-        yield output
-
-
-def _run(command: list[str], output: IO[bytes]) -> tuple[int, bool]:
-    """Runs a command to its end, with all that it prints in a file.
-
-    A signal to stop is handed on, so that the state is saved.
-
-    Returns:
-        Its exit code, and whether there was such a signal.
-    """
-    started: list[subprocess.Popen[bytes]] = []
-    signals: list[int] = []
-
-    def hand_on(number: int, frame: Any) -> None:
-        signals.append(number)
-        for process in started:
-            process.terminate()
-
-    paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]  # from any directory
-    environment = KEEP_MEMORY | os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    with _handling(hand_on):
-        output.write(f"$ {shlex.join(command)}\n".encode())
-        output.flush()
-        # A session of its own: the terminal's Ctrl-C reaches it once, through `hand_on`.
-        started.append(
-            subprocess.Popen(
-                command,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-            )
-        )
-        if signals:  # before there was a process
-            started[0].terminate()
-        return started[0].wait(), bool(signals)
-
-
-@contextlib.contextmanager
-def _handling(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    previous = {number: signal.signal(number, handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, before in previous.items():
-            signal.signal(number, before)
-
-
-def _last_words(log: Path) -> str:
-    """The line in which a run says why it ended: its error, else the last one."""
-    text = log.read_text(encoding="utf-8", errors="replace").rpartition("\n$ ")[2]
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error: ")]
-    return (errors or lines)[-1].removeprefix("error: ")
 
 
 def _report(sweep: Sweep, prefix: str) -> None:

@@ -12,6 +12,7 @@ ROOT = doc_check.ROOT
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "tpu_scripts/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "studies").glob("*.md")),
 ]
 MODULES = [path for name in doc_check.PACKAGES for path in sorted((ROOT / name).rglob("*.py"))]
 PUBLIC = ("gpst_jax.config", "gpst_jax.hf", "data_pipeline.tokens")
@@ -79,6 +80,8 @@ WRONG = {
     BLOCK.format("python -m experiments.export [--noaverage] [--nodtype]"): "--nodtype",
     BLOCK.format("python -m experiments.benchmark --suite=trian"): "--suite=trian",
     BLOCK.format("python -m experiments.pretrain --config.train.stepz=5"): "train.stepz",
+    BLOCK.format("python -m experiments.pretrain --set=train.steps=5"): "--set",
+    BLOCK.format("tpu_scripts/up.sh --env=FILE --set=train.steps=5"): "--set",
     BLOCK.format("tpu_scripts/lunch.sh --env=FILE"): "lunch.sh",
     BLOCK.format("tpu_scripts/logs.sh --env=FILE --hots=0"): "--hots",
     BLOCK.format("tpu_scripts/up.sh --env=FILE -- --seed=1"): "experiments.pretrain --seed",

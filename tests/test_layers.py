@@ -45,6 +45,7 @@ ORDER = [
     "gpst_jax/hf",
     "gpst_jax/parity",
     "gpst_jax/benchmarks",
+    "gpst_jax/studies",
     "experiments",
 ]
 MOST_MODULES = {"experiments": 25}

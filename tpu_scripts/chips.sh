@@ -35,13 +35,13 @@ case "$GENERATION" in
   tpu7x)
     MACHINE=tpu7x-standard-4t GKE_ACCELERATOR=tpu7x IMAGE_FAMILY=ubuntu-accel-2404-amd64-tpu-tpu7x
     ;;
-  gpu) # NODESxGPUS
-    [[ "$SHAPE" =~ ^[0-9]+x[0-9]+$ ]] || die "--topology=$GPST_TOPOLOGY: gpu:NODESxGPUS"
+  gpu | cpu) # NODESxPROCESSES, with one process per GPU
+    [[ "$SHAPE" =~ ^[0-9]+x[0-9]+$ ]] || die "--topology=$GPST_TOPOLOGY: gpu:NODESxGPUS or cpu:NODESxPROCESSES"
     HOST_CHIPS="${SHAPE#*x}"
     ;;
-  *) die "--topology=$GPST_TOPOLOGY: choose v4, v5e, v5p, v6e, tpu7x, or gpu for slurm" ;;
+  *) die "--topology=$GPST_TOPOLOGY: choose v4, v5e, v5p, v6e, tpu7x, or gpu and cpu for slurm" ;;
 esac
-if [[ "$GENERATION" != gpu ]]; then
+if [[ "$GENERATION" != [gc]pu ]]; then
   refusal="$(python3 "$ROOT/gpst_jax/parallel/topologies.py" "$GPST_TOPOLOGY")" ||
     die '--topology: python3 is needed to check it'
   [[ -z "$refusal" ]] || die "--topology=$GPST_TOPOLOGY: $refusal"

@@ -14,7 +14,7 @@ settings() {
   cat <<'TABLE'
 name||name of the run, used for resources, labels and logs
 backend||queued (v4, v5e), mig (v5p, v6e and later), gke or slurm
-topology||of one slice, as in experiments.compile, such as v5p:4x8x8; for slurm gpu:NODESxGPUS
+topology||of one slice, as in experiments.compile, such as v5p:4x8x8; for slurm gpu:NODESxGPUS or cpu:NODESxPROCESSES
 num_slices|1|slices of that topology
 project||Google Cloud project
 zone||zone of the slices
@@ -27,6 +27,7 @@ namespace|default|Kubernetes namespace
 queue||Kueue LocalQueue (with xpk: multislice-queue); empty: none
 image||container image with its tag
 partition||SLURM partition; empty: the default one
+cpus||CPUs of each process under SLURM; empty: what the cluster gives (often one)
 time_limit|24:00:00|time limit of one SLURM job
 code|gpst_jax|directory of the code on a host, below the home directory
 bucket||Cloud Storage bucket, mounted at --mount on every host
@@ -266,6 +267,22 @@ train_command() { # PYTHON
   TRAIN=("$1" -m experiments.pretrain "--config=$GPST_CONFIG" "--workdir=$GPST_WORKDIR"
     "--config.data.path=$GPST_DATA" --distributed)
   TRAIN+=("${OVERRIDES[@]}" "${REST[@]}")
+}
+
+# Packs this checkout into the file PACKED, removed when the script ends: the files that git does not
+# ignore, or without git all but .venv and runs.
+pack_code() {
+  PACKED=gpst_code.tar.gz
+  if $GPST_DRY_RUN; then return 0; fi
+  PACKED="$(mktemp -d)/gpst_code.tar.gz"
+  # shellcheck disable=SC2064 # expanded now
+  trap "rm -rf $(quote "${PACKED%/*}")" EXIT
+  if git -C "$ROOT" rev-parse --git-dir >/dev/null 2>&1; then
+    git -C "$ROOT" ls-files -z --cached --others --exclude-standard |
+      tar -C "$ROOT" -czf "$PACKED" --null --ignore-failed-read -T -
+  else
+    tar -C "$ROOT" -czf "$PACKED" --exclude=./.venv --exclude=./runs .
+  fi
 }
 
 # Prints NAME=VALUE for each secret that is set.

@@ -51,7 +51,7 @@ done
 [[ -n "$topology" && -n "$data" && -n "$workdir" ]] ||
   fail 'usage: preflight.sh CONFIG TOPOLOGY --data=DIR --workdir=RUN; see --help'
 
-for path in "$data" "$workdir"; do
+for path in "$data" "${workdir#gs://}"; do
   [[ "$path" != [a-zA-Z]*:/* ]] ||
     fail "$path: buckets are not accessed directly; mount the bucket and give the mounted path"
 done

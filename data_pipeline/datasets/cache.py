@@ -1,9 +1,11 @@
-"""Copies of datasets in buckets, one for all processes of a host.
+"""Copies of datasets, and of exported models, in buckets: one for all processes of a host.
 
 What is small (`dataset.json`, indices, tokenizers) is copied when a dataset is opened. A shard is
 copied when a record of it is read first, or before that in the background. Rows are drawn from the
 whole split, so that a cache smaller than a dataset would copy without end: it is refused. Datasets
 that no process reads any more, the least recently opened first, make room for others.
+
+An exported model is copied as a whole; it is another copy if any of its files is another.
 
 `dataset.json` names one checksum for all shards of a split: it is compared when the last of them
 has come. A shard's size is compared at once.
@@ -19,12 +21,12 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Self
 
 from data_pipeline.datasets.dataset_json import SPEC_FILE
-from data_pipeline.runtime import buckets
+from data_pipeline.runtime import buckets, mirror
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import file_sha256, write_json, write_text
 
@@ -61,13 +63,34 @@ class Cache:
             BucketError: the bucket does not answer.
         """
         spec = buckets.read(f"{source}/{SPEC_FILE}")
-        key = hashlib.sha256(source.encode() + b"\0" + spec).hexdigest()[:12]
+        return self._use(source, spec, lambda copy: self._begin(source, spec, copy))
+
+    def open_whole(self, source: str) -> Path:
+        """The copy of a folder with all of its files.
+
+        Args:
+            source: gs://BUCKET/NAME of the folder.
+
+        Raises:
+            UserError: there is nothing, it is not complete yet, or it does not fit.
+            BucketError: the bucket does not answer.
+        """
+        stored = buckets.listing(source)
+        if not stored:
+            raise UserError(f"{source}: no such directory")
+        mirror.check_complete(source, stored)
+        key = json.dumps(sorted(stored.items())).encode()
+        return self._use(source, key, lambda copy: self._copy_whole(source, stored, copy))
+
+    def _use(self, source: str, content: bytes, begin: Callable[[Path], None]) -> Path:
+        """The copy of a folder, which `begin` makes; it is kept as long as this process runs."""
+        key = hashlib.sha256(source.encode() + b"\0" + content).hexdigest()[:12]
         copy = self.directory / f"{source.rsplit('/', 1)[-1]}-{key}"
         self.directory.mkdir(parents=True, exist_ok=True)
         with _locked(self.directory / ".lock"):
             copy.mkdir(exist_ok=True)
             if not (copy / SOURCE_FILE).is_file():
-                self._begin(source, spec, copy)
+                begin(copy)
             os.utime(copy / SOURCE_FILE)
             used = (copy / _USED).open("a")
             fcntl.flock(used, fcntl.LOCK_SH)
@@ -84,11 +107,20 @@ class Cache:
         (copy / SPEC_FILE).write_bytes(spec)
         write_json(copy / SOURCE_FILE, {"source": source, "shards": shards})
 
+    def _copy_whole(self, source: str, stored: dict[str, buckets.Stored], copy: Path) -> None:
+        sizes = {name: found.size for name, found in stored.items()}
+        self._make_room(source, sum(sizes.values()), copy)
+        for name, size in sizes.items():
+            buckets.download(f"{source}/{name}", copy / name)
+            if (copy / name).stat().st_size != size:
+                raise UserError(f"{source}/{name} has just been written anew: try again")
+        write_json(copy / SOURCE_FILE, {"source": source, "shards": sizes})
+
     def _make_room(self, source: str, needed: int, copy: Path) -> None:
         limit = int(self.gib * _GIB)
         if needed > limit:
             raise UserError(
-                f"{source}: its shards are {needed / _GIB:.1f} GiB, the cache in {self.directory} "
+                f"{source}: its files are {needed / _GIB:.1f} GiB, the cache in {self.directory} "
                 f"may hold {self.gib:g} GiB: raise --data_cache_gib, or mount the bucket"
             )
         others = [path.parent for path in self.directory.glob(f"*/{SOURCE_FILE}")]
@@ -210,6 +242,25 @@ def local_dataset(path: str) -> str:
         BucketError: the bucket does not answer.
     """
     return str(_opened(path.rstrip("/"))) if buckets.is_bucket(path) else path
+
+
+@functools.cache
+def local_folder(path: str) -> str:
+    """The directory with the files of an exported model: of its copy, where it is in a bucket.
+
+    Raises:
+        UserError: there is none in the bucket, or it does not fit into the cache.
+        BucketError: the bucket does not answer.
+    """
+    if not buckets.is_bucket(path):
+        return path
+    return str((_cache or Cache(_default())).open_whole(path.rstrip("/")))
+
+
+def exists(path: str) -> bool:
+    """Whether there is something of this name, here or in a bucket: a dataset or a mixture."""
+    with buckets.access(path):
+        return bool(path) and buckets.location(path).exists()
 
 
 @functools.cache

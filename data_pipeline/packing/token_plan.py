@@ -48,6 +48,8 @@ class PackingConfig:
         arrangement: `interleaved`, several segments a row, the units of each before its frames;
             `frames`, one segment a row, unit and codes side by side; `sequences`, text and units
             of a sequence dataset. `loading.batches` documents the arrays of each.
+        spare_positions: positions of a row (`interleaved`) left free for each of its segments, into
+            which a model spreads it (codebook pattern `delay`).
     """
 
     sequence_length: int
@@ -58,6 +60,7 @@ class PackingConfig:
     join_speakers: bool = True
     seed: int = 0
     arrangement: str = "interleaved"
+    spare_positions: int = 0
 
     def __post_init__(self) -> None:
         """Checks the values; raises UserError."""
@@ -162,7 +165,7 @@ class PackingPlan(RowPlan[_Epoch]):
         if config.arrangement == "frames":
             self._check_frames(frames)
             return
-        length = 2 + self._crop // unit + frames
+        length = 2 + self._crop // unit + frames + config.spare_positions
         if config.sequence_length < length or config.frame_budget < frames + 1:
             raise UserError(
                 f"a segment of crop_seconds {config.crop_seconds} takes up to {length} positions "
@@ -186,7 +189,8 @@ class PackingPlan(RowPlan[_Epoch]):
 
     def _check_whole_records(self) -> None:
         config, rate = self.config, self.layout.tick_rate
-        durations, lengths = self._durations(), self._index.units_dedup + self._index.frames + 2
+        durations, start = self._durations(), 2 + config.spare_positions
+        lengths = self._index.units_dedup + self._index.frames + start
         longest = (int(durations.max()), int(lengths.max()), int(self._index.frames.max()) + 1)
         if any(np.greater(longest, (self._crop, config.sequence_length, config.frame_budget))):
             raise UserError(
@@ -203,6 +207,8 @@ class PackingPlan(RowPlan[_Epoch]):
         settings["row_length"] = settings.pop("sequence_length")
         if self.config.arrangement == "interleaved":
             del settings["arrangement"]  # as when it was the only one
+        if not self.config.spare_positions:
+            del settings["spare_positions"]  # as when there were none
         content = {
             "version": PLAN_VERSION,
             "config": settings,
@@ -259,7 +265,7 @@ class PackingPlan(RowPlan[_Epoch]):
         if self.config.arrangement == "frames":
             order, starts = random.permutation(len(frames)), np.arange(len(frames) + 1)
             return _Epoch(segments, order, starts, int(frames.sum()), int(frames.sum()))
-        positions, predicted = 2 + units + frames, frames + 1
+        positions, predicted = 2 + units + frames + self.config.spare_positions, frames + 1
         row_segments, row_starts = pack(
             positions,
             predicted,
@@ -307,7 +313,7 @@ class PackingPlan(RowPlan[_Epoch]):
                 (
                     index.units_dedup[order] + frames,
                     gap_units + gap_frames,
-                    config.sequence_length - 2,
+                    config.sequence_length - 2 - config.spare_positions,
                 ),
                 (frames, gap_frames, config.frame_budget - 1),
             ),

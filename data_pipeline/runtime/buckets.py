@@ -5,23 +5,26 @@ bucket does not has these substitutes:
 
 * atomic rename: an object is whole or absent, so that writing one is atomic; a folder of objects
   counts by its commit file, which is written last;
-* append: files grow in a local directory, and are uploaded as a whole, see `mirror`;
+* append: files grow in a local directory, and are uploaded as a whole, see `mirror`; so is all that
+  a program makes piece by piece;
 * locks: a write that names the generation of the object that it replaces, see `bucket_claim`;
 * directories: a folder is where objects are; there is none without objects.
 
 `STORAGE_EMULATOR_HOST` and `TENSORSTORE_GCS_HTTP_URL` name a server on this machine, for tests.
 """
 
+import base64
 import contextlib
 import errno
 import functools
+import hashlib
 import importlib
 import logging
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_pipeline.runtime.endings import one_line
 from data_pipeline.runtime.errors import UserError
@@ -30,12 +33,26 @@ SCHEME = "gs://"
 EMULATOR = "STORAGE_EMULATOR_HOST"
 COMMIT_FILE = "commit_success.txt"  # of Orbax: without it, what a folder holds does not count
 _LONGEST = 300
+_CONNECT_SECONDS, _SILENT_SECONDS = 30, 60  # of a request; it is then sent again
 
 Location = str | os.PathLike[str]
 
 
 class BucketError(OSError):
     """A bucket does not answer, or refuses; the message is one line."""
+
+
+class Stored(NamedTuple):
+    """An object.
+
+    Attributes:
+        size: in bytes.
+        tag: the MD5 of its content in base 64, see `content_tag`, or something else that changes
+            with it.
+    """
+
+    size: int
+    tag: str
 
 
 def is_bucket(path: Location) -> bool:
@@ -88,6 +105,14 @@ def _file_system() -> Any:
     importlib.import_module("gcsfs")
     settings = fsspec.config.conf.setdefault("gcs", {})
     settings.setdefault("use_listings_cache", False)  # other processes write too
+    # A server that takes a request and is silent must not hold a run for ever.
+    timeout = importlib.import_module("aiohttp").ClientTimeout
+    settings.setdefault(
+        "requests_timeout",
+        timeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENT_SECONDS),
+    )
+    os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", str(_SILENT_SECONDS))
+    os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
     if emulated:
         settings.setdefault("token", "anon")
     # It logs the tracebacks of what it raises, and at every call that there are no credentials.
@@ -118,11 +143,28 @@ def files(folder: Location) -> dict[str, int]:
         root = Path(folder)
         found = [path for path in root.rglob("*") if path.is_file()]
         return {path.relative_to(root).as_posix(): path.stat().st_size for path in found}
+    return {name: stored.size for name, stored in listing(folder).items()}
+
+
+def listing(folder: Location) -> dict[str, Stored]:
+    """All objects below a folder of a bucket, by their names in it; one listing."""
     start = "/".join(bucket_and_name(folder)) + "/"
     with access(folder):
         found = file_system(folder).find(start, detail=True)
-    sizes = {name.removeprefix(start): int(info["size"]) for name, info in found.items()}
-    return {name: size for name, size in sizes.items() if name and not name.endswith("/")}
+    objects = {}
+    for path, info in found.items():
+        name = path.removeprefix(start)
+        if name and not name.endswith("/"):
+            tag = info.get("md5Hash") or f"generation {info.get('generation')}"
+            objects[name] = Stored(int(info["size"]), tag)
+    return objects
+
+
+def content_tag(path: Path) -> str:
+    """What `Stored.tag` is of an object with the content of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
+    return base64.b64encode(digest.digest()).decode()
 
 
 def modified(path: Location) -> float:
@@ -147,6 +189,18 @@ def write(path: Location, data: bytes) -> None:
     """Writes an object: readers see the old content or the new."""
     with access(path):
         file_system(path).pipe_file(os.fspath(path), data)
+
+
+def upload(source: Path, target: Location) -> None:
+    """Copies a file of any size to an object, which has its old content until it is complete."""
+    with access(target):
+        file_system(target).put_file(str(source), os.fspath(target))
+
+
+def remove(path: Location) -> None:
+    """Removes an object, if it is there."""
+    with access(path), contextlib.suppress(FileNotFoundError):
+        file_system(path).rm_file(os.fspath(path))
 
 
 def download(source: Location, target: Path) -> None:

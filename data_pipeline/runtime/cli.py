@@ -22,6 +22,7 @@ from data_pipeline.runtime.errors import UserError
 _MISSING = re.compile(r"Flag (--\w+) must have a value other than None")
 
 JSON_OUT = flags.DEFINE_string("json_out", None, "File for the program's result, as JSON.")
+flag_rules.may_be_in_buckets("json_out")
 
 _before_parsing: list[Callable[[list[str]], list[str]]] = []
 
@@ -56,7 +57,7 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
             for package in ("gpst_jax", "data_pipeline"):
                 logging.getLogger(package).setLevel(logging.INFO)
         try:
-            flag_rules.check_outputs()
+            flag_rules.check_paths()
             return main(argv) or exit_codes.OK
         except KeyboardInterrupt:
             print("\ninterrupted: the same command goes on", file=sys.stderr)

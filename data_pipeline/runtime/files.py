@@ -7,18 +7,22 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.runtime import buckets
 from data_pipeline.runtime.errors import UserError
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes a UTF-8 text file atomically: readers see the old content or the new, never a part.
 
-    Missing parent directories are created.
+    Missing parent directories are created. The file may be in a bucket.
 
     Raises:
         UserError: the file cannot be written.
         OSError: the storage failed while it was written.
     """
+    if buckets.is_bucket(path):
+        buckets.write(path, text.encode("utf-8"))
+        return
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

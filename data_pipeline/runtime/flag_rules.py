@@ -22,17 +22,13 @@ _OUTPUTS = (
     "samples",
 )
 _REMOTE = re.compile(r"[A-Za-z][\w+.-]+:/")
+_STORE = re.compile(r"(?:\w+:)?(?:gs|s3|az|abfss?|hdfs)://")  # perhaps after the kind of a source
 _in_buckets: set[str] = set()
 
 
 def may_be_in_buckets(*names: str) -> None:
     """Lets these flags of the program hold gs://BUCKET/NAME; called where they are defined."""
     _in_buckets.update(names)
-
-
-def must_be_local(*names: str) -> None:
-    """Takes back `may_be_in_buckets` of a program whose flags this one shares."""
-    _in_buckets.difference_update(names)
 
 
 def check_local(flag: str, path: str) -> None:
@@ -46,12 +42,20 @@ def check_local(flag: str, path: str) -> None:
         )
 
 
-def check_outputs() -> None:
-    """`check_local` of every output of the program."""
+def check_paths() -> None:
+    """`check_local` of every output of the program; and its inputs in buckets, in the same way."""
     for name in _OUTPUTS:
         value = flags.FLAGS[name].value if name in flags.FLAGS else None
         if isinstance(value, str):
             check_local(name, value)
+    for name in sorted(set(flags.FLAGS) - _in_buckets):
+        value = flags.FLAGS[name].value
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and _STORE.match(text):
+                raise UserError(
+                    f"--{name}={text}: is not read from a bucket; copy it (gcloud storage cp -r), "
+                    "or mount the bucket (gcsfuse), and give the local path"
+                )
 
 
 def given(*names: str) -> list[str]:

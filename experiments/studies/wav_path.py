@@ -17,7 +17,6 @@ resumes when started again.
 import csv
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,10 +30,11 @@ from data_pipeline.runtime import cli, exit_codes
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json, write_text
 from experiments.demo_steps import Timings, read_scores, word_errors
+from experiments.studies.again import moved, write_condition
 from gpst_jax.evaluation.metrics import statistics
 from gpst_jax.evaluation.transcripts.recipes import DIGITS_RECIPE
 from gpst_jax.models import decoding
-from gpst_jax.samples.manifest import MANIFEST, Sample, read_manifest, write_manifest
+from gpst_jax.samples.manifest import MANIFEST, Sample, read_manifest
 from gpst_jax.synthesis.requests import MODES
 
 _DEMO = flags.DEFINE_string("demo", "runs/demo", "Directory of a finished `make demo`.")
@@ -72,13 +72,13 @@ def main(argv: list[str]) -> int:
         ids = {sample.id for sample in chosen}
         for condition in ("recording", "codec", mode):
             kept = [sample for sample in _of_demo(condition) if sample.id in ids]
-            _write_manifest(samples / condition, kept)
+            write_condition(samples / condition, kept)
     requests = workdir / "requests.jsonl"
     write_text(requests, "".join(_request(number, one) for number, one in enumerate(chosen)))
     made = [f"{mode}_files_{weights}" for weights in _WEIGHTS.value]
     for condition, weights in zip(made, _WEIGHTS.value, strict=True):
         _generate(timings, requests, samples / condition, weights)
-        _write_manifest(samples / condition, [_again(one, samples / condition) for one in chosen])
+        write_condition(samples / condition, moved(chosen, samples / condition))
         if _SECONDS.value:
             _cut_last(samples / condition)
 
@@ -122,27 +122,6 @@ def _generate(timings: Timings, requests: Path, output: Path, weights: str) -> N
     timings.run(f"generate, {weights}", call, accept=(exit_codes.OK, exit_codes.PARTIAL))
 
 
-def _again(sample: Sample, directory: Path) -> Sample:
-    """A sample whose audio is in another directory."""
-    return dataclasses.replace(sample, audio=directory.resolve() / f"{sample.id}.wav")
-
-
-def _write_manifest(directory: Path, samples: Sequence[Sample]) -> None:
-    """A condition, whose audio may be anywhere."""
-    root = directory.resolve()
-    write_manifest(directory, [_relative(sample, root) for sample in samples])
-
-
-def _relative(sample: Sample, root: Path) -> Sample:
-    """The sample with paths relative to a directory."""
-    paths: dict[str, Any] = {
-        field.name: Path(os.path.relpath(path, root))
-        for field in dataclasses.fields(sample)
-        if isinstance(path := getattr(sample, field.name), Path)
-    }
-    return dataclasses.replace(sample, **paths)
-
-
 def _join(directory: Path) -> list[Sample]:
     """Held-out digit strings of each voice, joined to sources that are at least --seconds long."""
     if _MODE.value == "tts":
@@ -169,7 +148,7 @@ def _join(directory: Path) -> list[Sample]:
             "so long: give less"
         )
     joined = joined[: _ITEMS.value]
-    _write_manifest(directory, joined)
+    write_condition(directory, joined)
     return joined
 
 
@@ -196,7 +175,7 @@ def _cut_last(directory: Path) -> None:
         wav, rate = soundfile.read(sample.audio, dtype="float32")
         write_audio(path, wav[-round(_LAST_SECONDS * rate) :], rate)
         cut.append(dataclasses.replace(sample, audio=path, text=None, text_kind="free"))
-    _write_manifest(last, cut)
+    write_condition(last, cut)
 
 
 def _results(

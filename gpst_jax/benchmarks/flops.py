@@ -39,7 +39,6 @@ def compare(workload: Workload) -> dict[str, Any]:
         frame_budget=workload.frames + 1,
     )
     config = dataclasses.replace(workload.config, data=data)
-    config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, replica=1, fsdp=-1))
     workload = dataclasses.replace(workload, config=config).with_model(attention="xla")
     ours = GPSTObjective(workload.config, workload.layout)
     shapes = jax.eval_shape(ours.init, jax.random.key(0))

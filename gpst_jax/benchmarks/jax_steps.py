@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from gpst_jax.benchmarks.flattened import FlattenedObjective, flat_net
 from gpst_jax.benchmarks.workload import Workload
+from gpst_jax.config import GPSTConfig
+from gpst_jax.models import attention
 from gpst_jax.objectives import GPSTObjective, Objective
 from gpst_jax.parallel import sharding
 from gpst_jax.parallel.chips import peak_flops
@@ -52,19 +54,6 @@ def gpst_step(workload: Workload) -> JaxStep:
     return JaxStep(workload, GPSTObjective(workload.config, workload.layout), workload.batch())
 
 
-def unrolled_step(workload: Workload) -> JaxStep:
-    """The train step of GPST with both scans over layers unrolled.
-
-    The model has no such option: `jax.lax.scan` is patched to unroll while the step is traced.
-    """
-    scan = jax.lax.scan
-    jax.lax.scan = functools.partial(scan, unroll=True)
-    try:
-        return gpst_step(workload)
-    finally:
-        jax.lax.scan = scan
-
-
 def flattened_step(workload: Workload) -> JaxStep:
     """The train step of the flattened decoder with as many parameters as GPST."""
     ours = GPSTObjective(workload.config, workload.layout)
@@ -99,6 +88,73 @@ class Matmul:
     def peak_bytes(self) -> int | None:
         """Not measured."""
         return None
+
+
+class Attention:
+    """Causal attention of one global layer, forward and backward, within the segments of a batch.
+
+    Args:
+        workload: batch size B, row length L, heads and dtype.
+        implementation: of `gpst_jax.models.attention.attend`.
+
+    Attributes:
+        difference: of the output and the gradients of one row from XLA's in float32, as the norm
+            of the difference over the norm.
+        flops: 6 B L^2 D, as `GPSTObjective.flops` counts a layer.
+    """
+
+    parameters = 0
+
+    def __init__(self, workload: Workload, implementation: str):
+        model, data = workload.config.model_as(GPSTConfig), workload.config.data
+        net, dtype = model.global_net, jnp.dtype(model.dtype)
+        keys = jax.random.split(jax.random.key(0), 4)
+        heads = (net.num_heads, net.kv_heads, net.kv_heads, net.num_heads)
+        shape = (data.batch_size, data.sequence_length)
+        self._arrays = [
+            jax.random.normal(key, (*shape, count, net.head_dim), dtype)
+            for key, count in zip(keys, heads, strict=True)
+        ]
+        self._segments = jnp.asarray(workload.batch()["segment_ids"])
+        self._run = jax.jit(functools.partial(_attention_gradients, implementation))
+        self.flops = 6.0 * data.batch_size * data.sequence_length**2 * net.d_model
+        one = [x[:1] for x in self._arrays]
+        exact = _attention_gradients(
+            "xla", self._segments[:1], *(x.astype(jnp.float32) for x in one)
+        )
+        found = self._run(self._segments[:1], *one)
+        self.difference = max(
+            float(jnp.linalg.norm(a.astype(jnp.float32) - b) / jnp.linalg.norm(b))
+            for a, b in zip(found, exact, strict=True)
+        )
+
+    def __call__(self) -> float:
+        """Runs once and waits; returns 0, as nothing is trained."""
+        jax.block_until_ready(self._run(self._segments, *self._arrays))
+        return 0.0
+
+    def peak_bytes(self) -> int | None:
+        """Peak device memory; None where the platform has no statistics, as a CPU."""
+        return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+def _attention_gradients(
+    implementation: str,
+    segments: jax.Array,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    weights: jax.Array,
+) -> tuple[jax.Array, ...]:
+    """Output (B, L, H, D/H), and gradients of queries, keys and values for output gradients."""
+
+    def attend(query, key, value):
+        return attention.attend(
+            query, key, value, segment_ids=segments, implementation=implementation
+        )
+
+    output, pullback = jax.vjp(attend, query, key, value)
+    return output, *pullback(weights)
 
 
 class Nothing:

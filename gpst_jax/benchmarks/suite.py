@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,11 +26,19 @@ GROUPS: tuple[tuple[str, ...], ...] = (
     ("matmul", "ours", "torch_eager", "torch_compile"),
     ("ours_drop_0.5", "ours_drop_0.9375"),
     ("ours_remat_dots", "ours_remat_full"),
-    ("ours_unrolled",),
     ("flattened",),
 )
 CASES: tuple[str, ...] = tuple(case for group in GROUPS for case in group)
-_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers", "numpy")
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers", "numpy", "triton")
+_CUDA_LIBRARIES = (
+    "jax-cuda12-plugin",
+    "jax-cuda13-plugin",
+    "nvidia-cudnn-cu12",
+    "nvidia-cudnn-cu13",
+)
+
+# JAX takes three quarters of a GPU's memory by default, torch what it needs.
+_WHOLE_CARD = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92"}
 
 
 @dataclasses.dataclass
@@ -119,6 +128,10 @@ class Worker:
         last = lines[-1][:300] if lines else "no message"
         return f"the process ended with code {code}: {last}"
 
+    def kill(self) -> None:
+        """Ends the process at once; what waits for its reply then sees that it failed."""
+        self._process.kill()
+
     def close(self) -> None:
         """Ends the process."""
         if self._process.stdin is not None:
@@ -189,6 +202,44 @@ def measure(
                     done(1)
             found |= {worker.measurement.case: worker.measurement for worker in workers}
     return [found[case] for case in cases]
+
+
+def measure_alone(
+    case: str, workload: Workload, repeats: int, *, suite: str, seconds: float
+) -> tuple[Measurement, bool]:
+    """Times one case, for at most so many seconds with its start.
+
+    Args:
+        case: of the suite.
+        workload: what it computes.
+        repeats: timed steps or calls, after a warm-up of two.
+        suite: `train` or `generate`.
+        seconds: after which the process is killed; the repeats that were timed until then count.
+
+    Returns:
+        The measurement, and whether the time was up before the first repeat had ended.
+    """
+    worker = Worker(case, workload, _WHOLE_CARD | os.environ, suite=suite)
+    up = threading.Event()
+
+    def end() -> None:
+        up.set()
+        worker.kill()
+
+    clock = threading.Timer(seconds, end)
+    clock.start()
+    try:
+        worker.await_start()
+        for _ in range(repeats):
+            if worker.alive:
+                worker.run(1)
+    finally:
+        clock.cancel()
+        worker.close()
+    measured = worker.measurement
+    if up.is_set():
+        measured.error = None if measured.seconds else f"not done after {seconds:.0f} s"
+    return measured, up.is_set() and not measured.seconds
 
 
 def count_flops(workload: Workload) -> Measurement:

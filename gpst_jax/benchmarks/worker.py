@@ -79,10 +79,11 @@ def _build_jax(case: str, workload: Workload) -> tuple[Any, dict[str, Any]]:
     dtype = workload.config.model.dtype
     if case == "matmul":
         step: Any = jax_steps.Matmul(2048 if cpu else 8192, dtype)
+    elif case in ATTENTION:
+        step = jax_steps.Attention(workload, ATTENTION[case])
+        device["difference"] = step.difference
     elif case == "flattened":
         step = jax_steps.flattened_step(workload)
-    elif case == "ours_unrolled":
-        step = jax_steps.unrolled_step(workload)
     elif case == "flops":
         from gpst_jax.benchmarks import flops
 
@@ -112,7 +113,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ours_drop_0.9375": {"local_drop": 15 / 16},
     "ours_remat_dots": {"remat": "dots"},
     "ours_remat_full": {"remat": "full"},
+    "ours_remat_none": {"remat": "none"},
+    "ours_attention_xla": {"attention": "xla"},
 }
+# Attention alone: its implementation.
+ATTENTION = {"attention_xla": "xla", "attention_cudnn": "cudnn"}
 
 
 def _limit_threads(threads: int) -> None:

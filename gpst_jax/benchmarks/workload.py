@@ -16,6 +16,7 @@ from gpst_jax.config import (
     ConfigError,
     DataConfig,
     GPSTConfig,
+    MeshConfig,
     OptimizerConfig,
     RunConfig,
     TrainConfig,
@@ -109,15 +110,16 @@ class Workload:
         return cls(**tree)
 
 
-def from_config(config: RunConfig, layout: TokenLayout, rows: int) -> Workload:
+def from_config(config: RunConfig, layout: TokenLayout, rows: int, remat: str = "none") -> Workload:
     """The workload of a training run: full-length crops, `rows` of them, on one device.
 
     Features that a peer lacks are disabled, so that all cases do the same work: dropout, label
-    smoothing, local-drop, rematerialisation, Muon and gradient accumulation.
+    smoothing, local-drop, Muon, gradient accumulation and, unless `remat` says otherwise,
+    rematerialisation.
     """
     data = dataclasses.replace(config.data, batch_size=rows)
     model = dataclasses.replace(
-        config.model_as(GPSTConfig), dropout=0.0, label_smoothing=0.0, local_drop=0.0, remat="none"
+        config.model_as(GPSTConfig), dropout=0.0, label_smoothing=0.0, local_drop=0.0, remat=remat
     )
     config = dataclasses.replace(
         config,
@@ -125,6 +127,7 @@ def from_config(config: RunConfig, layout: TokenLayout, rows: int) -> Workload:
         data=data,
         optimizer=dataclasses.replace(config.optimizer, name="adamw"),
         train=dataclasses.replace(config.train, grad_accum_steps=1),
+        mesh=MeshConfig(),  # whatever there is: one device
     )
     units = int(config.data.crop_seconds * layout.unit_rate)
     frames = int(config.data.crop_seconds * layout.frame_rate)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import types
 import typing
 from collections.abc import Callable
@@ -36,6 +37,13 @@ def positive(config: Any, *names: str) -> None:
     """Checks that fields are above zero."""
     for name in names:
         require(getattr(config, name) > 0, name, f"must be positive, is {getattr(config, name)}")
+
+
+def not_negative(config: Any, *names: str) -> None:
+    """Checks that fields are finite and at least zero."""
+    for name in names:
+        value = getattr(config, name)
+        require(0 <= value < math.inf, name, f"must not be negative, is {value}")
 
 
 def stored_as(

@@ -7,7 +7,15 @@ Vocabulary sizes, codebooks, latent widths and rates are not here: they come fro
 import dataclasses
 from typing import Any
 
-from gpst_jax.config.fields import choice, fraction, positive, require, stored_as
+from gpst_jax.config.codebook_weights import codebook_weights
+from gpst_jax.config.fields import (
+    choice,
+    fraction,
+    not_negative,
+    positive,
+    require,
+    stored_as,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,19 +52,31 @@ class TransformerConfig:
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
 
-@stored_as(absent={"rope_base": 300.0, "rope_time_scale": 1.0, "norm_epsilon": 1e-6})
+@stored_as(
+    absent={
+        "rope_base": 300.0,
+        "rope_time_scale": 1.0,
+        "norm_epsilon": 1e-6,
+        "pattern": "hierarchical",
+    }
+)
 @dataclasses.dataclass(frozen=True)
 class GPSTConfig:
-    """The hierarchical transformer of GPST (arXiv 2406.00976, section 3).
+    """The hierarchical transformer of GPST (arXiv 2406.00976, section 3), or one without hierarchy.
 
     Vocabulary sizes, codebooks and frame rates are not here: they come from the dataset.
     """
 
     global_net: TransformerConfig
-    local_net: TransformerConfig
+    local_net: TransformerConfig  # of the hierarchical pattern; the others have none
     block: str = "modern"  # modern: RoPE, RMSNorm, SwiGLU, QK-norm; paper: as published
     shared_acoustic_head: bool = False  # one head for all codebooks, or one per codebook
     semantic_loss: bool = True  # units are predicted too; False: codes alone
+    semantic_weight: float = 1.0  # of the mean loss over units, beside 1 for that over codes
+    # In the weighted mean over codebooks: uniform, geometric:RATIO, moshi (100 for the first, 1 for
+    # the others), or one number per codebook such as 4,2,1,1.
+    codebook_weights: str = "uniform"
+    z_loss: float = 0.0  # coefficient of (log Z)^2 in the loss of each prediction; PaLM: 1e-4
     label_smoothing: float = 0.0  # the paper: 0.1
     local_drop: float = 0.0  # fraction of frames the local transformer skips; Hi-Res: 0.5
     dropout: float = 0.0  # the paper: 0.1
@@ -70,15 +90,32 @@ class GPSTConfig:
     dtype: str = "float32"  # of activations; parameters, logits and losses stay float32
     remat: str = "none"  # none | dots | full: what the backward pass recomputes
     attention: str = "auto"  # auto | xla | cudnn | splash
+    # How the codes of frames are predicted, see docs/patterns.md:
+    pattern: str = "hierarchical"  # hierarchical | flat | delay | parallel
     family: str = "gpst"  # names the class in a stored configuration
 
     def __post_init__(self):
         choice(self, "family", ("gpst",))
         choice(self, "block", ("paper", "modern"))
+        choice(self, "pattern", ("hierarchical", "flat", "delay", "parallel"))
+        require(
+            self.local_drop == 0 or self.pattern == "hierarchical",
+            "local_drop",
+            f"the pattern {self.pattern!r} has no local transformer that could skip frames: set "
+            "it to 0",
+        )
+        require(
+            not self.shared_acoustic_head or self.pattern in ("hierarchical", "flat"),
+            "shared_acoustic_head",
+            f"the pattern {self.pattern!r} predicts all codebooks from one position: each needs "
+            "a head of its own, set it to False",
+        )
         _check_execution(self)
         for name in ("label_smoothing", "local_drop", "dropout"):
             fraction(self, name)
         positive(self, "rope_base", "rope_time_scale", "norm_epsilon")
+        not_negative(self, "semantic_weight", "z_loss")
+        codebook_weights(self.codebook_weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +138,7 @@ class SemanticLMConfig:
     rope_scaling: RopeScaling | None = None
     norm_epsilon: float = 1e-5  # of RMSNorm
     tie_embeddings: bool = False  # the output matrix is the embedding table, transposed
+    z_loss: float = 0.0  # coefficient of (log Z)^2 in the loss of each prediction; PaLM: 1e-4
     label_smoothing: float = 0.0  # probability spread over the vocabulary
     dropout: float = 0.0  # rate in every block
     dtype: str = "float32"  # of activations; parameters, logits and losses stay float32
@@ -114,6 +152,7 @@ class SemanticLMConfig:
         _check_execution(self)
         for name in ("label_smoothing", "dropout"):
             fraction(self, name)
+        not_negative(self, "z_loss")
 
 
 @stored_as(absent={"rope_base": 10_000.0, "time_scale": 1000.0, "norm_epsilon": 1e-6})

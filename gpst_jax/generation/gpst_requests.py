@@ -5,9 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipeline.tokens import EOS, PAD, TokenLayout, part_times
+from data_pipeline.tokens import EOS, PAD, SEMANTIC, TokenLayout, part_times
 from gpst_jax.generation.config import SamplingConfig
-from gpst_jax.generation.gpst_decode import Sizes
+from gpst_jax.generation.patterns.base import Sizes
+from gpst_jax.models.patterns import Arrangement
+from gpst_jax.models.patterns.line import Prefix, with_zero
 
 GIVEN = "given"  # a stream ended by this had nothing to sample
 
@@ -117,36 +119,45 @@ def _parts(request: Request) -> list[tuple[int, int]]:
     return list(request.part_lengths or [(len(request.units), request.codes.shape[1])])
 
 
-def sizes(requests: Sequence[Request]) -> Sizes:
+def sizes(arrangement: Arrangement, codebooks: int, requests: Sequence[Request]) -> Sizes:
     """Padded sizes of all requests of a call; longer than needed, so that programs are shared."""
+    given = max(request.codes.shape[1] for request in requests)
+    max_frames = _round_up(max(request.max_frames for request in requests))
     return Sizes(
         units=_round_up(max(len(request.units) for request in requests) + 1),
         max_units=_round_up(max(request.max_units for request in requests)),
-        codes=_round_up(max(request.codes.shape[1] for request in requests) + 1),
-        max_frames=_round_up(max(request.max_frames for request in requests)),
+        codes=_round_up(arrangement.given_positions(given, codebooks) + 1),
+        max_frames=max_frames,
+        frame_slots=arrangement.positions(max_frames, codebooks) if max_frames else 0,
     )
 
 
-def length(request: Request) -> int:
+def length(arrangement: Arrangement, request: Request) -> int:
     """Maximum length of a request's sequence, BOS_s and BOS_a included."""
-    given = len(request.units) + request.codes.shape[1]
-    return 2 + given + request.max_units + request.max_frames
+    codebooks, given = request.codes.shape
+    units = len(request.units) + request.max_units
+    return 1 + units + arrangement.positions(given + request.max_frames + 1, codebooks)
 
 
 def prefixes(
-    layout: TokenLayout, positions: str, requests: Sequence[Request], padded: Sizes
+    arrangement: Arrangement,
+    layout: TokenLayout,
+    positions: str,
+    requests: Sequence[Request],
+    padded: Sizes,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Both prefixes, right-padded: [BOS_s, units] and [BOS_a, frames].
 
     Args:
+        arrangement: of the codes.
         layout: of the tokens.
         positions: "time" or "running", as in training.
         requests: the rows.
         padded: sizes to pad to.
 
     Returns:
-        For each stream tokens (B, P, Q), times (B, P) in ticks (of no meaning where positions are
-        running) and lengths (B,).
+        For each stream tokens (B, P, K), times (B, P) in ticks (of no meaning where positions are
+        running), streams (B, P) and lengths (B,).
 
     Raises:
         ValueError: units or codes out of range.
@@ -157,25 +168,35 @@ def prefixes(
         tokens[0, 0] = EOS
         tokens[1:, 0] = layout.units_to_ids(request.units)
         frames = layout.codes_to_ids(request.codes) + layout.semantic_vocab
-        bos = np.full((1, layout.num_codebooks), layout.bos_acoustic, np.int32)
         times = np.zeros(0, int), np.zeros(0, int)
         if positions == "time":
             times = prefix_times(layout, request)
-        semantic.append((tokens, np.concatenate([[0], times[0]])))
-        acoustic.append((np.concatenate([bos, frames]), np.concatenate([[0], times[1]])))
+        streams = np.full(len(tokens), SEMANTIC, np.int32)
+        semantic.append(Prefix(tokens, with_zero(times[0]), streams))
+        acoustic.append(arrangement.prefix(layout, frames, times[1]))
     return _pad_prefix(semantic, padded.units), _pad_prefix(acoustic, padded.codes)
 
 
-def _pad_prefix(items: list[tuple[np.ndarray, np.ndarray]], width: int) -> dict[str, np.ndarray]:
-    """Right-pads (tokens (n, Q), times (n,)) pairs to `width`."""
-    depth = items[0][0].shape[1]
-    tokens = np.full((len(items), width, depth), PAD, np.int32)
-    times = np.zeros((len(items), width), np.int32)
-    for row, (prefix, ticks) in enumerate(items):
-        tokens[row, : len(prefix)] = prefix
-        times[row, : len(ticks)] = ticks
-    lengths = np.array([len(prefix) for prefix, _ in items], np.int32)
-    return {"tokens": tokens, "times": times, "lengths": lengths}
+def newest_frames(layout: TokenLayout, requests: Sequence[Request]) -> np.ndarray:
+    """Local ids (B, Q - 1, Q) of the last given frames, the last one first; PAD where none is."""
+    depth = layout.num_codebooks
+    newest = np.full((len(requests), max(depth - 1, 1), depth), PAD, np.int32)
+    for row, request in enumerate(requests):
+        frames = layout.codes_to_ids(request.codes)[::-1][: depth - 1]
+        newest[row, : len(frames)] = frames
+    return newest
+
+
+def _pad_prefix(items: list[Prefix], width: int) -> dict[str, np.ndarray]:
+    """Right-pads prefixes to `width`."""
+    tokens = np.full((len(items), width, items[0].tokens.shape[1]), PAD, np.int32)
+    times, streams = np.zeros((2, len(items), width), np.int32)
+    for row, item in enumerate(items):
+        tokens[row, : len(item.tokens)] = item.tokens
+        times[row, : len(item.times)] = item.times
+        streams[row, : len(item.streams)] = item.streams
+    lengths = np.array([len(item.tokens) for item in items], np.int32)
+    return {"tokens": tokens, "times": times, "streams": streams, "lengths": lengths}
 
 
 def _round_up(value: int) -> int:

@@ -16,10 +16,19 @@ from data_pipeline.tokens import NUM_SPECIALS, TokenLayout
 from gpst_jax.config import ConfigError, GPSTConfig
 from gpst_jax.generation import gpst_decode, gpst_requests, sampling
 from gpst_jax.generation.config import SamplingConfig
-from gpst_jax.generation.gpst_decode import Limits, Model, Rows, Sampled, Sizes, Variant
 from gpst_jax.generation.gpst_requests import GIVEN, Request, Result
 from gpst_jax.generation.guards import ENDINGS, Guards, silent_ids
-from gpst_jax.models import decoding
+from gpst_jax.generation.patterns.base import (
+    Limits,
+    Model,
+    Rows,
+    Sampled,
+    Sizes,
+    Variant,
+    Weights,
+)
+from gpst_jax.models import decoding, patterns
+from gpst_jax.models.patterns.delay import undelayed
 
 __all__ = ["Decoder", "Request", "Result", "best_of"]
 
@@ -53,6 +62,7 @@ class Decoder:
         self.config, self._int8 = decoding.in_weights(config, weights)
         self.layout, self.params = layout, params
         self.positions = positions
+        self.arrangement = patterns.arrangement(config.pattern)
         units, codes = (None, None) if silence is None else (silence[0], silence[1][0])
         self.silence = tuple(
             silent_ids(None if ids is None else np.asarray(ids) + NUM_SPECIALS, size)
@@ -60,7 +70,7 @@ class Decoder:
         )
 
     @functools.cached_property
-    def weights(self) -> gpst_decode.Weights:
+    def weights(self) -> Weights:
         """The parameters as the loops read them, made at the first call."""
         return gpst_decode.prepare(self.config, self.layout, self._int8, self.params)
 
@@ -171,13 +181,13 @@ class Decoder:
     def _sizes(self, requests: Sequence[Request]) -> Sizes:
         if not requests:
             raise ValueError("decode: no requests")
-        longest = max(gpst_requests.length(request) for request in requests)
+        longest = max(gpst_requests.length(self.arrangement, request) for request in requests)
         if self.config.block == "paper" and longest > self.config.max_positions:
             raise ConfigError(
                 f"decode: {longest} positions are more than the model's table of "
                 f"{self.config.max_positions}; shorten the prompt or max_frames"
             )
-        return gpst_requests.sizes(requests)
+        return gpst_requests.sizes(self.arrangement, self.layout.num_codebooks, requests)
 
 
 class _Batch:
@@ -197,7 +207,10 @@ class _Batch:
     ):
         self._layout, self._weights, self._requests = decoder.layout, decoder.weights, requests
         self._model = Model(decoder.config, decoder.layout, decoder.positions, sizes)
-        prefixes = gpst_requests.prefixes(decoder.layout, decoder.positions, requests, sizes)
+        self._arrangement = decoder.arrangement
+        prefixes = gpst_requests.prefixes(
+            decoder.arrangement, decoder.layout, decoder.positions, requests, sizes
+        )
         semantic, acoustic = self._streams(decoder, seed, configs, guards)
         state = gpst_decode.prefill_units(self._model, self._weights, prefixes[0])
         units: Sampled | None = None
@@ -219,7 +232,8 @@ class _Batch:
             rows, variant = acoustic
             state = gpst_decode.prefill_codes(self._model, self._weights, state, prefixes[1])
             depth = decoder.layout.num_codebooks
-            self._frames = gpst_decode.start(variant, sizes.max_frames, depth, state, rows.limits)
+            steps = self._arrangement.decode_steps(sizes.max_frames, depth)
+            self._frames = gpst_decode.start(variant, steps, depth, state, rows.limits)
 
     def _streams(self, decoder, seed, configs, guards) -> list[tuple[Rows, Variant]]:
         """What differs between rows, and what is compiled for them, of both streams."""
@@ -242,6 +256,7 @@ class _Batch:
                 limits,
                 settings,
                 decoder.silence[number],
+                gpst_requests.newest_frames(layout, requests) if number else None,
             )
             thresholds = None if guards is None else guards.at(*rates[number])
             streams.append((rows, Variant(variant, thresholds)))
@@ -251,19 +266,26 @@ class _Batch:
         return np.array([getattr(request, name) for request in self._requests], np.int32)
 
     def sample_frames(self, stop: int) -> bool:
-        """Samples frames up to step `stop`; whether any row goes on after it."""
+        """Completes the first `stop` frames; whether any row goes on after them."""
         longest = self._model.sizes.max_frames
         if self._frames is None:
             return False
         rows, variant = self._acoustic
+        steps = self._arrangement.decode_steps(min(stop, longest), self._layout.num_codebooks)
         self._frames = gpst_decode.sample_frames(
-            self._model, variant, self._weights, self._frames, rows, np.int32(min(stop, longest))
+            self._model, variant, self._weights, self._frames, rows, np.int32(steps)
         )
         return stop < longest and not np.asarray(self._frames.ended_by).all()
 
     def codes(self) -> list[np.ndarray]:
         """Codes (Q, n) of each row so far."""
-        return [codes for codes, _, _ in self._rows(_fetched(self._frames))]
+        return [codes for codes, _, _ in self._rows(self._fetched_frames())]
+
+    def _fetched_frames(self) -> dict[str, np.ndarray]:
+        fetched = _fetched(self._frames)
+        if fetched and self._model.config.pattern == "delay":
+            fetched["tokens"] = undelayed(fetched["tokens"])
+        return fetched
 
     def _rows(self, fetched: dict[str, np.ndarray]) -> list[tuple[np.ndarray, str, float]]:
         layout = self._layout
@@ -279,7 +301,7 @@ class _Batch:
     def results(self) -> list[Result]:
         """The result of each row."""
         results = []
-        for row, frames in enumerate(self._rows(_fetched(self._frames))):
+        for row, frames in enumerate(self._rows(self._fetched_frames())):
             ids, ending, log_prob = np.full((0, 1), NUM_SPECIALS, np.int32), GIVEN, 0.0
             if self._requests[row].max_units:
                 ids, ending, log_prob = _row(self._units, row)

@@ -10,6 +10,8 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from data_pipeline.tokens import EOS, PAD
+from gpst_jax.config import ConfigError
+from gpst_jax.config.codebook_weights import codebook_weights
 from gpst_jax.config.models import TransformerConfig
 from gpst_jax.hf.configuration import GPSTSpeechConfig
 from gpst_jax.hf.generation import SpeechGeneration
@@ -28,7 +30,8 @@ class GPSTOutput(ModelOutput):
     """The outputs of a forward pass.
 
     Attributes:
-        loss: mean semantic plus mean acoustic loss, where targets were given.
+        loss: mean semantic plus mean acoustic loss, weighted as in training, where targets were
+            given.
         semantic_logits: (B, L, V_s).
         acoustic_logits: (B, F, Q, classes), where frames were given.
         hidden: (B, L, D) of the global transformer.
@@ -86,6 +89,11 @@ class GPSTForSpeech(SpeechGeneration, PreTrainedModel):
     def __init__(self, config: GPSTSpeechConfig):
         super().__init__(config)
         model, layout = config.model_config(), config.token_layout()
+        if model.pattern != "hierarchical":
+            raise ConfigError(
+                f"config field model.pattern: {model.pattern!r} has no torch class; load the "
+                "weights with gpst_jax"
+            )
         self.model_config, self.layout = model, layout
         modern = model.block == "modern"
         wide, narrow = model.global_net.d_model, model.local_net.d_model
@@ -149,10 +157,10 @@ class GPSTForSpeech(SpeechGeneration, PreTrainedModel):
             acoustic = self.acoustic_logits(picked.flatten(0, 1), frames.flatten(0, 1))
             acoustic = acoustic.unflatten(0, frames.shape[:2])
         if semantic_targets is not None and acoustic is not None and frames is not None:
-            loss = self._loss(acoustic, self.targets(frames), self._mask(frames, frame_segments))
+            loss = self._acoustic_loss(acoustic, frames, frame_segments)
             if self.model_config.semantic_loss:
-                mask = semantic_targets >= 0
-                loss = loss + self._loss(semantic, semantic_targets, mask)
+                units = self._loss(semantic, semantic_targets, semantic_targets >= 0)
+                loss = loss + self.model_config.semantic_weight * units
         return GPSTOutput(loss, semantic, acoustic, hidden)
 
     def extend(
@@ -208,7 +216,22 @@ class GPSTForSpeech(SpeechGeneration, PreTrainedModel):
             return torch.ones_like(frames, dtype=torch.bool)
         return (segments > 0)[..., None].expand_as(frames)
 
+    def _acoustic_loss(
+        self, logits: torch.Tensor, frames: torch.Tensor, segments: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Mean over codebooks, weighted as in training."""
+        targets, mask = self.targets(frames), self._mask(frames, segments)
+        weights = codebook_weights(self.model_config.codebook_weights, self.layout.num_codebooks)
+        if weights is None:
+            return self._loss(logits, targets, mask)
+        losses = [
+            weight * self._loss(logits[..., q, :], targets[..., q], mask[..., q])
+            for q, weight in enumerate(weights)
+        ]
+        return torch.stack(losses).mean()
+
     def _loss(
         self, logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
-        return cross_entropy(logits, targets, mask, self.model_config.label_smoothing)
+        model = self.model_config
+        return cross_entropy(logits, targets, mask, model.label_smoothing, model.z_loss)

@@ -159,7 +159,11 @@ class Transformer(nn.Module):
 
 
 def cross_entropy(
-    logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, smoothing: float
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    mask: torch.Tensor,
+    smoothing: float,
+    z_loss: float,
 ) -> torch.Tensor:
     """Mean label-smoothed loss where the mask (...) holds, 0 where it holds nowhere, as in JAX.
 
@@ -168,11 +172,14 @@ def cross_entropy(
         targets: (...) classes of any integer type; ignored outside the mask.
         mask: (...) bool.
         smoothing: share of the loss that is uniform over the classes.
+        z_loss: coefficient of the squared log-normaliser of each prediction.
     """
     classes = targets[mask].long()  # torch takes targets of no other type
     total = functional.cross_entropy(
         logits[mask].float(), classes, label_smoothing=smoothing, reduction="sum"
     )
+    if z_loss:
+        total = total + z_loss * logits[mask].float().logsumexp(-1).square().sum()
     return total / max(len(classes), 1)
 
 

@@ -75,7 +75,8 @@ class SemanticLM(PreTrainedModel):
         hidden, _ = self.extend(input_ids, positions, segment_ids)
         logits, loss = self.logits(hidden), None
         if labels is not None:
-            loss = cross_entropy(logits, labels, labels >= 0, self.model_config.label_smoothing)
+            model = self.model_config
+            loss = cross_entropy(logits, labels, labels >= 0, model.label_smoothing, model.z_loss)
         return CausalLMOutput(loss=loss, logits=logits)
 
     def extend(

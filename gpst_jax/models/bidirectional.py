@@ -16,6 +16,7 @@ from gpst_jax.models import attention, splash_attention
 from gpst_jax.models.rope import apply_rope, rope_angles
 from gpst_jax.models.transformer import BlockConfig, apply_flat, make_norm, rematerialized
 from gpst_jax.parallel import sharding
+from gpst_jax.parallel.layer_loop import over_layers
 
 
 class Frames(NamedTuple):
@@ -133,7 +134,7 @@ class ScannedLayers(nnx.Module):
             x = sharding.constrain(x, ("batch", "length", "embed"))
             return x, (x if collect else None)
 
-        return jax.lax.scan(rematerialized(body, self.remat), x, (params, skips, keys))
+        return over_layers(rematerialized(body, self.remat), x, (params, skips, keys))
 
 
 def make_linear(

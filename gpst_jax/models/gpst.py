@@ -2,8 +2,11 @@
 
 arXiv 2406.00976, section 3. A global position sums the embeddings of its Q ids; its hidden state
 predicts either the next semantic unit or, through the local transformer, the next acoustic frame,
-one codebook after another.
+one codebook after another. The patterns without hierarchy (`gpst_jax.models.patterns`) have no
+local transformer: the heads of the codebooks read the global hidden states.
 """
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +14,7 @@ from flax import nnx
 
 from data_pipeline.tokens import EOS, PAD, TokenLayout
 from gpst_jax.config import GPSTConfig, TransformerConfig
-from gpst_jax.models import attention
+from gpst_jax.models import attention, patterns
 from gpst_jax.models.rope import rope_angles
 from gpst_jax.models.transformer import (
     AttentionContext,
@@ -59,7 +62,7 @@ class TokenTransformer(Transformer):
 
 
 class GPST(nnx.Module):
-    """The hierarchical transformer.
+    """The hierarchical transformer, or a single one over codes in another pattern.
 
     Args:
         config: dimensions and variants.
@@ -73,6 +76,8 @@ class GPST(nnx.Module):
         block_config = BlockConfig(
             config.block, dtype, config.dropout, config.attention, config.remat
         )
+        self.arrangement = patterns.arrangement(config.pattern)
+        hierarchical = config.pattern == "hierarchical"
         wide, narrow = config.global_net.d_model, config.local_net.d_model
         block_config = block_config._replace(epsilon=config.norm_epsilon)
         paper = not block_config.modern
@@ -88,27 +93,30 @@ class GPST(nnx.Module):
         )
         # RoPE encodes the time of a position only; both streams share the time axis.
         unit = nnx.initializers.normal(1.0)
-        self.streams = None if paper else nnx.Embed(2, wide, embedding_init=unit, rngs=rngs)
-        self.local_net = TokenTransformer(
-            config.local_net,
-            local_block_config,
-            vocab=layout.acoustic_vocab,
-            positions=layout.num_codebooks,
-            rngs=rngs,
-        )
-        self.projector = nnx.Linear(
-            wide, narrow, kernel_init=nnx.initializers.xavier_uniform(), dtype=dtype, rngs=rngs
-        )
-        heads: tuple[int, ...] = (narrow, layout.acoustic_classes)
+        streams = self.arrangement.num_streams(layout.num_codebooks)
+        self.streams = None if paper else nnx.Embed(streams, wide, embedding_init=unit, rngs=rngs)
+        if hierarchical:
+            self.local_net = TokenTransformer(
+                config.local_net,
+                local_block_config,
+                vocab=layout.acoustic_vocab,
+                positions=layout.num_codebooks,
+                rngs=rngs,
+            )
+            self.projector = nnx.Linear(
+                wide, narrow, kernel_init=nnx.initializers.xavier_uniform(), dtype=dtype, rngs=rngs
+            )
+        read = narrow if hierarchical else wide  # width of what the acoustic heads read
+        heads: tuple[int, ...] = (read, layout.acoustic_classes)
         if not config.shared_acoustic_head:
             heads = (layout.num_codebooks, *heads)
         self.semantic_head = Head((wide, layout.semantic_vocab), wide, rngs=rngs)
-        self.acoustic_head = Head(heads, narrow, rngs=rngs)
+        self.acoustic_head = Head(heads, read, rngs=rngs)
 
     def embed(self, tokens: jax.Array, positions: jax.Array, streams: jax.Array) -> jax.Array:
-        """Global input (B, L, D) of ids (B, L, Q), positions (B, L) and streams (B, L).
+        """Global input (B, L, D) of ids (B, L, K), positions (B, L) and streams (B, L).
 
-        x = sqrt(D) * sum over the Q ids of E[id], plus the position embedding (paper) or the
+        x = sqrt(D) * sum over the K ids of E[id], plus the position embedding (paper) or the
         stream embedding (modern, where time enters by RoPE).
         """
         x = self.global_net.lookup(tokens).sum(axis=2)
@@ -146,6 +154,45 @@ class GPST(nnx.Module):
         keys = (None, None) if key is None else jax.random.split(key)
         x = dropout(self.embed(tokens, positions, streams), self.config.dropout, keys[0])
         return self.global_net(x, self.context(positions, segment_ids=segment_ids), key=keys[1])
+
+    def arrange(self, batch: Mapping[str, jax.Array]) -> patterns.Line:
+        """The line of positions that `hidden` reads, of a batch "interleaved"."""
+        tick = self.layout.ticks_per_frame if self.config.block == "modern" else 0
+        return self.arrangement.arrange(self.layout, batch, tick)
+
+    def code_logits(
+        self,
+        hidden: jax.Array,
+        index: jax.Array,
+        frames: jax.Array,
+        *,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Logits of all codes of frames under teacher forcing, in any pattern.
+
+        Args:
+            hidden: (B, N, D) global hidden states of a `Line`.
+            index: (B, K) positions that predict the first codes of the frames.
+            frames: (B, K, Q) local ids.
+            key: switches dropout on.
+
+        Returns:
+            (B * K, Q, classes) float32.
+        """
+        depth = self.layout.num_codebooks
+        if self.arrangement.stepwise:
+            index = (index[:, :, None] + jnp.arange(depth)[None, None]).reshape(len(index), -1)
+        picked = jnp.take_along_axis(hidden, index[:, :, None], axis=1)
+        if self.config.pattern == "hierarchical":
+            picked = picked.reshape(-1, hidden.shape[-1])
+            local = self.local_hidden(picked, frames.reshape(-1, depth), key=key)
+            return self.acoustic_logits(local)
+        if self.config.pattern == "parallel":
+            picked = picked.reshape(-1, hidden.shape[-1])
+            heads = self.acoustic_kernel()
+            return jnp.einsum("nd,qdc->nqc", picked, heads).astype(jnp.float32)
+        picked = picked.reshape(-1, depth, hidden.shape[-1])
+        return self.acoustic_logits(sharding.constrain(picked, ("batch", "codebooks", "embed")))
 
     def local_inputs(self, hidden: jax.Array, frames: jax.Array) -> jax.Array:
         """Local input (N, Q, d).
@@ -199,7 +246,10 @@ class GPST(nnx.Module):
 
     @jax.named_scope("acoustic_head")
     def acoustic_logits(self, local_hidden: jax.Array) -> jax.Array:
-        """(N, Q, d) to (N, Q, classes) float32, by the head of each codebook or the shared one."""
+        """(N, Q, d) to (N, Q, classes) float32, by the head of each codebook or the shared one.
+
+        Local hidden states, or global ones (d = D) of the positions that predict each code.
+        """
         kernel = self.acoustic_kernel()
         if kernel.ndim == 2:
             return (local_hidden @ kernel).astype(jnp.float32)

@@ -1,8 +1,8 @@
 """The decoder-only transformer of GPST's global and local networks and of the semantic LM.
 
 Modules are Flax NNX and are split once into a graph definition and a plain tree of arrays. The
-parameters of all layers are stacked along a leading axis and scanned (`lax.scan`), so that compile
-time does not grow with depth; `gpst_jax.models.decoding` decodes with a cache.
+parameters of all layers are stacked along a leading axis and scanned, so that compile time does not
+grow with depth (`gpst_jax.parallel.layer_loop`); `gpst_jax.models.decoding` decodes with a cache.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from gpst_jax.config import ConfigError, TransformerConfig
 from gpst_jax.models import activations, attention, splash_attention
 from gpst_jax.models.rope import apply_rope
 from gpst_jax.parallel import sharding
+from gpst_jax.parallel.layer_loop import over_layers
 
 Initializer = nnx.initializers.Initializer
 
@@ -207,7 +208,7 @@ class Block(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """Blocks under one scan, and the final norm."""
+    """Blocks under one loop, and the final norm."""
 
     def __init__(self, config: TransformerConfig, block_config: BlockConfig, *, rngs: nnx.Rngs):
         self.config, self.block_config = config, block_config
@@ -240,7 +241,8 @@ class Transformer(nnx.Module):
             x = nnx.merge(graph, params)(x, context, key=key)
             return sharding.constrain(x, axes), None
 
-        x, _ = jax.lax.scan(rematerialized(body, self.block_config.remat), x, (params, keys))
+        body = rematerialized(body, self.block_config.remat)
+        x, _ = over_layers(body, x, (params, keys))
         return self.final_norm(x).astype(x.dtype)
 
 

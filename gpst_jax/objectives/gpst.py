@@ -1,4 +1,7 @@
-"""The objective of GPST: batch, semantic and acoustic loss, local-drop and FLOPs."""
+"""The objective of GPST: batch, semantic and acoustic loss, local-drop and FLOPs.
+
+The losses are the same in every codebook pattern: each code of each frame is predicted once.
+"""
 
 import math
 from collections.abc import Mapping
@@ -10,13 +13,17 @@ from data_pipeline.datasets.token_dataset import DatasetSpec
 from data_pipeline.loading.batches import batch_shapes
 from data_pipeline.tokens import ACOUSTIC, TokenLayout
 from gpst_jax.config import ConfigError, GPSTConfig, RunConfig, TransformerConfig
-from gpst_jax.models import gpst
+from gpst_jax.config.codebook_weights import codebook_weights
+from gpst_jax.models import gpst, patterns
 from gpst_jax.objectives import losses
 from gpst_jax.objectives.base import Batch, Metrics, Params
 
 
 class GPSTObjective:
     """GPST: mean semantic loss plus mean acoustic loss (arXiv 2406.00976, eq. 7).
+
+    With weights: `semantic_weight` times the former, plus the mean over codebooks that
+    `codebook_weights` weighs; a prediction's z-loss is weighted like the rest of its loss.
 
     Args:
         config: the run; batch size, sequence length and frame budget fix the batch.
@@ -30,7 +37,14 @@ class GPSTObjective:
     def __init__(self, config: RunConfig, layout: TokenLayout):
         self.config, self.layout = config, layout
         self.model_config = config.model_as(GPSTConfig)
-        longest = math.ceil(config.data.crop_seconds * (layout.unit_rate + layout.frame_rate)) + 2
+        scheme = self.model_config.codebook_weights
+        self._codebook_weights = codebook_weights(scheme, layout.num_codebooks)
+        self._pattern = patterns.arrangement(self.model_config.pattern)
+        # Of each segment, in the rows that the loader packs:
+        self.spare_positions = self._pattern.spare_positions(layout.num_codebooks)
+        frames = math.ceil(config.data.crop_seconds * layout.frame_rate) + 1
+        longest = self._pattern.positions(frames, layout.num_codebooks) - frames
+        longest += math.ceil(config.data.crop_seconds * (layout.unit_rate + layout.frame_rate)) + 2
         if self.model_config.block == "paper" and longest > self.model_config.max_positions:
             raise ConfigError(
                 f"config field model.max_positions: {self.model_config.max_positions} is too small "
@@ -89,55 +103,69 @@ class GPSTObjective:
         weights: Mapping[str, jax.Array],
         train: bool,
     ) -> tuple[jax.Array, Metrics]:
-        """Label-smoothed losses of both streams; nll metrics are unsmoothed, in nats."""
+        """Weighted, label-smoothed losses of both streams.
+
+        Metrics, whatever the weights: `nll_*`, unsmoothed, in nats per prediction; `z_loss`, per
+        prediction, where it is on; `bits_per_second` of audio, the bits of all streams, for which
+        kept frames stand for those that local-drop leaves out.
+        """
         model, config = self.model(params), self.model_config
         keys = jax.random.split(key, 3)
         global_key, local_key = (keys[0], keys[1]) if train and config.dropout else (None, None)
-        hidden = model.hidden(
-            batch["tokens"],
-            batch["positions"],
-            batch["streams"],
-            batch["segment_ids"],
-            key=global_key,
-        )
-        total, metrics = jnp.zeros((), jnp.float32), {}
+        line = model.arrange(batch)
+        hidden = model.hidden(*line.inputs, key=global_key)
+        total, nats, metrics = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32), {}
+        penalties: list[tuple[jax.Array, jax.Array]] = []
         mask = batch["semantic_targets"] >= 0
         if config.semantic_loss:
-            loss, nll = losses.chunked_cross_entropy(
-                hidden,
-                model.semantic_kernel(),
-                batch["semantic_targets"],
-                mask,
-                config.label_smoothing,
+            of_row = line.of_row(hidden)
+            sums = losses.in_chunks(
+                self._sums, of_row, model.semantic_kernel(), batch["semantic_targets"], mask
             )
-            total += loss / weights["semantic"]
-            metrics["nll_semantic"] = (nll, mask.sum())
+            total += config.semantic_weight * sums.loss / weights["semantic"]
+            nats += sums.nll
+            if sums.z_loss is not None:
+                penalties.append((sums.z_loss, mask.sum()))
+            metrics["nll_semantic"] = (sums.nll, mask.sum())
 
         drop = train and config.local_drop > 0
-        index, frames, valid = batch["frame_index"], batch["frames"], batch["frame_segments"] > 0
+        index, frames, valid = line.frame_index, batch["frames"], batch["frame_segments"] > 0
         if drop:
             index, frames, valid = self._drop_frames(batch, keys[2])
-        loss, nll = self._acoustic_loss(model, hidden, index, frames, valid, local_key)
-        total += loss.sum() / weights["acoustic_kept" if drop else "acoustic"]
-        for codebook in range(self.layout.num_codebooks):
-            metrics[f"nll_acoustic_q{codebook}"] = (nll[codebook], valid.sum())
-        metrics["nll_acoustic"] = (nll.sum(), valid.sum() * self.layout.num_codebooks)
+        counted = "acoustic_kept" if drop else "acoustic"
+        sums = self._acoustic_sums(model, hidden, index, frames, valid, local_key)
+        total += self._weighted(sums.loss).sum() / weights[counted]
+        nats += sums.nll.sum() * (weights["acoustic"] / weights[counted])
+        depth = self.layout.num_codebooks
+        for codebook in range(depth):
+            metrics[f"nll_acoustic_q{codebook}"] = (sums.nll[codebook], valid.sum())
+        metrics["nll_acoustic"] = (sums.nll.sum(), valid.sum() * depth)
+        if sums.z_loss is not None:
+            penalties.append((sums.z_loss.sum(), valid.sum() * depth))
+            metrics["z_loss"] = jax.tree.map(lambda *parts: sum(parts), *penalties)
+        metrics["bits_per_second"] = (nats / math.log(2), self._audio_seconds(batch))
         return total, metrics
 
+    def _sums(self, logits, targets, mask):
+        config = self.model_config
+        return losses.penalised_cross_entropy(
+            logits, targets, mask, config.label_smoothing, config.z_loss
+        )
+
+    def _weighted(self, by_codebook: jax.Array) -> jax.Array:
+        """Losses (Q,) times the weights of their codebooks, whose mean is 1."""
+        if self._codebook_weights is None:
+            return by_codebook
+        return by_codebook * jnp.asarray(self._codebook_weights, jnp.float32)
+
     @jax.named_scope("acoustic_loss")
-    def _acoustic_loss(self, model, hidden, index, frames, valid, key):
-        """Summed losses and nlls by codebook, two (Q,) arrays, of frames (B, K, Q)."""
+    def _acoustic_sums(self, model, hidden, index, frames, valid, key):
+        """Sums by codebook, arrays (Q,), of frames (B, K, Q)."""
         depth = self.layout.num_codebooks
-        picked = jnp.take_along_axis(hidden, index[:, :, None], axis=1)
-        picked = picked.reshape(-1, hidden.shape[-1])
-        flat = frames.reshape(-1, depth)
-        logits = model.acoustic_logits(model.local_hidden(picked, flat, key=key))
-        classes, mask = model.targets(flat), valid.reshape(-1)
+        logits = model.code_logits(hidden, index, frames, key=key)
+        classes, mask = model.targets(frames.reshape(-1, depth)), valid.reshape(-1)
 
-        def by_codebook(logits, targets):
-            return losses.cross_entropy(logits, targets, mask, self.model_config.label_smoothing)
-
-        return jax.vmap(by_codebook, in_axes=1)(logits, classes)
+        return jax.vmap(self._sums, in_axes=(1, 1, None))(logits, classes, mask)
 
     def _drop_frames(self, batch, key):
         """Local-drop: a random subset of every segment's frames, gathered to a static budget.
@@ -172,27 +200,27 @@ class GPSTObjective:
     def flops(self) -> dict[str, float]:
         """Training FLOPs of one global batch: 6 per weight and position, attention halved.
 
-        Counted are matrix products, forward and backward: the global transformer and the semantic
-        head over full rows, the local transformer and the acoustic head over kept frames.
+        Counted are matrix products, forward and backward: the global transformer over the lines of
+        the pattern, the semantic head over full rows, the local transformer, where there is one,
+        and the acoustic head over kept frames.
         """
         model, data, layout = self.model_config, self.config.data, self.layout
-        positions, frames = (
-            data.batch_size * data.sequence_length,
-            data.batch_size * self.kept_frames,
-        )
-        codes, depth = frames * layout.num_codebooks, layout.num_codebooks
-        wide, narrow = model.global_net, model.local_net
-        return {
+        depth, rows, length = layout.num_codebooks, data.batch_size, data.sequence_length
+        line = self._pattern.line_length(length, data.frame_budget, depth)
+        frames, positions = rows * self.kept_frames, rows * line
+        codes, wide, narrow = frames * depth, model.global_net, model.local_net
+        parts = {
             "global": 6.0 * positions * self._matrix_weights(wide),
-            "global_attention": 6.0
-            * positions
-            * data.sequence_length
-            * wide.d_model
-            * wide.num_layers,
+            "global_attention": 6.0 * positions * line * wide.d_model * wide.num_layers,
+            "semantic_head": 6.0 * rows * length * wide.d_model * layout.semantic_vocab,
+        }
+        if model.pattern != "hierarchical":
+            acoustic = 6.0 * codes * wide.d_model * layout.acoustic_classes
+            return parts | {"acoustic_head": acoustic}
+        return parts | {
             "projector": 6.0 * frames * wide.d_model * narrow.d_model,
             "local": 6.0 * codes * self._matrix_weights(narrow),
             "local_attention": 6.0 * codes * depth * narrow.d_model * narrow.num_layers,
-            "semantic_head": 6.0 * positions * wide.d_model * layout.semantic_vocab,
             "acoustic_head": 6.0 * codes * narrow.d_model * layout.acoustic_classes,
         }
 
@@ -203,12 +231,15 @@ class GPSTObjective:
     def rates(self, batch: Batch) -> dict[str, jax.Array]:
         """Predicted tokens and seconds of audio of a batch."""
         weights = self.weights(batch)
-        real = (batch["streams"] == ACOUSTIC) & (batch["segment_ids"] > 0)
-        ends = batch["segment_ids"].max(axis=1).sum()  # BOS_a has no duration
         return {
             "tokens": weights["semantic"] + weights["acoustic"],
-            "audio_seconds": (real.sum() - ends) / self.layout.frame_rate,
+            "audio_seconds": self._audio_seconds(batch),
         }
+
+    def _audio_seconds(self, batch: Batch) -> jax.Array:
+        real = (batch["streams"] == ACOUSTIC) & (batch["segment_ids"] > 0)
+        ends = batch["segment_ids"].max(axis=1).sum()  # BOS_a has no duration
+        return (real.sum() - ends) / self.layout.frame_rate
 
     def trainable(self, path: str) -> bool:
         """Every parameter is trained."""

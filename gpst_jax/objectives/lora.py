@@ -19,6 +19,9 @@ class LoraObjective:
 
     def __init__(self, objective: Objective, config: LoraConfig):
         self.objective, self.lora = objective, config
+        # How the loader lays rows out, as the wrapped objective needs them.
+        self.arrangement = getattr(objective, "arrangement", "interleaved")
+        self.spare_positions = getattr(objective, "spare_positions", 0)
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters of the wrapped objective with fresh adapters."""

@@ -1,7 +1,13 @@
-"""Masked, label-smoothed cross-entropy."""
+"""Masked, label-smoothed cross-entropy, and the z-loss that may be added to it."""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+
+Sums = TypeVar("Sums")
+CHUNK_BYTES = 64 * 2**20  # of a chunk's logits, on each device
 
 
 def cross_entropy(
@@ -47,54 +53,94 @@ def _by_prediction(
     return loss, nll
 
 
-@jax.named_scope("chunked_cross_entropy")
+class PenalisedSums(NamedTuple):
+    """Sums over predictions, float32."""
+
+    loss: jax.Array  # what is differentiated: smoothed, with the z-loss; scalar
+    nll: jax.Array  # plain negative log-likelihood, in nats; scalar or (G,)
+    z_loss: jax.Array | None  # the part of `loss` that is z-loss, scalar; None where it is off
+
+
+def penalised_cross_entropy(
+    logits: jax.Array,
+    targets: jax.Array,
+    mask: jax.Array,
+    smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> PenalisedSums:
+    """`cross_entropy` with `z_loss` times (log Z)^2 added to the loss of every prediction.
+
+    Z is the sum of the exponentials of a prediction's logits; keeping it near 1 stabilises
+    training in low precision (PaLM, arXiv 2204.02311, section 5).
+    """
+    loss, nll = cross_entropy(logits, targets, mask, smoothing)
+    if z_loss == 0:
+        return PenalisedSums(loss, nll, None)
+    normaliser = jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1)
+    counted = mask.any(axis=-1) if mask.ndim == targets.ndim + 1 else mask
+    penalty = z_loss * (jnp.square(normaliser) * counted.astype(jnp.float32)).sum()
+    return PenalisedSums(loss + penalty, nll, penalty)
+
+
 def chunked_cross_entropy(
     hidden: jax.Array,
     kernel: jax.Array,
     targets: jax.Array,
     mask: jax.Array,
     smoothing: float = 0.0,
-    chunk_bytes: int = 64 * 2**20,
+    chunk_bytes: int = CHUNK_BYTES,
 ) -> tuple[jax.Array, jax.Array]:
-    """`cross_entropy` of `hidden @ kernel` without materialising the logits of full rows.
+    """`cross_entropy` of `hidden @ kernel`, in chunks as `in_chunks` makes them."""
+
+    def sums(logits: jax.Array, targets: jax.Array, mask: jax.Array):
+        return cross_entropy(logits, targets, mask, smoothing)
+
+    return in_chunks(sums, hidden, kernel, targets, mask, chunk_bytes)
+
+
+@jax.named_scope("chunked_cross_entropy")
+def in_chunks(
+    sums: Callable[[jax.Array, jax.Array, jax.Array], Sums],
+    hidden: jax.Array,
+    kernel: jax.Array,
+    targets: jax.Array,
+    mask: jax.Array,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Sums:
+    """Sums over predictions of `hidden @ kernel` without the logits of full rows in memory.
 
     Rows are split into equal chunks whose float32 logits take at most about `chunk_bytes` per
     device; the backward pass recomputes the logits of each chunk.
 
     Args:
+        sums: of logits, targets and mask; its arrays are float32 and added up over chunks.
         hidden: (B, L, D).
         kernel: (D, C).
         targets: (B, L) int.
         mask: (B, L), or (B, L, G) for groups.
-        smoothing: as in `cross_entropy`.
         chunk_bytes: bound on the size of a chunk's logits.
-
-    Returns:
-        The summed loss and summed nll, as `cross_entropy`.
     """
     rows, length, _ = hidden.shape
 
-    def chunk_loss(hidden, targets, mask):
-        logits = hidden @ kernel.astype(hidden.dtype)
-        return cross_entropy(logits, targets, mask, smoothing)
+    def chunk_sums(hidden, targets, mask):
+        return sums(hidden @ kernel.astype(hidden.dtype), targets, mask)
 
     mesh = jax.sharding.get_abstract_mesh()
     devices = 1 if mesh.empty else mesh.size  # rows and vocabulary are sharded over all of them
     chunks = _divisor(length, rows * length * kernel.shape[1] * 4 / devices / chunk_bytes)
     if chunks == 1:
-        return chunk_loss(hidden, targets, mask)
+        return chunk_sums(hidden, targets, mask)
 
     def split(x):
         return jnp.moveaxis(x.reshape(rows, chunks, length // chunks, *x.shape[2:]), 1, 0)
 
     def body(total, chunk):
-        loss, nll = jax.checkpoint(chunk_loss)(*chunk)
-        return (total[0] + loss, total[1] + nll), None
+        return jax.tree.map(jnp.add, total, jax.checkpoint(chunk_sums)(*chunk)), None
 
-    zero = jnp.zeros((), jnp.float32)
-    start = (zero, jnp.zeros(mask.shape[2:], jnp.float32))
-    total, _ = jax.lax.scan(body, start, (split(hidden), split(targets), split(mask)))
-    return total
+    parts = split(hidden), split(targets), split(mask)
+    shapes = jax.eval_shape(chunk_sums, *jax.tree.map(lambda part: part[0], parts))
+    start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(body, start, parts)[0]
 
 
 def _divisor(length: int, at_least: float) -> int:

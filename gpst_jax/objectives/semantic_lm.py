@@ -59,7 +59,11 @@ class SemanticLMObjective:
         weights: Mapping[str, jax.Array],
         train: bool,
     ) -> tuple[jax.Array, Metrics]:
-        """Label-smoothed loss; nll metrics are unsmoothed, in nats: text with markers, units."""
+        """Label-smoothed loss, with the z-loss where it is on.
+
+        Metrics: `nll_text`, with markers, and `nll_units`, unsmoothed, in nats per prediction; and
+        `z_loss`, per prediction, where it is on.
+        """
         model, config = self.model(params), self.model_config
         hidden = model.hidden(
             batch["tokens"],
@@ -69,15 +73,23 @@ class SemanticLMObjective:
         )
         units = self._is_unit(batch["targets"])
         text = (batch["targets"] >= 0) & ~units
-        loss, nll = losses.chunked_cross_entropy(
+        sums = losses.in_chunks(
+            self._sums,
             hidden,
             model.output_kernel(),
             batch["targets"],
             jnp.stack([text, units], axis=-1),
-            config.label_smoothing,
         )
-        metrics = {"nll_text": (nll[0], text.sum()), "nll_units": (nll[1], units.sum())}
-        return loss / weights["tokens"], metrics
+        metrics = {"nll_text": (sums.nll[0], text.sum()), "nll_units": (sums.nll[1], units.sum())}
+        if sums.z_loss is not None:
+            metrics["z_loss"] = (sums.z_loss, text.sum() + units.sum())
+        return sums.loss / weights["tokens"], metrics
+
+    def _sums(self, logits, targets, mask):
+        config = self.model_config
+        return losses.penalised_cross_entropy(
+            logits, targets, mask, config.label_smoothing, config.z_loss
+        )
 
     def _is_unit(self, ids: jax.Array) -> jax.Array:
         start = self.vocabulary.unit_start

@@ -19,6 +19,7 @@ class Chip:
         hbm_bytes_per_s: memory bandwidth.
         link_bytes_per_s: one ICI link in one direction; a torus dimension has two per chip.
         dcn_bytes_per_s: data-centre network, one chip's share of its host's egress.
+        devices: as which one chip shows; all rates are of one device.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Chip:
     hbm_bytes_per_s: float = 0.0
     link_bytes_per_s: float = 0.0
     dcn_bytes_per_s: float = 0.0
+    devices: int = 1
 
 
 _GIB = 2.0**30
@@ -39,7 +41,7 @@ CHIPS: tuple[Chip, ...] = (
     Chip("v5e", "TPU v5e", 197e12, 15.75 * _GIB, 8.1e11, 4.5e10, 3.125e9),
     Chip("v5p", "TPU v5", 459e12, 95.74 * _GIB, 2.8e12, 9e10, 6.25e9),
     Chip("v6e", "TPU v6", 918e12, 31.25 * _GIB, 1.6e12, 9e10, 12.5e9),
-    Chip("tpu7x", "TPU7x", 2307e12 / 2),  # a chip shows as two devices
+    Chip("tpu7x", "TPU7x", 2307e12 / 2, devices=2),
     Chip("A100", "NVIDIA A100", 312e12),
     Chip("H100 PCIe", "NVIDIA H100 PCIe", 756e12),
     Chip("H100 NVL", "NVIDIA H100 NVL", 835e12),

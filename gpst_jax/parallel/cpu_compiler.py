@@ -1,4 +1,4 @@
-"""Whether XLA's compiler for CPUs computes right sums here; see `gpst_jax`."""
+"""XLA's compiler for CPUs: whether a program is for it, and whether its sums are right."""
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,17 @@ REMEDY = (
 
 
 def computes_wrong_sums() -> bool:
-    """Whether a sum that shows the fault is wrong on this process's default device."""
+    """Whether a sum that shows the fault (see `gpst_jax`) is wrong on the default device."""
     rows = np.arange(_ROWS, dtype=np.float32)
     points = np.stack([rows, np.zeros_like(rows), np.zeros_like(rows)], axis=1)
     matrix = jnp.eye(3)
     squares = jax.jit(jax.vmap(lambda point: jnp.sum((matrix @ point) ** 2)))(points)
     return bool(np.any(np.asarray(squares) != rows**2))
+
+
+def on_one_cpu() -> bool:
+    """Whether the program traced here is for one CPU: by its mesh, or else by this process."""
+    mesh = jax.sharding.get_abstract_mesh()
+    device = mesh.abstract_device
+    platform = jax.default_backend() if device is None else device.platform
+    return platform == "cpu" and (mesh.empty or mesh.size == 1)

@@ -20,6 +20,7 @@ from gpst_jax.generation.gpst_requests import Request, Result
 from gpst_jax.generation.gpst_sampler import Decoder, best_of
 from gpst_jax.generation.guards import Guards
 from gpst_jax.generation.lm_tasks import SemanticTasks
+from gpst_jax.models import patterns
 from gpst_jax.samples.items import MAX_ITEM_SECONDS, Item, ItemSet
 from gpst_jax.samples.language import Language, semantic_tasks
 from gpst_jax.samples.manifest import Sample
@@ -156,7 +157,7 @@ class GPSTSamples:
         if model.block != "paper":
             return MAX_ITEM_SECONDS
         frames = self.layout.frame_rate * (2 if self.builder.deduplicated else 1)
-        fitting = (model.max_positions - 2) / (self.layout.unit_rate + frames)
+        fitting = patterns.seconds_in(model.pattern, model.max_positions, self.layout, frames)
         # A prompt and silence stand before it; half a second is for rounding.
         return min(MAX_ITEM_SECONDS, fitting - self.config.prompt_seconds - 0.5)
 

@@ -305,8 +305,8 @@ class GPSTSpeech:
 
     def _fits(self, units: np.ndarray, request: Request) -> bool:
         """Whether one request may render all units: they are no longer than what was trained on."""
-        config = self.decoder.config
-        if config.block == "paper" and length(request) > config.max_positions:
+        config, arrangement = self.decoder.config, self.decoder.arrangement
+        if config.block == "paper" and length(arrangement, request) > config.max_positions:
             return False
         return len(units) <= round(self._trained * self._layout.unit_rate)
 

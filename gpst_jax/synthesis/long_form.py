@@ -11,6 +11,7 @@ from data_pipeline.tokens import TokenLayout
 from gpst_jax.checkpoints.manager import Loaded
 from gpst_jax.config import GPSTConfig
 from gpst_jax.generation.gpst_modes import Part
+from gpst_jax.models import patterns
 
 _SPARE_SECONDS = 0.5  # for silence and rounding
 
@@ -27,7 +28,7 @@ def window_seconds(model: Loaded, layout: TokenLayout, prompt_seconds: float) ->
         return trained
     # Where units are de-duplicated the model may take twice the frames.
     frames = layout.frame_rate * (2 if model.config.data.deduplicate else 1)
-    fitting = (gpst.max_positions - 2) / (layout.unit_rate + frames)
+    fitting = patterns.seconds_in(gpst.pattern, gpst.max_positions, layout, frames)
     # Half a window follows a prompt, or another half.
     return min(trained, fitting, 2 * max(fitting - prompt_seconds - _SPARE_SECONDS, 0.1))
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.datasets.cache import exists, local_dataset
 from data_pipeline.loading.mixture import dataset_with
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json, write_text
@@ -20,6 +21,7 @@ from gpst_jax.evaluation.likelihood.termination import read_endings, termination
 from gpst_jax.synthesis.models import Model, open_model
 
 CACHE_FILE = "likelihood.jsonl"
+UTTERANCES_FILE = "utterances.jsonl"
 CONTROLS = "controls"  # the value of `--pairs` for pairs made of the run's held-out recordings
 CONTROL_PAIRS = 200
 _SPLIT = "valid"
@@ -34,7 +36,7 @@ def of_held_out(
     Args:
         model: of the run.
         dataset: directory of dataset.json; None: the run's.
-        output: where scores are kept.
+        output: where scores are kept, and those of single utterances written (`utterances.jsonl`).
         items: at most so many utterances; None: all.
         resamples: of the bootstrap.
         seed: of the choice of utterances and of the bootstrap.
@@ -53,6 +55,7 @@ def of_held_out(
         )
     except UserError as error:
         return {"left_out": [f"likelihood is left out: {error}"]}
+    write_text(output / UTTERANCES_FILE, _jsonl(found.pop("items")))
     rate = found["estimates"].get("bits_per_second")
     return {"likelihood": found} | ({"bits_per_second": rate} if rate else {})
 
@@ -174,9 +177,9 @@ def _open(
 def _dataset(model: Model, dataset: str | None) -> str:
     """The dataset whose held-out utterances are scored."""
     if dataset is not None:
-        return dataset
+        return local_dataset(dataset)
     path = model.loaded.config.data.path
-    if not path or not Path(path).exists():
+    if not exists(path):
         raise UserError(f"the dataset {path!r} of {model.path} is not there: give it as --dataset")
     return dataset_with(path, _SPLIT)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.datasets.cache import exists, local_dataset
 from data_pipeline.loading.mixture import dataset_with
 from data_pipeline.runtime.claim import claimed
 from data_pipeline.runtime.errors import UserError
@@ -144,9 +145,9 @@ def _refuse_unused(task: registry.Task, options: Options) -> None:
 def _dataset(model: Model, options: Options) -> Path:
     """The dataset whose recordings are rendered: its shards hold their transcripts."""
     if options.dataset is not None:
-        return Path(options.dataset)
+        return Path(local_dataset(options.dataset))
     path = model.loaded.config.data.path
-    if not path or not Path(path).exists():
+    if not exists(path):
         raise UserError(
             f"--workdir={options.workdir}: its dataset {path!r} is not there, seen from "
             f"{Path.cwd()}: give the dataset, or a copy of it, as --dataset"

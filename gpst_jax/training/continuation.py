@@ -24,7 +24,8 @@ CONTINUED, NEW = "continued", "begun anew"
 
 # What is learned and how it is computed, but not what the parameters mean.
 _FREE_MODEL_FIELDS = {
-    *("semantic_loss", "label_smoothing", "local_drop", "dropout", "guidance_drop"),
+    *("semantic_loss", "semantic_weight", "codebook_weights", "z_loss"),
+    *("label_smoothing", "local_drop", "dropout", "guidance_drop"),
     *("max_prompt_seconds", "prompt_per_item", "dtype", "remat", "attention"),
 }
 _REASONS = {

@@ -1,13 +1,15 @@
 """Expected learning curves: losses of a run at a few steps, with which others are compared.
 
 A curve is a JSON file: `steps` has, for each step, the losses by name as they stand in
-`metrics.jsonl` (loss, and the negative log-likelihood of every stream and codebook), `tolerance`
-the relative difference that is no reason for a look. Training losses are means over
-`train.log_every` steps, so a run is compared with a curve of the same configuration.
+`metrics.jsonl` (loss, the negative log-likelihood of every stream and codebook, and bits per
+second), `tolerance` the relative difference that is no reason for a look. Training losses are means
+over `train.log_every` steps, so a run is compared with a curve of the same configuration. GPST's
+also say how many bits per second of audio each stream's losses are; these are not compared.
 """
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 
 from data_pipeline.runtime.errors import UserError
 
-_LOSS = re.compile(r"(train|eval)/(loss|nll\w*)")
+_LOSS = re.compile(r"(train|eval)/(loss|nll\w*|bits_per_second)")
 _POINTS = 8  # steps of a curve where none are named
 
 
@@ -59,7 +61,10 @@ class Agreement:
 
 
 def make_curve(
-    lines: Sequence[Mapping[str, Any]], steps: Sequence[int], tolerance: float
+    lines: Sequence[Mapping[str, Any]],
+    steps: Sequence[int],
+    tolerance: float,
+    rates: Mapping[str, float],
 ) -> dict[str, Any]:
     """A curve from the metrics of a run.
 
@@ -67,6 +72,7 @@ def make_curve(
         lines: of `jsonl.read_metrics`.
         steps: where; empty: eight, evenly over the run.
         tolerance: stored with it.
+        rates: of `prediction_rates`, for bits per second.
 
     Raises:
         UserError: the run has no losses at one of the steps.
@@ -86,9 +92,41 @@ def make_curve(
         "tolerance": tolerance,
         "steps": {
             str(step): {name: round(value, 4) for name, value in sorted(losses[step].items())}
+            | _bits_per_second(losses[step], rates)
             for step in sorted(set(steps))
         },
     }
+
+
+def prediction_rates(record: Mapping[str, Any]) -> dict[str, float]:
+    """Tokens that the streams of a GPST predict per second of audio; empty for other models.
+
+    Without special tokens, which the `bits_per_second` that a run logs counts too. De-duplicated
+    units have no fixed rate and are left out.
+
+    Args:
+        record: of a checkpoint; empty: there is none.
+    """
+    dataset = record.get("dataset", {})
+    if record.get("family") != "GPSTObjective" or "codec" not in dataset:
+        return {}
+    rates = {"acoustic": dataset["codec"]["frame_rate"] * dataset["codec"]["num_codebooks"]}
+    if not record["config"]["data"]["deduplicate"]:
+        rates["semantic"] = dataset["semantic"]["frame_rate"]
+    return rates
+
+
+def _bits_per_second(losses: Mapping[str, float], rates: Mapping[str, float]) -> dict[str, float]:
+    """`SPLIT/bits_per_second_STREAM`."""
+    found: dict[str, float] = {}
+    for split in ("eval", "train"):
+        bits = {
+            stream: rate * losses[f"{split}/nll_{stream}"] / math.log(2)
+            for stream, rate in sorted(rates.items())
+            if f"{split}/nll_{stream}" in losses
+        }
+        found |= {f"{split}/bits_per_second_{name}": round(bits[name], 1) for name in bits}
+    return found
 
 
 def compare(curve: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Agreement:
@@ -109,6 +147,8 @@ def compare(curve: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Agr
             continue
         last = step if last is None else max(last, step)
         for name, value in expected.items():
+            if not _LOSS.fullmatch(name):
+                continue
             found = losses.get(step, {}).get(name)
             if found is None and step == reached and name.startswith("eval/"):
                 continue  # the evaluation after the step may be going on

@@ -17,6 +17,7 @@ from gpst_jax.checkpoints.manager import CHECKPOINT_DIRECTORY, Checkpoints
 from gpst_jax.checkpoints.record import CheckpointError
 from gpst_jax.trackers.jsonl import METRICS_FILE, read_metrics
 from gpst_jax.training.continuation import describe_history
+from gpst_jax.training.curves import prediction_rates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,7 @@ class RunStatus:
         restarts: starts of the training beyond the first.
         skipped_steps: skipped for a loss or gradient that is not finite or spikes.
         history: the runs that it continues, see `continuation.history_with`.
+        rates: tokens predicted per second of audio, see `curves.prediction_rates`.
     """
 
     step: int | None
@@ -53,6 +55,7 @@ class RunStatus:
     restarts: int
     skipped_steps: int
     history: list[dict[str, Any]]
+    rates: dict[str, float]
 
 
 def read_status(workdir: str | Path, now: float | None = None) -> RunStatus:
@@ -85,6 +88,7 @@ def read_status(workdir: str | Path, now: float | None = None) -> RunStatus:
         restarts=max(_starts(folder) - 1, 0),
         skipped_steps=int(last.get("train/skipped_steps", 0)),
         history=record.get("history", []),
+        rates=prediction_rates(record),
     )
 
 

@@ -14,7 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from data_pipeline.datasets.cache import local_folder
 from data_pipeline.datasets.kinds import Spec
+from data_pipeline.runtime.buckets import access
 from data_pipeline.runtime.contents import digest, file_digest, file_state
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.files import write_json
@@ -115,18 +117,23 @@ def contents_of(source: Source, directory: str | Path) -> str:
     """
     if isinstance(source, OrbaxSource):
         return digest(json.dumps(source.checksums, sort_keys=True).encode())
-    files = sorted(Path(directory).glob("*.safetensors"))
+    files = sorted(Path(local_folder(str(directory))).glob("*.safetensors"))
     return digest("".join(file_digest(str(path), file_state(path)) for path in files).encode())
 
 
-def check_settings(workdir: Path, settings: dict[str, Any]) -> None:
+def check_settings(workdir: Any, settings: dict[str, Any]) -> None:
     """Stores the settings of a new workdir; raises UserError where it was started with others.
 
     Workdirs of older versions do not say what the checkpoint held.
+
+    Args:
+        workdir: a path, or in a bucket one of the same methods, see `buckets.location`.
+        settings: JSON values.
     """
     path = workdir / SETTINGS_FILE
-    if path.exists():
-        before = read_json(path)
+    with access(path):
+        before = read_json(path) if path.exists() else None
+    if before is not None:
         before.setdefault("checkpoint_contents", settings.get("checkpoint_contents"))
         changed = sorted(k for k in before.keys() | settings if before.get(k) != settings.get(k))
         if changed:
@@ -139,19 +146,16 @@ def check_settings(workdir: Path, settings: dict[str, Any]) -> None:
 
 
 def finish_adapters(
-    run: Path, source: Source, config: LoraConfig, merged: Path, apart: Path
-) -> Path:
+    run: Any, source: Source, config: LoraConfig, merged: Path, apart: Path
+) -> None:
     """Writes the adapters of a finished run twice: merged into the base, and on their own.
 
     Args:
-        run: workdir of the run.
+        run: workdir of the run, here or in a bucket.
         source: the base.
         config: of the adapters.
         merged: directory for a parameters-only checkpoint, usable like that of a run.
         apart: directory for the adapters in PEFT's layout, see `weights.peft`.
-
-    Returns:
-        `merged`.
     """
     loaded = load_params(run)
     about = dataclasses.replace(
@@ -174,7 +178,6 @@ def finish_adapters(
     save_params(temporary, lora.merged_params(loaded.params, config), about)
     shutil.rmtree(merged, ignore_errors=True)
     temporary.replace(merged)
-    return merged
 
 
 def count(shapes: Any) -> int:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipeline.datasets.cache import local_folder
 from gpst_jax.config import ConfigError, GPSTConfig, RunConfig, SemanticLMConfig
 from gpst_jax.objectives import Objective
 from gpst_jax.warm_start.arrays import Initial, Replace, from_source
@@ -48,6 +49,8 @@ def initial_params(
 
 def _initial(path: Any, config: RunConfig, objective: Objective, spec: Any) -> Initial:
     seed = config.train.seed
+    if not loading.is_run(path):
+        path = local_folder(os.fspath(path))
     if llama.is_llama(path):
         text = llama.LlamaSource(path)
         if isinstance(config.model, GPSTConfig):

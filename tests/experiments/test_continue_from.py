@@ -191,6 +191,8 @@ FORBIDDEN = {
 FREE = {
     "model.dropout": 0.1,
     "model.label_smoothing": 0.1,
+    "model.codebook_weights": "moshi",
+    "model.z_loss": 1e-4,
     "optimizer.learning_rate": 1e-4,
     "optimizer.schedule": "cosine",
     "train.ema_decay": 0.99,

@@ -84,18 +84,25 @@ def test_report_holds_every_mode_and_ceiling(demo):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_study_of_one_voice_compares_models_on_its_items(demo, tmp_path):
-    flags = [f"--demo={demo}", f"--workdir={tmp_path}", "--steps=2", "--seconds=10"]
-    flags.append("--recordings=16")
-    run_program("experiments.studies.voice", *flags)
-    study = json.loads((tmp_path / "study.json").read_text())
-    prompt, tuned = study["prompt alone"], study["fine-tuned"]
-    assert 0 < prompt["n"] == tuned["n"] < 16
-    assert 10 <= study["seconds"] < 20
-    for name in ("wer", "similarity"):
-        difference = tuned[name]["value"] - prompt[name]["value"]
-        assert study["difference"][name]["value"] == pytest.approx(difference)
+    file = tmp_path / "voice_small.py"
+    file.write_text(
+        "from experiments.study_files import voice\n\n"
+        "def get_study():\n"
+        "    return voice.make(recordings=16, seconds=10.0, steps=2)\n"
+    )
+    flags = [f"--study={file}", "--seeds=0", f"--run={demo / 'train'}"]
+    flags += [f"--tokens={demo / 'tokens'}", f"--workdir={tmp_path / 'w'}"]
+    run_program("experiments.study", *flags, f"--output={tmp_path / 'docs'}")
+    prompt, tuned = (
+        json.loads((tmp_path / f"docs/results/voice/{name}-0.json").read_text())["scores"]
+        for name in ("prompt-alone", "fine-tuned")
+    )
+    assert 0 < prompt["words"]["n"] == tuned["words"]["n"] < 16
+    difference = tuned["similarity"]["value"] - prompt["similarity"]["value"]
+    assert f"{difference + 0.0:+.3f}" in (tmp_path / "docs" / "voice.md").read_text()
+    corpus = tmp_path / "w/shared/recordings"
     tuning, heldout = (
-        {line.split(",")[2] for line in (tmp_path / "recordings" / name).read_text().splitlines()}
+        {line.split(",")[2] for line in (corpus / name).read_text().splitlines()}
         for name in ("voice.csv", "heldout.csv")
     )
     assert tuning & heldout == {"text"}  # the header

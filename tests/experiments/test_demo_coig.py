@@ -66,25 +66,33 @@ def test_read_aloud_is_in_a_voice_that_was_not_trained_on(demo):
 
 
 def test_study_of_the_chains_compares_them_on_the_same_items(demo, tmp_path):
-    flags = [f"--tokens={demo / 'tokens'}", f"--audio_dir={demo / 'corpus'}", "--items=4"]
-    flags += ["--arms=implicit,explicit", "--evaluations=2", "--config.train.steps=2"]
-    flags += [f"--config.{field}" for field in TINY]
-    command = [sys.executable, "-m", "experiments.studies.flow", *flags, f"--workdir={tmp_path}"]
+    fields = [*TINY, "train.steps=2", "optimizer.warmup_steps=1"]
+    study = tmp_path / "flow_small.py"
+    study.write_text(
+        "from experiments.study_files import flow\n\n"
+        "def get_study():\n"
+        f"    return flow.make(('implicit', 'explicit'), (2,), 4, *{fields})\n"
+    )
+    command = [
+        *(sys.executable, "-m", "experiments.study", f"--study={study}", "--seeds=0"),
+        *(f"--tokens={demo / 'tokens'}", f"--audio_dir={demo / 'corpus'}"),
+        *(f"--workdir={tmp_path / 'w'}", f"--output={tmp_path / 'docs'}"),
+    ]
     done = subprocess.run(
-        [*command, "--config.optimizer.warmup_steps=1"],
-        capture_output=True, text=True, timeout=600,
-        env=programs.environment(),
-    )  # fmt: skip
+        command, capture_output=True, text=True, timeout=600, env=programs.environment()
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    implicit, explicit = json.loads((tmp_path / "study.json").read_text())["rows"]
-    assert (implicit["arm"], explicit["arm"]) == ("implicit", "explicit")
-    assert implicit["wer_difference"] == {"value": 0.0, "ci95": [0.0, 0.0]}
-    difference = explicit["wer"]["value"] - implicit["wer"]["value"]
-    assert explicit["wer_difference"]["value"] == pytest.approx(difference)
-    assert explicit["parameters"] > implicit["parameters"]
-    lines = (tmp_path / "study.md").read_text().splitlines()
-    assert len(lines) == 4
-    assert lines[3].startswith("| explicit | 2 |")
+    implicit, explicit = (
+        json.loads((tmp_path / f"docs/results/flow/{name}-0.json").read_text())["scores"]
+        for name in ("implicit", "explicit")
+    )
+    for scores in (implicit, explicit):
+        assert {"words_2", "closer_2", "similarity_2", "dnsmos_2", "words_cool"} <= set(scores)
+    assert implicit["words_codec"] == explicit["words_codec"]
+    text = (tmp_path / "docs" / "flow.md").read_text()
+    difference = explicit["words_2"]["value"] - implicit["words_2"]["value"]
+    assert f"{100 * difference + 0.0:+.1f}" in text
+    assert "explicit - implicit" in text
 
 
 def test_page_shows_the_answers_and_loads_nothing(demo):

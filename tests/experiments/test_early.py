@@ -55,6 +55,7 @@ def test_the_second_demo_checks_its_configurations_first(tmp_path):
 def test_tokenisation_refuses_outputs_in_buckets(tmp_path):
     lines = ("--audio_dir=. --output=gs://bucket/tokens", "--audio_dir=. --output=s3://b/tokens")
     cases = dict.fromkeys(lines, "buckets are not written directly")
+    cases["--audio_dir=gs://bucket/recordings --output=tokens"] = "is not read from a bucket"
     refused("data_pipeline.tokenize_corpus", cases, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -67,6 +68,7 @@ def test_paths_of_file_systems_are_none_in_buckets(path):
 def test_generation_refuses_flags_without_effect(stored):
     rest = "--audio_dir=recordings --output=out"
     gpst, flow = f"--workdir=runs/gpst {rest}", f"--workdir=runs/flow {rest}"
+    run_of_gpst = "--workdir=runs/gpst --output=o"
     refused(
         "experiments.generate",
         {
@@ -78,7 +80,11 @@ def test_generation_refuses_flags_without_effect(stored):
             f"{flow} --top_k=3": "--top_k: is for models of family 'gpst'",
             f"{gpst} --prompt_language=xx": "--prompt_language=xx: the recordings of",
             f"{flow} --dialogue=d.jsonl": "which --lm_workdir names",
-            "--workdir=runs/gpst --output=gs://b/samples": "buckets are not written directly",
+            "--workdir=runs/gpst --output=s3://b/samples": "buckets are not written directly",
+            "--workdir=s3://b/run --output=o": "--workdir=s3://b/run: buckets are not",
+            "--workdir=gs://b --output=o": "gs://b: give gs://BUCKET/NAME",
+            f"{run_of_gpst} --audio_dir=gs://b/c": "--audio_dir=gs://b/c: is not read from a",
+            f"{run_of_gpst} --manifest=gs://b/m.jsonl": "give the local path",
         },
         stored,
     )
@@ -123,7 +129,8 @@ def test_fine_tuning_checks_its_flags_before_it_tokenises(stored):
             f"{tune} --config.train.steps=9 --steps=5": "--config.train.steps: --steps sets it",
             f"{tune} --config=a.py": "write --config.section.field=value",
             f"{tune} --method=lora --targets=[": "no valid pattern",
-            "--checkpoint=a --audio_dir=. --workdir=gs://b/run": "buckets are not written",
+            "--checkpoint=a --audio_dir=. --workdir=s3://b/run": "buckets are not written",
+            "--checkpoint=a --source=folder:gs://b/c --workdir=d": "is not read from a bucket",
         },
         stored,
     )
@@ -142,7 +149,8 @@ def test_fine_tuning_checks_its_flags_before_it_tokenises(stored):
             "experiments.evaluate",
             {
                 "--samples=. --title=A": "--title: is for the page",
-                "--samples=gs://bucket/samples": "buckets are not written directly",
+                "--samples=s3://bucket/samples": "buckets are not written directly",
+                "--workdir=a --corpus_dir=gs://bucket/vctk": "is not read from a bucket",
             },
         ),
         (

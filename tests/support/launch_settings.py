@@ -14,6 +14,7 @@ BACKENDS = {
     "gke_slices": f"{CLOUD} GPST_TOPOLOGY=v5p:2x2x2 GPST_NUM_SLICES=2 GPST_SPOT=true "
     "GPST_CLUSTER=my-cluster GPST_IMAGE=eu.gcr.io/p/i:1 GPST_QUEUE=multislice-queue",
     "slurm": "GPST_TOPOLOGY=gpu:2x8 GPST_PARTITION=big GPST_CODE='/shared/my code'",
+    "slurm_cpu": "GPST_TOPOLOGY=cpu:2x4 GPST_CPUS=16 GPST_CODE=/shared/code",
 }
 
 

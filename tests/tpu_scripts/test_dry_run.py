@@ -5,6 +5,7 @@ the difference before it is committed.
 """
 
 import os
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -51,7 +52,7 @@ def traps(tmp_path):
     """Directory of clouds and clusters that must not be called."""
     directory = tmp_path / "traps"
     directory.mkdir()
-    tools = ("gcloud", "kubectl", "docker", "ssh", "sbatch", "scancel", "squeue", "srun", "rsync")
+    tools = ("gcloud", "kubectl", "docker", "ssh", "sbatch", "scancel", "squeue", "srun", "tar")
     for tool in tools:
         file = directory / tool
         file.write_text(f"#!/bin/sh\necho {tool} >>{shlex.quote(str(tmp_path / 'called'))}\n")
@@ -70,7 +71,9 @@ def test_dry_run(tmp_path, traps, backend, verb):
     assert not (tmp_path / "called").exists()
     assert SECRET not in done.stdout + done.stderr
     assert "hush" not in done.stdout + done.stderr  # nor a quoted form of it
-    if verb == "launch" and backend != "slurm":  # which hands over the environment as it is
+    if verb == "launch" and not backend.startswith(
+        "slurm"
+    ):  # which hands over the environment as it is
         assert "WANDB_API_KEY" in done.stdout
     text = done.stdout.replace(str(ROOT), "ROOT")
     golden = GOLDEN / backend / f"{verb}.txt"
@@ -78,6 +81,21 @@ def test_dry_run(tmp_path, traps, backend, verb):
         golden.parent.mkdir(parents=True, exist_ok=True)
         golden.write_text(text)
     assert text == golden.read_text()
+
+
+@pytest.mark.parametrize("example", sorted((SCRIPTS / "examples").iterdir()), ids=lambda p: p.name)
+def test_an_example_launches_a_run(tmp_path, traps, example):
+    done = call("up", f"--env={example}", "--dry_run", path=traps)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "called").exists()
+    config = re.search(r"--config=(\S+)", done.stdout)[1]
+    assert (ROOT / config).is_file()
+    kind = example.stem.partition("_")[2]
+    assert f"#SBATCH --partition={kind}\n" in done.stdout
+    assert ("#SBATCH --gpus-per-node=8\n" in done.stdout) == (kind == "gpu")
+    cpus = re.findall(r"--cpus-per-task=(\d+)", done.stdout)
+    assert len(cpus) == 2  # a step of a job does not inherit it
+    assert len(set(cpus)) == 1
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -135,6 +153,10 @@ def test_what_is_printed_can_be_run(tmp_path, traps, backend):
         (["--config.data.path=c"], "--config.data.path=c: give the dataset as --data"),
         (["what"], "unknown argument 'what'"),
         (["--env=nowhere"], "no such file"),
+        (["--topology=cpu:2x2"], "queued resources serve v4 and v5e"),
+        (["--backend=slurm"], "for slurm write gpu:NODESxGPUS or cpu:NODESxPROCESSES"),
+        (["--backend=slurm", "--topology=cpu:2x2x2"], "gpu:NODESxGPUS or cpu:NODESxPROCESSES"),
+        (["--backend=slurm", "--topology=cpu:2x2", "--cpus=all"], "--cpus=all: a whole number"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, traps, flags, message):

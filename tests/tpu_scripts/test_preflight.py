@@ -154,11 +154,11 @@ def test_damaged_data_ends_it_before_anything_compiles(tmp_path, copy, config):
     assert "compiled" not in done.stdout
 
 
-def test_a_workdir_that_is_a_bucket_is_refused(tmp_path, config, start):
+def test_a_workdir_in_a_bucket_of_another_kind_is_refused(tmp_path, config, start):
     (tmp_path / "report.json").write_text(json.dumps(REPORT))
     program = start(
         "experiments.preflight",
-        *(f"--config={config}", f"--compiled={tmp_path / 'report.json'}", "--workdir=gs://b/run"),
+        *(f"--config={config}", f"--compiled={tmp_path / 'report.json'}", "--workdir=s3://b/run"),
     )
     assert program.wait(250) == 2
     assert "mount the bucket" in program.text()
@@ -191,7 +191,7 @@ def test_its_dry_run_names_every_command(tmp_path):
         ["a.py", "v5e:4x4", "--data=tokens", "--workdir=run", "--set=a.b=c"],
         ["a.py", "v5e:4x4", "--data=tokens", "--workdir=run", "--config.a.b"],
         ["a.py", "v5e:4x4", "--data=tokens", "--workdir=run", "--config.data.path=c"],
-        ["a.py", "v5e:4x4", "--data=tokens", "--workdir=gs://bucket/run"],
+        ["a.py", "v5e:4x4", "--data=tokens", "--workdir=s3://bucket/run"],
         ["a.py", "v5e:4x4", "--data=gs://bucket/tokens", "--workdir=run"],
     ],
 )

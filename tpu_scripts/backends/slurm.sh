@@ -1,14 +1,22 @@
 # shellcheck shell=bash
-# GPU nodes of a SLURM cluster, called on its login node. A host is a node, with one process per GPU,
-# as JAX expects under SLURM. Code and logs are on storage that the nodes share.
+# Nodes of a SLURM cluster, called on its login node. A host is a node, with one process per GPU, as JAX
+# expects under SLURM, or so many processes on CPUs. Code and logs are on storage that the nodes share.
 
 RUN_PYTHON=.venv/bin/python
 
 backend_check() {
-  [[ "$GENERATION" == gpu ]] || die "--topology=$GPST_TOPOLOGY: for slurm write gpu:NODESxGPUS"
+  [[ "$GENERATION" == [gc]pu ]] ||
+    die "--topology=$GPST_TOPOLOGY: for slurm write gpu:NODESxGPUS or cpu:NODESxPROCESSES"
+  [[ -z "$GPST_CPUS" || "$GPST_CPUS" =~ ^[1-9][0-9]*$ ]] || die "--cpus=$GPST_CPUS: a whole number above 0"
   ((GPST_NUM_SLICES == 1)) || die '--num_slices: slurm has a single slice; use more nodes'
   LOGS="${GPST_CODE}/runs/slurm/$GPST_NAME"
-  NODES=("--nodes=$HOSTS" "--ntasks-per-node=$HOST_CHIPS" "--gpus-per-node=$HOST_CHIPS")
+  NODES=("--nodes=$HOSTS" "--ntasks-per-node=$HOST_CHIPS")
+  STEP=()
+  if [[ "$GENERATION" == gpu ]]; then NODES+=("--gpus-per-node=$HOST_CHIPS"); fi
+  if [[ -n "$GPST_CPUS" ]]; then # steps do not inherit it from their job
+    STEP=("--cpus-per-task=$GPST_CPUS")
+    NODES+=("${STEP[@]}")
+  fi
   if [[ -n "$GPST_PARTITION" ]]; then NODES+=("--partition=$GPST_PARTITION"); fi
   if [[ -n "$GPST_RESERVATION" ]]; then NODES+=("--reservation=$GPST_RESERVATION"); fi
 }
@@ -18,11 +26,14 @@ backend_create() { note 'slurm: nothing to create; launch.sh requests the nodes'
 backend_state() { echo ready; }
 
 backend_sync() {
-  run mkdir -p "$GPST_CODE" &&
-    run rsync --archive --exclude=.git --exclude=.venv --exclude=runs "$ROOT/" "$GPST_CODE/"
+  pack_code && run mkdir -p "$GPST_CODE" && run tar -xzf "$PACKED" -C "$GPST_CODE"
 }
 
-backend_setup() { run bash -c "cd $(quote "$GPST_CODE") && tpu_scripts/on_host.sh setup cuda '' ''"; }
+backend_setup() {
+  local accelerator=cpu
+  if [[ "$GENERATION" == gpu ]]; then accelerator=cuda; fi
+  run bash -c "cd $(quote "$GPST_CODE") && tpu_scripts/on_host.sh setup $accelerator '' ''"
+}
 
 backend_launch() {
   train_command "$RUN_PYTHON"
@@ -49,7 +60,7 @@ if ((restarts >= $GPST_MAX_TRIES)); then
 fi
 code=0
 # When a process fails, the others end within the heartbeat timeout; the exit codes of all count.
-srun --kill-on-bad-exit=0 --wait=600 --output="\$log/process-%t.log" --open-mode=append \\
+srun --kill-on-bad-exit=0 --wait=600 --output="\$log/process-%t.log" --open-mode=append${STEP:+ ${STEP[*]}} \\
   $(quote "${TRAIN[@]}") || code=\$?
 if ((code <= 5 || code == 126 || code == 127)) || [[ -e \$log/stop ]]; then
   echo "\$code" >"\$log/exit_code"

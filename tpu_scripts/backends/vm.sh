@@ -13,25 +13,7 @@ backend_on() { # HOST NUMBER WORD...
   run "${COMMAND[@]}"
 }
 
-pack_code() { # FILE: the files that git does not ignore, or without git all but .venv and runs
-  if git -C "$ROOT" rev-parse --git-dir >/dev/null 2>&1; then
-    git -C "$ROOT" ls-files -z --cached --others --exclude-standard |
-      tar -C "$ROOT" -czf "$1" --null --ignore-failed-read -T -
-  else
-    tar -C "$ROOT" -czf "$1" --exclude=./.venv --exclude=./runs .
-  fi
-}
-
-backend_sync() {
-  PACKED=gpst_code.tar.gz
-  if ! $GPST_DRY_RUN; then
-    PACKED="$(mktemp -d)/gpst_code.tar.gz"
-    # shellcheck disable=SC2064 # expanded now
-    trap "rm -rf $(quote "${PACKED%/*}")" EXIT
-    pack_code "$PACKED"
-  fi
-  for_all_hosts sync_host
-}
+backend_sync() { pack_code && for_all_hosts sync_host; }
 
 sync_host() { # HOST NUMBER
   local code

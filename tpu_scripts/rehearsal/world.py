@@ -113,13 +113,7 @@ class World:
             "GPST_WORLD": str(self.path),
             "GPST_REAL_PYTHON": settings["python"],
             "GPST_EXECUTE": str(settings["execute"]),
-            "JAX_PLATFORMS": "cpu",
-            # Compile fast: there is little to compute.
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
-            "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-            "NPROC": "16",  # threads for collectives: as many as cores can deadlock
-            "JAX_COMPILATION_CACHE_DIR": str(self.path.parent / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            **training_environment(self.path.parent / "compiled", devices),
             MARK: str(self.home(host)),
             **json.loads((self.home(host) / ".cluster.json").read_text()),
         }
@@ -154,6 +148,19 @@ class World:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, number)
         return len(victims)
+
+
+def training_environment(compiled: Path, devices: int) -> dict[str, str]:
+    """Of training with `devices` on each host, with the directory of a compilation cache."""
+    return {
+        "JAX_PLATFORMS": "cpu",
+        # Compile fast: there is little to compute.
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
+        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+        "NPROC": "16",  # threads for collectives: as many as cores can deadlock
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
 
 
 def fail(message: str, code: int = 1) -> None:

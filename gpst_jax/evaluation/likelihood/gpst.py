@@ -4,14 +4,14 @@ log p(units, frames) = sum over units of log p(unit | units before)
     + sum over frames and codebooks of log p(code | units, frames before, codes before)
 
 with the end of each stream among the predictions (arXiv 2406.00976, section 3). The terms of the
-units do not depend on the frames, so that their sum alone is the likelihood of the units.
+units do not depend on the frames, so that their sum alone is the likelihood of the units. The codes
+before are those of the model's codebook pattern (`gpst_jax.models.patterns`).
 """
 
 import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from data_pipeline.datasets.token_dataset import DatasetSpec
@@ -23,7 +23,7 @@ from gpst_jax.checkpoints.manager import Loaded
 from gpst_jax.config import GPSTConfig
 from gpst_jax.evaluation.likelihood.scorer import Batch, Scorer, Shape, Sums, padded, sum_by_row
 from gpst_jax.generation.gpst_modes import Part
-from gpst_jax.models import gpst
+from gpst_jax.models import gpst, patterns
 from gpst_jax.objectives import losses
 
 
@@ -41,6 +41,7 @@ class GPSTScorer(Scorer[Part]):
         self.config = loaded.config.model_as(GPSTConfig)
         self.data = loaded.config.data
         self.layout = DatasetSpec.parse(loaded.dataset, "the checkpoint").layout()
+        self.arrangement = patterns.arrangement(self.config.pattern)
         semantic = ("semantic",) if self.config.semantic_loss else ()
         acoustic = (f"acoustic_q{codebook}" for codebook in range(self.layout.num_codebooks))
         self.streams = (*semantic, *acoustic)
@@ -61,7 +62,8 @@ class GPSTScorer(Scorer[Part]):
 
     def refusal(self, item: Part) -> str | None:
         """An utterance must fit the table of positions of the `paper` block."""
-        positions = self._lengths(item)[0]
+        depth, (positions, frames) = self.layout.num_codebooks, self._lengths(item)
+        positions += self.arrangement.positions(frames, depth) - frames
         if self.config.block == "paper" and positions > self.config.max_positions:
             return (
                 f"needs {positions} positions, the model has {self.config.max_positions}: give "
@@ -72,7 +74,8 @@ class GPSTScorer(Scorer[Part]):
     def shape(self, item: Part) -> Shape:
         """Padded numbers of positions and of predicted frames."""
         positions, frames = self._lengths(item)
-        return padded(positions), padded(frames)
+        spare = self.arrangement.spare_positions(self.layout.num_codebooks)
+        return padded(positions + spare), padded(frames)
 
     def row(self, item: Part | None, shape: Shape) -> dict[str, np.ndarray]:
         """A row of the arrangement "interleaved", of one segment or none."""
@@ -93,21 +96,19 @@ class GPSTScorer(Scorer[Part]):
 
     def _sums(self, params: Any, batch: Batch) -> Sums:
         model = gpst.bind(self.config, self.layout, params)
-        inputs = (batch[name] for name in ("tokens", "positions", "streams", "segment_ids"))
-        hidden = model.hidden(*inputs)
+        line = model.arrange(batch)
+        hidden = model.hidden(*line.inputs)
         sums: Sums = {}
         if self.config.semantic_loss:
             targets = batch["semantic_targets"]
             mask = targets >= 0
-            nats = sum_by_row(hidden, model.semantic_kernel(), targets, mask)
+            nats = sum_by_row(line.of_row(hidden), model.semantic_kernel(), targets, mask)
             sums["semantic"] = (nats, mask.sum(axis=1))
         frames, valid = batch["frames"], batch["frame_segments"] > 0
         rows, count, depth = frames.shape
-        picked = jnp.take_along_axis(hidden, batch["frame_index"][:, :, None], axis=1)
-        flat = frames.reshape(-1, depth)
-        local = model.local_hidden(picked.reshape(rows * count, -1), flat)
-        logits = model.acoustic_logits(local).reshape(rows, count, depth, -1)
-        classes = model.targets(flat).reshape(frames.shape)
+        logits = model.code_logits(hidden, line.frame_index, frames)
+        logits = logits.reshape(rows, count, depth, -1)
+        classes = model.targets(frames)
 
         def nll(logits: jax.Array, classes: jax.Array, valid: jax.Array) -> jax.Array:
             return losses.cross_entropy(logits, classes, valid)[1]

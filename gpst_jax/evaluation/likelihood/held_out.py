@@ -74,6 +74,7 @@ def held_out(
         JSON values: what was scored, `failed` utterances with reasons, and `estimates`: rows of
         `nll_STREAM` in nats per token and of `bits_per_second`, in all and by stream. Of sequences
         also `tasks`, with rows of each; `bits_per_second` is that of the task `pretrain`.
+        `items` has id, speaker, task, seconds and the bits of each stream of every utterance.
 
     Raises:
         UserError: the dataset is of other tokens than the model's, or has no such split.
@@ -90,7 +91,7 @@ def held_out(
             )
         found, failed = _sequences(scoring, scoring.scorer, dataset_dir, split, items, seed)
         rows = of_sequences(found, bootstrap)
-        return common | _counts(found, failed) | rows
+        return common | _counts(found, failed) | rows | {"items": _items(found)}
     if not isinstance(spec, DatasetSpec) or spec.layout() != _layout(scoring):
         raise UserError(
             f"{dataset_dir}: its tokens are not those that the model was trained on: give a "
@@ -98,7 +99,7 @@ def held_out(
         )
     found, failed, pieces = _records(scoring, scoring.scorer, dataset_dir, split, items, seed)
     rows = {"pieces": pieces, "estimates": _of_records(found, scoring.streams, bootstrap)}
-    return common | _counts(found, failed) | rows
+    return common | _counts(found, failed) | rows | {"items": _items(found)}
 
 
 def cut(part: Part, layout: TokenLayout, seconds: float) -> list[Part]:
@@ -183,6 +184,21 @@ def _counts(found: Sequence[Utterance], failed: Sequence[Mapping[str, str]]) -> 
         "speakers": known_speakers([utterance.speaker for utterance in found]),
         "failed": list(failed),
     }
+
+
+def _items(found: Sequence[Utterance]) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": utterance.id,
+            "speaker": utterance.speaker,
+            "task": utterance.task,
+            "seconds": utterance.seconds,
+            "bits": {
+                name: nats / math.log(2) for name, nats in sorted(utterance.score.nats.items())
+            },
+        }
+        for utterance in found
+    ]
 
 
 def _of_records(

@@ -4,6 +4,7 @@ It makes no network requests, needs no script, and follows the reader's light or
 """
 
 import html
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -239,4 +240,5 @@ def render_report(
     if len(page.encode()) > MAX_BYTES:
         raise UserError(f"{output}: the page would exceed {MAX_BYTES / 1e6:g} MB")
     write_text(output, page)
-    write_text(Path(output).with_suffix(".md"), markdown(results, title, summary))
+    beside = os.path.splitext(output)[0] + ".md"  # perhaps in a bucket
+    write_text(beside, markdown(results, title, summary))

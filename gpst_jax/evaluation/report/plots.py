@@ -217,3 +217,31 @@ def dots(series: Mapping[str, Mapping[str, float]], rows: Sequence[str], label: 
         axis.legend(frameon=False, fontsize=8)
 
     return draw
+
+
+def intervals(points: Sequence[tuple[str | float, float, float, float]], label: str) -> Draw:
+    """Values with intervals, over names in rows or over places on an axis.
+
+    Args:
+        points: (name or place, value, low, high); all have names, or all places.
+        label: of the axis of places.
+    """
+
+    def draw(axis: Any, ink: str) -> None:
+        names = [place for place, *_ in points if isinstance(place, str)]
+        values = np.array([value for _, value, _, _ in points])
+        lows = np.array([low for *_, low, _ in points])
+        highs = np.array([high for *_, high in points])
+        bars = np.maximum(np.stack([values - lows, highs - values]), 0.0)
+        style: dict[str, Any] = {"fmt": "o", "markersize": 4, "capsize": 2, "color": COLOURS[0]}
+        if names:
+            axis.errorbar(values, range(len(points)), xerr=bars, **style)
+            axis.set_yticks(range(len(points)), names)
+            axis.invert_yaxis()
+            axis.grid(axis="x", color=ink, alpha=0.15)
+        else:
+            axis.errorbar([place for place, *_ in points], values, yerr=bars, **style)
+            axis.set_xlabel(label)
+            axis.grid(axis="y", color=ink, alpha=0.15)
+
+    return draw

@@ -167,15 +167,15 @@ def _soon(sleep):
 def test_a_bucket_that_never_answers_is_one_line(folder, bucket, monkeypatch):
     retry = importlib.import_module("gcsfs.retry")
     monkeypatch.setattr(retry.asyncio, "sleep", _soon(retry.asyncio.sleep))
-    bucket.fail = lambda method, path: 503
+    bucket.fail = lambda what, name: 503
     with pytest.raises(buckets.BucketError) as caught:
         buckets.check_writable(folder)
     assert caught.value.filename == folder
     assert "\n" not in str(caught.value)
-    bucket.fail = lambda method, path: -1  # the connection is closed
+    bucket.fail = lambda what, name: -1  # the connection is closed
     with pytest.raises(buckets.BucketError):
         buckets.files(folder)
-    bucket.fail = lambda method, path: 403
+    bucket.fail = lambda what, name: 403
     with pytest.raises(UserError, match=folder):
         buckets.check_writable(folder)
 

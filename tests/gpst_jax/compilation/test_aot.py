@@ -90,6 +90,36 @@ def test_memory_and_roofline_are_consistent(compiled):
 
 
 @needs_compiler
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("pattern", "topology", "slices"),
+    [
+        ("flat", "v5e:4x4", 1),
+        ("delay", "v5e:4x4", 1),
+        ("parallel", "v5e:4x4", 1),
+        ("flat", "v6e:4x4", 2),
+        ("delay", "v6e:4x4", 2),
+        ("parallel", "v6e:4x4", 2),
+    ],
+)
+def test_codebook_patterns_compile(pattern, topology, slices):
+    nets = TransformerConfig(256, 2, 2, 512), TransformerConfig(128, 1, 2, 256)
+    # Attention by the compiler is counted; its kernel for TPUs is what a run has.
+    attention = "xla" if slices == 1 else "auto"
+    config = RunConfig(
+        "tiny",
+        GPSTConfig(*nets, dtype="bfloat16", attention=attention, pattern=pattern),
+        DataConfig(batch_size=64, sequence_length=256, frame_budget=128, crop_seconds=1.5),
+        mesh=MeshConfig(slices, 16, 1),
+    )
+    report, _ = aot.compile_step(GPSTObjective(config, LAYOUT), config, topology, slices)
+    assert report.fits
+    if attention == "xla":
+        flops = report.flops_per_step
+        assert flops["compiler"] == pytest.approx(flops["formula"], rel=0.06)
+
+
+@needs_compiler
 @pytest.mark.parametrize("causal", [True, False])
 def test_attention_kernels_count_visible_positions(causal):
     mesh = sharding.make_mesh(MeshConfig(1, 1, 1), aot.topology_devices("v5e:2x2")[:1])

@@ -10,9 +10,11 @@ import pytest
 
 from data_pipeline.tokens import EOS, TokenLayout, segment_tokens
 from gpst_jax.config import ConfigError, GPSTConfig, TransformerConfig
-from gpst_jax.generation import gpst_decode, sampling
+from gpst_jax.generation import sampling
 from gpst_jax.generation.config import SamplingConfig
 from gpst_jax.generation.gpst_sampler import Decoder, Request
+from gpst_jax.generation.patterns import hierarchical
+from gpst_jax.generation.patterns.base import Model, Sizes
 from gpst_jax.models import decoding, gpst
 
 LAYOUT = TokenLayout(num_units=11, num_codebooks=3, codebook_size=5, unit_rate=50, frame_rate=75)
@@ -302,7 +304,7 @@ def _draw_frames(toy, count=256, top_k=0, may_end=True, temperature=100.0):
     """Frames (count, Q) sampled from one hidden state nearly uniformly, and which are ends."""
     hidden = jnp.broadcast_to(jax.random.normal(jax.random.key(5), (1, 32)), (count, 32))
 
-    model = gpst_decode.Model(toy.config, LAYOUT, toy.positions, gpst_decode.Sizes(0, 0, 0, 0))
+    model = Model(toy.config, LAYOUT, toy.positions, Sizes(0, 0, 0, 0, 0))
     variant = sampling.Variant(greedy=top_k == 1, candidates=top_k)
     settings = sampling.Settings(
         jnp.full(count, temperature), jnp.full(count, top_k), jnp.ones(count)
@@ -310,7 +312,7 @@ def _draw_frames(toy, count=256, top_k=0, may_end=True, temperature=100.0):
 
     @jax.jit
     def run(weights, hidden, may_end, keys):
-        return gpst_decode.sample_frame(model, weights, hidden, may_end, keys, settings, variant)
+        return hierarchical.sample_frame(model, weights, hidden, may_end, keys, settings, variant)
 
     keys = jax.random.split(jax.random.key(0), count)
     ids, end, _ = run(toy.decoder.weights, hidden, jnp.full(count, may_end), keys)

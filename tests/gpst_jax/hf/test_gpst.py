@@ -101,6 +101,18 @@ def test_logits_and_loss_are_equal(pair, batch):
     np.testing.assert_allclose(output.loss.item(), _jax_loss(model, batch), rtol=1e-5)
 
 
+def test_weighted_losses_are_equal(pair, batch, monkeypatch):
+    model, loaded = pair
+    weights = {"semantic_weight": 0.5, "codebook_weights": "geometric:0.5", "z_loss": 0.01}
+    config = dataclasses.replace(model.config.model_as(GPSTConfig), **weights)
+    weighted = dataclasses.replace(model, config=dataclasses.replace(model.config, model=config))
+    monkeypatch.setattr(loaded, "model_config", config)
+    with torch.no_grad():
+        loss = loaded(**_tensors(batch)).loss.item()
+    assert abs(loss - float(_jax_loss(model, batch))) > 1e-2
+    np.testing.assert_allclose(loss, _jax_loss(weighted, batch), rtol=1e-5)
+
+
 def test_int64_gives_the_loss_of_int32(pair, batch):
     _, loaded = pair
     tensors = _tensors(batch)

@@ -27,9 +27,9 @@ def _objective(block: str, remat: str = "none") -> GPSTObjective:
         crop_seconds=0.3,
         positions="time" if block == "modern" else "running",
     )
-    model = GPSTConfig(
-        TransformerConfig(32, 3, 4, 64), TransformerConfig(16, 2, 4, 32), block=block, remat=remat
-    )
+    nets = TransformerConfig(32, 3, 4, 64), TransformerConfig(16, 2, 4, 32)
+    weights = {"semantic_weight": 0.5, "codebook_weights": "moshi", "z_loss": 1e-3}
+    model = GPSTConfig(*nets, block=block, remat=remat, **(weights if block == "paper" else {}))
     return GPSTObjective(RunConfig("tiny", model, data), LAYOUT)
 
 

@@ -242,6 +242,22 @@ def test_smoothing_and_dropout(name):
     assert _loss(objective, params, _batch(), train=True)[0] == pytest.approx(loss, rel=1e-5)
 
 
+def test_the_z_loss_is_that_of_the_normalisers():
+    name = "llama"
+    objective, (params, loss, metrics, _) = _objective(name, z_loss=0.01), _reference(name)
+    batch = _batch()
+    config = objective.model_config
+    logits = np.asarray(_logits(config, params, _hidden(config, params, *_inputs(batch))))
+    normalisers = np.log(np.exp(logits.astype(np.float64)).sum(axis=-1))
+    penalties = 0.01 * np.square(normalisers[batch["targets"] >= 0])
+    value, others = _loss(objective, params, batch)
+    assert value - loss == pytest.approx(penalties.mean(), rel=1e-4)
+    assert tuple(map(float, others["z_loss"])) == pytest.approx(
+        (penalties.sum(), penalties.size), rel=1e-5
+    )
+    assert set(others) - set(metrics) == {"z_loss"}
+
+
 def test_jit_changes_nothing_and_bfloat16_little():
     name = "llama"
     params, loss, *_ = _reference(name)

@@ -79,6 +79,27 @@ def test_chunks_change_neither_value_nor_gradient(case, chunk_bytes):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.parametrize("groups", [False, True])
+def test_the_z_loss_is_the_sum_of_squared_log_normalisers(case, groups):
+    """In one piece or in chunks, and whatever groups the predictions belong to."""
+    logits, targets, mask = case
+    normalisers = np.log(np.exp(logits).sum(axis=-1))
+    penalty = 0.01 * np.square(normalisers)[mask].sum()
+    if groups:
+        mask = np.stack([mask & (targets < 3), mask & (targets >= 3)], axis=-1)
+    loss, nll = losses.cross_entropy(*map(jnp.asarray, (logits, targets, mask)), 0.1)
+
+    def sums(logits, targets, mask):
+        return losses.penalised_cross_entropy(logits, targets, mask, 0.1, 0.01)
+
+    hidden, kernel, *rest = map(jnp.asarray, (logits, np.eye(7), targets, mask))
+    for chunk_bytes in (400, 10**9):
+        found = losses.in_chunks(sums, hidden, kernel, *rest, chunk_bytes)
+        np.testing.assert_allclose(found.loss, loss + penalty, rtol=1e-5)
+        np.testing.assert_allclose(found.nll, nll, rtol=1e-5)
+        np.testing.assert_allclose(found.z_loss, penalty, rtol=1e-5)
+
+
 def test_chunks_bound_the_logits_in_memory():
     """With a small bound no intermediate value has the size of all logits."""
     hidden, kernel = jnp.ones((2, 24, 3)), jnp.ones((3, 11))

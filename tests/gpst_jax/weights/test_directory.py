@@ -69,6 +69,19 @@ def test_round_trip_is_byte_identical(stored, tmp_path, format, block, shared, c
     _assert_identical(first, again)
 
 
+def test_other_codebook_patterns_are_exported_without_a_torch_class(tmp_path):
+    spec = make_dataset(tmp_path / "dataset", 2)
+    config = make_config(tmp_path / "dataset", pattern="delay")
+    params = random_params(config, spec)
+    save_run(tmp_path / "run", config, spec, {4: {"params": params}})
+    with pytest.raises(ConfigError, match=r"no torch class for 'gpst' with model\.pattern 'delay'"):
+        export(loading.open_source(tmp_path / "run"), tmp_path / "hf", "hf")
+    export(loading.open_source(tmp_path / "run"), tmp_path / "out", "safetensors")
+    loaded = loading.load(loading.open_source(tmp_path / "out"))
+    _same(loaded.params, params)
+    assert loaded.config.model == config.model
+
+
 def test_no_path_is_exported(stored, tmp_path):
     model = stored()
     export(loading.open_source(model.workdir), tmp_path / "out", "hf", results=RESULTS)

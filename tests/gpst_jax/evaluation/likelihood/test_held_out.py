@@ -3,9 +3,11 @@
 import json
 import math
 
+import jax
 import numpy as np
 import pytest
 
+from data_pipeline.datasets.kinds import parse_spec
 from data_pipeline.datasets.sequence_records import SequenceReader
 from data_pipeline.datasets.token_records import RecordReader
 from data_pipeline.runtime.errors import UserError
@@ -20,6 +22,7 @@ from gpst_jax.evaluation.likelihood.held_out import (
 )
 from gpst_jax.evaluation.likelihood.scores import Score
 from gpst_jax.evaluation.likelihood.termination import read_endings, termination
+from gpst_jax.objectives import make_objective
 
 
 def test_rows_are_sums_over_utterances(stored, scorings):
@@ -49,6 +52,34 @@ def test_rows_are_sums_over_utterances(stored, scorings):
     assert result["pieces"] == sum(map(len, scores))
     assert not result["failed"]
     assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_training_logs_the_same_bits_per_second(stored, loaded, scorings):
+    scoring, model = scorings("gpst"), loaded("gpst").loaded
+    row = held_out(scoring, stored / "tokens", items=1, resamples=20)["estimates"]
+    reader, scorer = RecordReader(stored / "tokens", "valid"), scoring.scorer
+    records = [reader[place] for place in chosen(len(reader), 1, 0)]
+    items = [
+        piece
+        for r in records
+        for piece in cut(
+            (r.units.astype(np.int32), r.codes.astype(np.int32)),
+            scorer.layout,
+            scorer.data.crop_seconds,
+        )
+    ]
+    shape = tuple(np.max([scorer.shape(item) for item in items], axis=0).tolist())
+    rows = [scorer.row(item, shape) for item in items]
+    batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    objective = make_objective(
+        model.config, parse_spec(model.dataset, "the run"), stored / "tokens"
+    )
+    run = jax.jit(lambda p, b, w: objective.loss(p, b, jax.random.key(0), w, False)[1])
+    bits, seconds = run(model.params, batch, objective.weights(batch))["bits_per_second"]
+    duration = sum(record.end - record.start for record in records)
+    # The loss counts whole frames, evaluation the seconds of the recordings.
+    assert float(seconds) == pytest.approx(duration, abs=len(records) / scorer.layout.frame_rate)
+    assert float(bits) / duration == pytest.approx(row["bits_per_second"]["value"], rel=1e-5)
 
 
 def test_some_utterances_are_chosen_by_the_seed(stored, scorings):

@@ -17,7 +17,7 @@ from data_pipeline.datasets.token_records import RecordReader
 from gpst_jax.checkpoints.manager import Loaded
 from gpst_jax.evaluation.likelihood import scorer as scorers
 from gpst_jax.evaluation.likelihood.gpst import GPSTScorer
-from gpst_jax.evaluation.likelihood.scores import Score
+from gpst_jax.evaluation.likelihood.scores import Score, bits_per_second
 from gpst_jax.objectives import make_objective
 
 
@@ -62,6 +62,11 @@ def test_gpst_gives_the_sums_of_the_training_loss(stored, loaded, scorings, part
     assert sum(score.total().tokens for score in scores) == sum(
         wanted[name][1] for name in ("nll_semantic", "nll_acoustic")
     )
+    nats = sum(score.total().nats for score in scores)
+    seconds = sum(codes.shape[1] for _, codes in items) / scorer.layout.frame_rate
+    bits, audio_seconds = wanted["bits_per_second"]
+    assert audio_seconds == pytest.approx(seconds, rel=1e-6)
+    assert bits / audio_seconds == pytest.approx(bits_per_second(nats, seconds), rel=1e-5)
 
 
 def test_the_language_model_gives_the_sums_of_the_training_loss(stored, loaded, scorings):

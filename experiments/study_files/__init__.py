@@ -1,0 +1,1 @@
+"""Studies: each file defines one, which `experiments.study` runs (docs/studies.md)."""

@@ -1,0 +1,66 @@
+"""How many codebooks? One codec of 4, 8 or 16 on the same recordings and units."""
+
+import dataclasses
+
+from experiments.studies import demo_size
+from gpst_jax.studies.definition import Call, Cell, Comparison, Study
+
+_COUNTS = (4, 8, 16)
+
+
+def get_study() -> Study:
+    """The study; `--tokens` and `--audio_dir` are the demo's."""
+    cells = tuple(_cell(count) for count in _COUNTS)
+    return Study(
+        name="codebooks",
+        question="How many codebooks should a frame have?",
+        cells=cells,
+        figures=(
+            demo_size.PARAMETERS,
+            demo_size.words("codec", "word errors, codec, %"),
+            demo_size.WORDS,
+            demo_size.TRANSFER_WORDS,
+            demo_size.TRANSFER,
+            demo_size.ENDS,
+        ),
+        comparisons=(Comparison(cells[0].name, tuple(cell.name for cell in cells[1:])),),
+        axis="codebooks",
+        notes=(
+            "Equal training FLOPs: more codebooks are fewer steps. Bits per second are left out, "
+            "since another codec has other information to predict.",
+            "Each codec is fitted on the recordings of the training set.",
+        ),
+        layout=demo_size.LAYOUT,
+    )
+
+
+def _cell(count: int) -> Cell:
+    codec, tokens = f"{{shared}}/codec{count}", f"{{shared}}/tokens{count}"
+    of_corpus = ("--audio_dir={audio_dir}", "--transcripts={audio_dir}/manifest.csv")
+    prepare = (
+        Call(
+            f"fit-codec{count}",
+            "data_pipeline.fit_tokenizers",
+            (*of_corpus, f"--output={codec}", f"--num_codebooks={count}"),
+        ),
+        Call(
+            f"tokenise{count}",
+            "data_pipeline.tokenize_corpus",
+            (
+                *of_corpus,
+                f"--codec={codec}/codec",
+                "--semantic={tokens}/tokenizers/semantic",
+                f"--output={tokens}",
+            ),
+        ),
+    )
+    layout = dataclasses.replace(demo_size.LAYOUT, num_codebooks=count)
+    overrides = demo_size.at_budget(demo_size.budget(500), layout=layout)
+    return demo_size.trained(
+        f"q{count}",
+        *overrides,
+        place=float(count),
+        prepare=prepare,
+        tokens=tokens,
+        layout=layout,
+    )

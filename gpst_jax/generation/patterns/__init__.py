@@ -1,0 +1,1 @@
+"""How frames are drawn in each codebook pattern, see `gpst_jax.models.patterns`."""

@@ -1,0 +1,1 @@
+"""Studies: cells of runs and conditions, their recorded scores, and pages of what these allow."""
