@@ -259,7 +259,8 @@ def _show_flops(console: Console, counts: dict[str, Any]) -> None:
 
 
 def _run_data() -> int:
-    name = "gpst_190m" if _SIZE.value in (None, *_SMALL) else _SIZE.value
+    size = _SIZE.value or "cpu"
+    name = "gpst_190m" if size in _SMALL else size
     name = name if name.endswith(".py") else f"experiments.configs.{name}"
     try:
         config = load_config(name)

@@ -86,14 +86,13 @@ class DoesNotFitError(ConfigError):
 def main(argv: list[str]) -> int:
     """Runs the program; returns its exit code."""
     del argv
-    topology, num_slices = _TOPOLOGY.value, _NUM_SLICES.value
     if _BUDGET.value is not None:
-        return spend()
+        return spend(_BUDGET.value)
     if _ASSUME.value:
         raise UserError("--assume: its inputs are those of --budget; give that too")
-    for name, value in (("config", _CONFIG.value), ("topology", topology)):
-        if not value:
-            raise UserError(f"--{name}: required")
+    if not _CONFIG.value:
+        raise UserError("--config: required")
+    topology, num_slices = _slice(), _NUM_SLICES.value
     if _SUGGEST.value and _ROWS_PER_CHIP.value:
         raise UserError("--rows_per_chip: --suggest searches for it; give one of the two")
     if _ROWS_PER_CHIP.value:
@@ -127,8 +126,17 @@ def main(argv: list[str]) -> int:
     return exit_codes.OK if report.fits else exit_codes.DOES_NOT_FIT
 
 
-def spend() -> int:
-    """Prints what --budget buys; returns the exit code.
+def _slice() -> str:
+    if not _TOPOLOGY.value:
+        raise UserError("--topology: required")
+    return _TOPOLOGY.value
+
+
+def spend(text: str) -> int:
+    """Prints what a budget buys; returns the exit code.
+
+    Args:
+        text: the value of --budget.
 
     Raises:
         UserError: a bad budget or input, or no configuration or pod fits.
@@ -137,9 +145,7 @@ def spend() -> int:
         if flags.FLAGS[name].value:
             raise UserError(f"--{name}: --budget compiles nothing; give one of the two")
     try:
-        inputs, pod = budget_inputs.assume(_ASSUME.value), None
-        if _TOPOLOGY.value:
-            inputs, pod = _given_pod(inputs)
+        inputs, pod = _given_pod(budget_inputs.assume(_ASSUME.value))
         named = _CONFIG.value
         if _CONFIG.overrides and not named:
             raise UserError("--config: give it with the fields that --config.section.field sets")
@@ -151,7 +157,7 @@ def spend() -> int:
             ]
         )
         candidates = [candidate(name, config) for name, config in runs]
-        plan = budget.plan(budget_inputs.parse(_BUDGET.value), candidates, inputs, pod)
+        plan = budget.plan(budget_inputs.parse(text), candidates, inputs, pod)
     except ConfigError as error:
         raise UserError(str(error)) from error
     print("\n".join(budget.lines(plan)))
@@ -160,8 +166,15 @@ def spend() -> int:
     return exit_codes.OK
 
 
-def _given_pod(inputs: budget_inputs.Inputs) -> tuple[budget_inputs.Inputs, tuple[str, int]]:
+def _given_pod(
+    inputs: budget_inputs.Inputs,
+) -> tuple[budget_inputs.Inputs, tuple[str, int] | None]:
+    """The inputs with the chip of --topology, and that pod; None without the flag."""
     topology, num_slices = _TOPOLOGY.value, _NUM_SLICES.value
+    if not topology:
+        if num_slices > 1:
+            raise UserError("--num_slices: with --budget it needs --topology")
+        return inputs, None
     if any(assignment.startswith("chip=") for assignment in _ASSUME.value):
         raise UserError("--assume=chip: --topology names the chip; give one of the two")
     if reason := topologies.refusal(topology):
@@ -219,7 +232,7 @@ def _rows_per_device(found: dict[str, Any], config: RunConfig) -> int:
 def compile_run(config: RunConfig) -> tuple[aot.Report, str]:
     """Compiles the train step of `config` for --topology and --num_slices."""
     objective = load_objective(_CONFIG.value, config)
-    return aot.compile_step(objective, config, _TOPOLOGY.value, _NUM_SLICES.value)
+    return aot.compile_step(objective, config, _slice(), _NUM_SLICES.value)
 
 
 def with_rows(config: RunConfig, chips: int, rows_per_chip: int) -> RunConfig:

@@ -148,7 +148,7 @@ _BUDGET = """
     python -m experiments.compile --budget=2e20flops --topology=v6e:8x8 \\
         --config=experiments/configs/gpst_1b.py
 
-compiles nothing and says in a second which size so many chip-hours (or model FLOPs) are best spent
+compiles nothing and says in seconds which size so many chip-hours (or model FLOPs) are best spent
 on, and the steps, tokens, hours of audio, pod and days that they pay for. Every input is printed;
 `--assume=NAME=VALUE,...` changes it, and `--json_out` stores all.
 

@@ -12,7 +12,8 @@
 #
 # --backend=slurm fakes nothing: a private slurmctld, a slurmd for each host and one to spare, on the
 # loopback interface, from installed packages (Debian: slurm-wlm and munge), as root or any user. One
-# process is killed, then slurmd and all processes of a node. Without the packages it is skipped.
+# process is killed, then slurmd and all processes of the node with the batch script; with --full of
+# another node, too, and the nodes have GPUs by name. Without the packages it is skipped.
 set -euo pipefail
 SCRIPTS="$(cd "${BASH_SOURCE[0]%/*}" && pwd)"
 ROOT="${SCRIPTS%/*}"
@@ -171,7 +172,10 @@ for backend in $backends; do
   events=("${mid_run[@]}")
   case "$backend" in
     gke) events=("${mid_run[@]/preempt/host}") ;; # node pools replace their nodes themselves
-    slurm) events=(process node) ;;
+    slurm)
+      events=(process batch_node)
+      if $full; then events+=(node); fi
+      ;;
   esac
   rehearse "$backend" "$disturbed" all "${events[@]}"
   stop_slurm

@@ -19,7 +19,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -272,7 +272,7 @@ def check_new(folder: Location) -> None:
         raise UserError(f"{os.fspath(folder)} exists: name another --output or remove it")
 
 
-def check_complete(folder: Location, names: Iterable[str]) -> None:
+def check_complete(folder: Location, names: Collection[str]) -> None:
     """Raises UserError where `made` has not finished a folder of a bucket that holds `names`."""
     if _INCOMPLETE in names:
         raise UserError(

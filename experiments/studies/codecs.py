@@ -1,7 +1,8 @@
 """How good is an offline codec, by its number of codebooks? On recordings of speakers it never saw.
 
     python -m experiments.studies.codecs --audio_dir=RECORDINGS --workdir=DIR \
-        [--transcripts=FILE.csv] [--codecs=world_rvq:8x1024,mel_rvq:8x1024] [--depths=2,4,8]
+        [--transcripts=FILE.csv] [--codecs=world_rvq:8x1024,world_rvq:4x1024@100,mel_rvq:8x1024] \
+        [--depths=2,4,8]
 
 Fits each codec on the recordings of all speakers but the held-out ones, resynthesises one recording
 of each of these with the first codebooks alone, and measures what is left: words, as `wer/*-self`
@@ -12,6 +13,7 @@ interrupted study resumes when started again.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,10 @@ _AUDIO_DIR = flags.DEFINE_string("audio_dir", None, "Directory of recordings.", 
 _TRANSCRIPTS = flags.DEFINE_string("transcripts", None, "Table with a column speaker.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory for all outputs.", required=True)
 _CODECS = flags.DEFINE_list(
-    "codecs", ["world_rvq:8x1024", "mel_rvq:8x1024"], "KIND:CODEBOOKSxCODES of each codec."
+    "codecs",
+    ["world_rvq:8x1024", "mel_rvq:8x1024"],
+    "KIND:CODEBOOKSxCODES of each codec, or KIND:CODEBOOKSxCODES@FRAMES of as many frames per "
+    "second; 50 without.",
 )
 _DEPTHS = flags.DEFINE_list("depths", ["2", "4", "8"], "How many of the codebooks are used.")
 _SPEAKERS = flags.DEFINE_integer("speakers", 40, "Held-out speakers, a recording of each.", 2)
@@ -55,19 +60,20 @@ def main(argv: list[str]) -> int:
     samples, results = workdir / "samples", workdir / "results.json"
     timings = Timings(workdir / "timings.json")
     heldout = _heldout()
-    for name, (kind, codebooks, codes) in codecs.items():
+    for name, (kind, codebooks, codes, rate) in codecs.items():
         directory = workdir / "codecs" / name
         if not directory.exists():
             call = ["data_pipeline.fit_tokenizers", f"--audio_dir={_AUDIO_DIR.value}"]
             call += [f"--transcripts={_TRANSCRIPTS.value}"] if _TRANSCRIPTS.value else []
             call += [f"--output={directory}", f"--codec_kind={kind}", "--valid_fraction=0"]
             call += [f"--num_codebooks={codebooks}", f"--codebook_size={codes}"]
+            call += [f"--codec_rate={rate}"] if rate else []
             call += [f"--heldout_speakers={_SPEAKERS.value}", f"--max_seconds={_SECONDS.value}"]
             timings.run(f"fit {name}", call)
 
     _write_recordings(samples / "recording", heldout)
     bits: dict[str, float] = {}  # per second, by condition
-    for name, (_, codebooks, codes) in codecs.items():
+    for name, (_, codebooks, codes, _) in codecs.items():
         codec = load_codec(workdir / "codecs" / name / "codec")
         for depth in (depth for depth in depths if depth <= codebooks):
             condition = f"{name}_first_{depth}"
@@ -87,16 +93,17 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parsed(text: str) -> tuple[str, tuple[str, int, int]]:
-    """Name of a codec in paths, and its kind, codebooks and codes."""
-    kind, _, sizes = text.partition(":")
-    codebooks, _, codes = sizes.partition("x")
-    if kind not in FITTED or not codebooks.isdigit() or not codes.isdigit():
+def _parsed(text: str) -> tuple[str, tuple[str, int, int, str]]:
+    """Name of a codec in paths; and its kind, codebooks, codes, and frame rate or nothing."""
+    match = re.fullmatch(r"(\w+):(\d+)x(\d+)(?:@(\d+(?:\.\d+)?))?", text)
+    if match is None or match[1] not in FITTED:
         raise UserError(
-            f"--codecs: {text!r} is not KIND:CODEBOOKSxCODES with one of the kinds "
-            f"{', '.join(FITTED)}"
+            f"--codecs: {text!r} is not KIND:CODEBOOKSxCODES or KIND:CODEBOOKSxCODES@FRAMES with "
+            f"one of the kinds {', '.join(FITTED)}"
         )
-    return f"{kind}_{codebooks}x{codes}", (kind, int(codebooks), int(codes))
+    kind, codebooks, codes, rate = match.groups(default="")
+    name = f"{kind}_{codebooks}x{codes}" + (f"_{rate}hz" if rate else "")
+    return name, (kind, int(codebooks), int(codes), rate)
 
 
 def _depths() -> list[int]:

@@ -14,6 +14,7 @@ from gpst_jax.studies.figures import (
     Figure,
     LikelihoodFigure,
     RecipeFigure,
+    StepTimeFigure,
     TrainingFigure,
 )
 
@@ -27,7 +28,7 @@ SCORED = (f"--wer={DIGITS_RECIPE}", "--mos_items=0")
 ITEMS = 60
 
 PARAMETERS = TrainingFigure("parameters", "parameters, millions", "parameters", 1e-6, 2)
-STEP_SECONDS = TrainingFigure("step_s", "seconds per step", "step_s", 1.0, 3)
+STEP_SECONDS = StepTimeFigure()
 BITS = LikelihoodFigure()
 UNIT_BITS = LikelihoodFigure("bits_units", "bits per second, units", "semantic")
 CODE_BITS = LikelihoodFigure("bits_codes", "bits per second, codes", "acoustic")

@@ -85,8 +85,13 @@ def _figures(part: str, evaluations: int, temperature: float) -> tuple[Figure, .
     at += f", noise times {temperature:g}" if temperature != 1.0 else ""
     folder = calls.named(FOLDER, part)
     closer = JsonFigure(
-        *(f"closer_{part}", f"closer to target, %, {at}", f"{folder}/{RESULTS}"),
-        *(("modes", _MODE, "closer_to_target"), 100.0, 0, "higher"),
+        f"closer_{part}",
+        f"closer to target, %, {at}",
+        f"{folder}/{RESULTS}",
+        ("modes", _MODE, "closer_to_target"),
+        scale=100.0,
+        digits=0,
+        better="higher",
     )
     similar = RecipeFigure(
         *(f"similarity_{part}", f"similarity, {at}", "sim-o/resemblyzer-smoke", _MODE),

@@ -20,7 +20,7 @@ def get_study() -> Study:
         comparisons=(Comparison("both-clean", tuple(cell.name for cell in degraded)),),
         notes=(
             "Speaker transfer of held-out digit strings, from files; white noise at 20, 10 and "
-            "0 dB, 8 kHz, mp3 at its lowest bit rate.",
+            "0 dB, 8 kHz, mp3 of its lowest quality.",
             "References are the clean recordings: words those of the text, the voice that of "
             "another recording of the prompt's speaker through the codec.",
             "Seeds are those of noise and sampling: the model is one.",

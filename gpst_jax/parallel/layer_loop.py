@@ -1,8 +1,8 @@
 """The loop over layers whose parameters are stacked along a leading axis.
 
 A scan compiles one layer, whatever the depth. On CPUs it also copies every layer's parameters and
-saved activations out of and into stacked arrays, and accumulates gradients in arrays of zeros, so
-few layers on one CPU are unrolled there: a fifth of a train step's time (docs/benchmarks.md).
+saved activations out of and into stacked arrays that it first fills with zeros, so few layers are
+unrolled in programs for one CPU (docs/benchmarks.md).
 """
 
 from collections.abc import Callable

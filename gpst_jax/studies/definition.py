@@ -177,7 +177,7 @@ class Study:
 
 def placeholders(cell: Cell) -> set[str]:
     """The names in braces of a cell."""
-    texts = [cell.tokens, *(flag for call in cell.steps() for flag in call.flags)]
+    texts = [flag for call in cell.steps() for flag in call.flags]
     return {name for text in texts for _, name, _, _ in string.Formatter().parse(text) if name}
 
 

@@ -24,21 +24,32 @@ _DIGITS = 7  # significant ones of a sum in a record
 
 
 class Figure(Protocol):
-    """A number of a cell.
+    """A number of a cell."""
 
-    Attributes:
-        key: its name in records.
-        label: its name in tables, with the unit.
-        scale: shown is the value times this.
-        digits: shown after the point.
-        better: `lower` or `higher`; empty: neither.
-    """
+    @property
+    def key(self) -> str:
+        """Its name in records."""
+        ...
 
-    key: str
-    label: str
-    scale: float
-    digits: int
-    better: str
+    @property
+    def label(self) -> str:
+        """Its name in tables, with the unit."""
+        ...
+
+    @property
+    def scale(self) -> float:
+        """Shown is the value times this."""
+        ...
+
+    @property
+    def digits(self) -> int:
+        """Shown after the point."""
+        ...
+
+    @property
+    def better(self) -> str:
+        """`lower` or `higher`; empty: neither."""
+        ...
 
     def read(self, directory: Path) -> dict[str, Any]:
         """The figure of the cell in a directory: value, ci95, n and perhaps `units`.
@@ -161,6 +172,25 @@ class TrainingFigure:
             known = sorted({*result, *result.get("final", {})} - {"final"})
             raise UserError(f"{directory / TRAINED}: no {self.name}; there are {', '.join(known)}")
         return {"value": float(value), "ci95": None, "n": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class StepTimeFigure:
+    """The median over the windows of a training's log of the seconds of a step."""
+
+    key: str = "step_s"
+    label: str = "seconds per step"
+    scale: float = 1.0
+    digits: int = 3
+    better: str = ""
+
+    def read(self, directory: Path) -> dict[str, Any]:
+        """See `Figure`."""
+        lines = _lines(directory / "train" / "metrics.jsonl")
+        times = [line["perf/step_s"] for line in lines if "perf/step_s" in line]
+        if not times:
+            raise UserError(f"{directory / 'train'}: its metrics have no perf/step_s")
+        return {"value": statistics.median(times).value, "ci95": None, "n": len(times)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -140,4 +140,5 @@ def _exponent(budgets: list[float], curves: list[tuple[np.ndarray, np.ndarray]])
     points = [(np.log(c), size) for c, size in best if size is not None]
     if len(points) < 2:
         return None
-    return float(np.polyfit(*zip(*points, strict=True), 1)[0])
+    line = np.array(points)
+    return float(np.polyfit(line[:, 0], line[:, 1], 1)[0])

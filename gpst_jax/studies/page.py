@@ -125,8 +125,8 @@ def _results(table: Table, records: Records, picture: str | None) -> list[str]:
         lines += _rows(["cell minus base", *(figure.label for figure in figures)], rows)
         lines += ["## What the intervals allow to say", "", *(f"- {one}" for one in said)]
         lines += [
-            f"- {len(said)} differences are given, each with an interval of its own: of twenty "
-            "true zeros one is expected to look like a difference.",
+            f"- Differences given: {len(said)}, each with an interval of its own: of twenty true "
+            "zeros one is expected to look like a difference.",
             "",
         ]
     for analysis in study.analyses:
@@ -293,15 +293,16 @@ def _plot(table: Table) -> bytes | None:
     panels = []
     placed = all(cell.place is not None for cell in study.cells)
     for figure in study.figures:
-        points = []
+        points: list[tuple[str | float, float, float, float]] = []
         for cell in study.cells:
             estimate = table.estimate(cell.name, figure)
             if estimate is None or estimate.low is None or estimate.high is None:
                 continue
-            value, *ends = (
+            place = cell.name if not placed or cell.place is None else cell.place
+            value, low, high = (
                 figure.scale * one for one in (estimate.value, estimate.low, estimate.high)
             )
-            points.append((cell.name if not placed else cell.place, value, *ends))
+            points.append((place, value, low, high))
         if len(points) > 1:
             panels.append((figure.label, intervals(points, study.axis)))
     return chart_png(panels[:_PLOTTED], dark=False, width=3.6, height=2.6) if panels else None

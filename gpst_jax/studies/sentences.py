@@ -69,4 +69,5 @@ def _about(estimate: Estimate, seeds: int, trained: bool) -> str:
         return f"{seeds} seeds" + (f"; interval over seeds and {units}" if units else "")
     if seeds == 1:
         return f"a single run of each; interval over {units or 'seeds'}, other seeds not covered"
-    return f"single runs, {seeds} of each: too few seeds to cover others; interval over {units}"
+    over = units or "seeds"
+    return f"single runs, {seeds} of each: too few seeds to cover others; interval over {over}"

@@ -178,7 +178,7 @@ def make_train_step(objective: Objective, config: RunConfig, mesh: Any) -> jax.s
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
         value, pairs, grads = accumulated(state.params, batch, key, objective.weights(batch))
-        norm = optax.tree.norm(grads)
+        norm = optimizer.global_norm(grads)
         accepted, guard = optimizer.check_step(
             state.guard, value, norm, config.optimizer.spike_factor
         )

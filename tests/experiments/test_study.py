@@ -12,7 +12,6 @@ from pathlib import Path
 import programs
 import pytest
 
-from data_pipeline.runtime import claim
 from experiments import child_programs
 
 STUDY = """
@@ -161,52 +160,131 @@ def test_what_a_killed_program_leaves_behind_is_ended_and_holds_no_lock(tmp_path
         pass
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_study_killed_between_and_inside_cells_repeats_no_finished_one(study, dataset, tmp_path):
-    output, workdir = tmp_path / "docs", tmp_path / "w"
-    command = [
-        *(sys.executable, "-m", "experiments.study", f"--study={study}", f"--tokens={dataset}"),
-        *(f"--output={output}", f"--workdir={workdir}"),
-    ]
-    environment = programs.environment()
-    results = output / "results" / "toy"
+# A resumable program that needs no JAX: a line for every step, and a result after the last.
+STEPS = """
+import json, signal, sys, time
+from pathlib import Path
+folder, count = Path(sys.argv[1]), 60
+log = folder / "steps.txt"
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+done = len(log.read_text().split()) if log.exists() else 0
+for step in range(done, count):
+    with log.open("a") as file:
+        file.write(f"{step}\\n")
+    time.sleep(0.03)
+(folder / "work.json").write_text(json.dumps({"steps": count}))
+"""
+STEPS_STUDY = """
+from gpst_jax.studies.definition import Call, Cell, Study
+from gpst_jax.studies.figures import JsonFigure
 
-    def in_progress() -> list[Path]:
-        runs = [path.parents[1] for path in workdir.glob("*/train/metrics.jsonl")]
-        return [run for run in runs if not (results / f"{run.name}.json").exists()]
+def get_study():
+    shared = Call("both", "toy_steps", ("{shared}",))
+    cells = tuple(
+        Cell(name, calls=(Call("work", "toy_steps", ("{cell}",)),), prepare=(shared,))
+        for name in ("a", "b")
+    )
+    figure = JsonFigure("n", "n", "work.json", ("steps",))
+    return Study("toy", "Does it end?", cells, (figure,), (0, 1))
+"""
 
-    def interrupt(count: int, number: int, *, inside: bool) -> int:
-        """Sends a signal after so many records; inside a cell to its program too."""
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+
+class Killed:
+    """Starts a study again and again, and sends signals to it or to what it runs."""
+
+    def __init__(self, command: list[str], environment: dict, workdir: Path, results: Path):
+        self.command, self.environment = command, environment
+        self.workdir, self.results = workdir, results
+
+    def begun(self, progress: str) -> list[Path]:
+        """Cells without a record of which a file of progress is there."""
+        cells = [path.relative_to(self.workdir).parts[0] for path in self.workdir.glob(progress)]
+        return [self.workdir / c for c in cells if not (self.results / f"{c}.json").exists()]
+
+    def interrupt(self, records: int, number: int, progress: str, program: str) -> int:
+        """Sends a signal in the cell after so many records.
+
+        Args:
+            records: how many there are by then.
+            number: of the signal.
+            progress: pattern of files that tell that a cell is in progress.
+            program: SIGKILL reaches the program whose command line has it, too; empty: none.
+        """
+        process = subprocess.Popen(self.command, env=self.environment, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 400
-        while len(list(results.glob("*.json"))) < count or (inside and not in_progress()):
+        while len(list(self.results.glob("*.json"))) < records or not self.begun(progress):
             assert process.poll() is None
             assert time.monotonic() < deadline
-            time.sleep(0.02)
-        holder = claim.holder(in_progress()[0] / "train") if inside else None
+            time.sleep(0.01)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(process.pid, number)
-        if holder is not None and number == signal.SIGKILL:
-            os.kill(holder.pid, number)
+        for child in children:
+            if program and program in Path(f"/proc/{child}/cmdline").read_text():
+                os.kill(int(child), number)
         return process.wait(200)
 
-    assert interrupt(1, signal.SIGKILL, inside=False) == -signal.SIGKILL
-    before = {path: path.stat().st_mtime_ns for path in results.glob("*.json")}
-    assert interrupt(2, signal.SIGKILL, inside=True) == -signal.SIGKILL
-    assert interrupt(3, signal.SIGTERM, inside=True) == 75
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert len(list(results.glob("*.json"))) == 4
+    def finish(self) -> str:
+        """Runs it to the end; returns what it prints."""
+        done = subprocess.run(
+            self.command, env=self.environment, capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.mark.timeout(900)
+def test_a_study_killed_between_and_inside_cells_repeats_no_step(environment, tmp_path):
+    (tmp_path / "toy_steps.py").write_text(STEPS)
+    (tmp_path / "toy.py").write_text(STEPS_STUDY)
+    output, workdir = tmp_path / "docs", tmp_path / "w"
+    killed = Killed(
+        [
+            *(sys.executable, "-m", "experiments.study", f"--study={tmp_path / 'toy.py'}"),
+            *(f"--output={output}", f"--workdir={workdir}"),
+        ],
+        environment | {"PYTHONPATH": f"{programs.ROOT}{os.pathsep}{tmp_path}"},
+        workdir,
+        output / "results" / "toy",
+    )
+    steps = "?-?/steps.txt"
+    assert killed.interrupt(1, signal.SIGKILL, steps, "") == -signal.SIGKILL  # its program goes on
+    before = {path: path.stat().st_mtime_ns for path in killed.results.glob("*.json")}
+    assert killed.interrupt(2, signal.SIGKILL, steps, "toy_steps") == -signal.SIGKILL
+    assert killed.interrupt(3, signal.SIGTERM, steps, "") == 75
+    killed.finish()
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    for path in workdir.glob("*/train/metrics.jsonl"):
+    files = sorted(workdir.glob("*/steps.txt"))
+    assert [path.parent.name for path in files] == ["a-0", "a-1", "b-0", "b-1", "shared"]
+    for path in files:
+        assert path.read_text().split() == [str(step) for step in range(60)]
+    assert "4 of 4 cells and seeds are recorded" in killed.finish()
+    assert len((workdir / "shared" / "both.log").read_text().splitlines()) == 1  # run once
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_training_killed_inside_cells_repeats_no_step(study, dataset, tmp_path):
+    output, workdir = tmp_path / "docs", tmp_path / "w"
+    killed = Killed(
+        [
+            *(sys.executable, "-m", "experiments.study", f"--study={study}"),
+            *(f"--tokens={dataset}", f"--output={output}", f"--workdir={workdir}"),
+        ],
+        programs.environment(),
+        workdir,
+        output / "results" / "toy",
+    )
+    metrics = "*/train/metrics.jsonl"
+    assert killed.interrupt(1, signal.SIGKILL, metrics, "pretrain") == -signal.SIGKILL
+    assert killed.interrupt(3, signal.SIGTERM, metrics, "") == 75
+    killed.finish()
+    assert len(list(killed.results.glob("*.json"))) == 4
+    for path in workdir.glob(metrics):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         steps = [line["step"] for line in lines if "train/loss" in line]
         assert steps == list(range(1, 301))
     text = (output / "toy.md").read_text()
     assert "| fast | 2 |" in text
     assert "Not run" not in text
-    starts = sum(log.read_text().count("$ ") for log in workdir.glob("*/train.log"))
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
-    assert again.returncode == 0
-    assert sum(log.read_text().count("$ ") for log in workdir.glob("*/train.log")) == starts
+    assert "4 of 4 cells and seeds are recorded" in killed.finish()
     assert (output / "toy.md").read_text() == text

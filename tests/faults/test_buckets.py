@@ -60,6 +60,9 @@ def line(program):
     return found
 
 
+START, SAVE, COMMIT = "", f"/{manager.CHECKPOINT_DIRECTORY}/", buckets.COMMIT_FILE
+
+
 class Kill:
     """Kills a process at a request, which the server then gets or does not.
 
@@ -67,17 +70,18 @@ class Kill:
         program: the process.
         number: of the request.
         passed: whether the server gets it.
-        committed: whether only requests after a checkpoint has been committed count.
+        since: from when on requests count: START, SAVE (the first write of a checkpoint), COMMIT
+            (the first checkpoint that is complete).
     """
 
-    def __init__(self, program, number, passed, committed):
+    def __init__(self, program, number, passed, since):
         self._program, self._number, self._passed = program, number, passed
-        self._counts, self._lock = not committed, threading.Lock()
+        self._since, self._counts, self._lock = since, since == START, threading.Lock()
 
     def __call__(self, what, name):
         with self._lock:
             self._number -= self._counts
-            if name.endswith(buckets.COMMIT_FILE) and what == "write":
+            if what == "write" and self._since in name:
                 self._counts = True
             if self._number != 0:
                 return None
@@ -105,8 +109,8 @@ def test_killed_and_continued_elsewhere(run, expected, bucket, folder):
         while True:
             program = run(workdir, host=hosts)
             if kills < KILLS:  # the first of a run when it has a checkpoint, then at any moment
-                number = rng.randint(1, 60 if here == 0 else 120)
-                bucket.fail = Kill(program, number, rng.random() < 0.5, committed=here == 0)
+                since = rng.choice((START, SAVE, SAVE)) if here else COMMIT
+                bucket.fail = Kill(program, rng.randint(1, 60), rng.random() < 0.5, since)
             code = program.end()
             bucket.fail = lambda what, name: None
             assert "damaged" not in program.text()
@@ -254,7 +258,7 @@ def test_two_processes_write_one_workdir(run, bucket, folder, tmp_path):
     for program in two(run, tmp_path / "whole"):
         assert program.end() == 0, program.text()
     programs = two(run, folder)
-    bucket.fail = Kill(programs[1], 15, passed=False, committed=True)
+    bucket.fail = Kill(programs[1], 15, passed=False, since=COMMIT)
     assert programs[1].end() == -9
     assert programs[0].end() != 0
     bucket.fail = lambda what, name: None

@@ -19,8 +19,10 @@ from orbax.checkpoint._src.serialization import tensorstore_utils
 from programs import XLA_FLAGS
 from toy_run import ToyLoader, ToyObjective, toy_config
 
-from data_pipeline.runtime import buckets, exit_codes
-from data_pipeline.runtime.endings import ending
+from data_pipeline.runtime import buckets, exit_codes, libraries
+from data_pipeline.runtime.endings import ending, one_line
+from data_pipeline.runtime.errors import UserError
+from gpst_jax.checkpoints.record import CheckpointError
 from gpst_jax.checkpoints.storage import StorageError
 from gpst_jax.config import MeshConfig
 from gpst_jax.parallel import multihost
@@ -116,6 +118,7 @@ def _main(
     os.environ.update(environment)
     os.environ["XLA_FLAGS"] = f"{XLA_FLAGS} --xla_force_host_platform_device_count=1"
     os.environ["NPROC"] = "16"  # threads of collectives: with the cores' number they can starve
+    libraries.quieten()
     logging.basicConfig(level=logging.WARNING)
     logging.getLogger("gpst_jax").setLevel(logging.INFO)
     if not patient:
@@ -126,9 +129,10 @@ def _main(
         code = exit_codes.OK
     except StorageError as error:
         code = exit_codes.STORAGE
-        print(f"\nerror: {error}", flush=True)
-    except Exception as error:
-        end = ending(error)
+        print(f"\nerror: {one_line(error)}", flush=True)
+    except Exception as error:  # as programs do
+        unusable = isinstance(error, CheckpointError)
+        end = ending(UserError(str(error)) if unusable else error)
         if end is None:
             raise
         code = end[0]

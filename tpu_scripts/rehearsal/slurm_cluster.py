@@ -13,8 +13,9 @@ used or changed: a cluster that this machine belongs to stays as it is. All runs
 user, root or not, who alone can submit jobs. Nodes are addresses of the loopback interface, so that
 processes find each other by the names of their nodes. Standard library only.
 
-Faults: `process` (the training process of one node is killed), `node` (slurmd and all processes of
-one node of the job are killed; the node returns once the job runs on others).
+Faults: `process` (the training process of one node is killed), `batch_node` (slurmd and all
+processes of the node with the batch script are killed; the node returns once the job runs on
+others), `node` (the same on another node of the job).
 """
 
 import contextlib
@@ -43,6 +44,7 @@ SYSTEM_PATH = os.pathsep.join([os.environ["PATH"], "/usr/local/sbin", "/usr/sbin
 JAX_FIRST_PORT = 61440  # JAX adds the job's number, modulo 4096
 START_SECONDS = 60
 FAULT_SECONDS = 240
+RUN_SECONDS = 900
 
 CONFIGURATION = """
 ClusterName=rehearsal
@@ -91,12 +93,12 @@ def _free_port(first: int = 0) -> int:
     raise SystemExit("error: no free port")
 
 
-def _wait(what: str, done: Callable[[], object], seconds: float) -> None:
+def _wait(what: str, done: Callable[[], object], seconds: float = START_SECONDS) -> None:
     deadline = time.monotonic() + seconds
     while not done():
         if time.monotonic() > deadline:
             raise SystemExit(f"error: {what}: not within {seconds} s")
-        time.sleep(0.1)
+        time.sleep(0.02)
 
 
 class Cluster:
@@ -134,11 +136,11 @@ class Cluster:
         munge = self.directory / "munge"
         files = [f"--{name}-file={munge / name}" for name in ("key", "log", "pid", "seed")]
         self._daemon("munged", "--foreground", "--force", f"--socket={munge / 'socket'}", *files)
-        _wait("munged starts", (munge / "socket").exists, START_SECONDS)
+        _wait("munged starts", (munge / "socket").exists)
         self._daemon("slurmctld", "-D", "-f", str(self.configuration))
         for node in names:
             self.start_node(node)
-        _wait("all nodes are idle", lambda: self._idle() == set(names), START_SECONDS)
+        _wait("all nodes are idle", lambda: self._idle() == set(names))
 
     def start_node(self, node: str) -> None:
         """Starts slurmd."""
@@ -194,8 +196,8 @@ class Cluster:
             return []
         return self._ask("scontrol", "show", "hostnames", job["NodeList"]).split()
 
-    def processes(self, node: str = "") -> Iterator[tuple[int, str]]:
-        """(id, command line) of processes of the cluster or a node, but this and its parents."""
+    def _listed(self, node: str) -> Iterator[tuple[int, str]]:
+        """(id, command line) of `processes`."""
         place = str(self.directory / "nodes" / node) if node else str(self.directory)
         own = set(_ancestors())
         for entry in Path("/proc").iterdir():
@@ -219,13 +221,19 @@ class Cluster:
             wanted.append(f"SLURMD_NODENAME={node}")
         return all(text.encode() in environment for text in wanted)
 
-    def kill(self, node: str = "", command: str = "") -> int:
-        """Kills the processes whose command line contains `command`; returns their number."""
-        victims = [
+    def _training(self, node: str) -> list[int]:
+        return [
             number
-            for number, words in self.processes(node)
-            if command in words and not (command and Path(words.split()[0]).name == "srun")
+            for number, words in self._listed(node)
+            if "experiments.pretrain" in words and Path(words.split()[0]).name != "srun"
         ]
+
+    def processes(self, node: str = "") -> list[int]:
+        """Processes of the cluster or a node, but this and its parents."""
+        return [number for number, _ in self._listed(node)]
+
+    def kill(self, victims: list[int]) -> int:
+        """Kills processes; returns their number."""
         for number in victims:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
@@ -233,27 +241,37 @@ class Cluster:
 
     def stop(self) -> None:
         """Ends every process; those that are being started as well."""
-        _wait("all processes have ended", lambda: self.kill() == 0, START_SECONDS)
+        _wait("all processes have ended", lambda: self.kill(self.processes()) == 0)
 
     def inject(self, fault: str, rng: random.Random) -> str:
-        """Injects one fault; returns what was hit, or "" where nothing was running."""
-        nodes = self.job_nodes()
-        if not nodes:
+        """Injects one fault, and waits until SLURM has requeued and started the job.
+
+        Returns:
+            What was hit, or "" where training was not going on.
+        """
+        job, nodes = self.job(), self.job_nodes()
+        if job.get("JobState") == "COMPLETED":
+            raise SystemExit(
+                f"error: the run has ended before the fault {fault}: give more --steps"
+            )
+        if not nodes or not all(self._training(node) for node in nodes):
             return ""
-        node = rng.choice(nodes)
+        node = job["BatchHost"]
+        others = [other for other in nodes if other != node] or nodes
+        if fault != "batch_node":
+            node = rng.choice(nodes if fault == "process" else others)
         if fault == "process":
-            return node if self.kill(node, "experiments.pretrain") else ""
-        job = self.job()
-        role = "of the batch script" if node == job["BatchHost"] else "of the job"
-        _wait(f"node {node} is lost", lambda: self.kill(node) == 0, START_SECONDS)
+            self.kill(self._training(node))
+        else:
+            _wait(f"node {node} is lost", lambda: self.kill(self.processes(node)) == 0)
         _wait(
-            f"the job is requeued after node {node} was lost",
+            f"the job is requeued after {fault} of {node}",
             lambda: self.job()["Restarts"] != job["Restarts"] and self.job_nodes(),
             FAULT_SECONDS,
         )
-        others = ", ".join(self.job_nodes())
-        self.start_node(node)
-        return f"{node}, {role}: requeued, and went on on {others}"
+        if fault != "process":
+            self.start_node(node)
+        return f"{node}: requeued, and went on on {', '.join(self.job_nodes())}"
 
 
 def _ancestors() -> Iterator[int]:
@@ -270,12 +288,20 @@ def _ancestors() -> Iterator[int]:
 def _faults(directory: str, metrics: str, log: str, steps: str, seed: str, *faults: str) -> None:
     cluster, rng = Cluster(directory), random.Random(int(seed))
     share = int(steps) / (len(faults) + 1)
+    written = 0
     for number, fault in enumerate(faults, 1):
-        wanted = round(share * number + rng.uniform(-0.3, 0.3) * share)
-        while reached(Path(metrics)) < wanted:
-            time.sleep(0.05)
+        wanted = max(round(share * number + rng.uniform(-0.3, 0.3) * share), 1)
+        # It trains again after the fault before.
+        _wait(
+            f"step {wanted} is reached",
+            lambda wanted=wanted, written=written: (
+                reached(Path(metrics)) >= wanted and Path(metrics).stat().st_mtime_ns != written
+            ),
+            RUN_SECONDS,
+        )
         while not (hit := cluster.inject(fault, rng)):
-            time.sleep(0.05)
+            time.sleep(0.02)
+        written = Path(metrics).stat().st_mtime_ns
         with Path(log).open("a") as file:
             file.write(f"{fault}: after step {wanted}, {hit}\n")
 

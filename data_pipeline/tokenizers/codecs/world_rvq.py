@@ -1,16 +1,19 @@
 """Acoustic codec without a pretrained model: residual vector quantisation of WORLD parameters.
 
-Four vocoder frames of 5 ms make a frame of 20 ms: at one frame per 20 ms the vocoder blurs
-consonants. Their parameters, weighted by how much an error of each is heard, are projected on their
-principal components: the latent. Codes come from a beam search over the codebooks, so the first k
-codebooks alone are a codec of k codebooks. The decoder sums the chosen vectors; a linear map of
-each frame and its two neighbours, fitted per number of codebooks, estimates the parameters of all
-vocoder frames; formants, which quantisation flattens, are deepened again; then WORLD synthesises.
+Vocoder frames of about 5 ms are stacked to a frame, four at 50 Hz: at one per 20 ms the vocoder
+blurs consonants. Their parameters, weighted by how much an error of each is heard, are projected on
+their principal components: the latent. Codes come from a beam search over the codebooks, so the
+first k codebooks alone are a codec of k codebooks. The decoder sums the chosen vectors; a linear
+map of each frame and its two neighbours, fitted per number of codebooks, estimates the parameters
+of all vocoder frames; formants, which quantisation flattens, are deepened again; then WORLD
+synthesises.
 
-Decoding is causal up to `LOOKAHEAD_FRAMES`: more codes do not change the samples before.
+Decoding is causal up to `WorldRVQConfig.lookahead_frames`: more codes do not change the samples
+before.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -27,9 +30,8 @@ from data_pipeline.tokenizers.codecs.residual_codec import ResidualCodec
 from data_pipeline.tokenizers.codecs.world_vocoder import WorldVocoder
 from data_pipeline.tokenizers.semantic import features, kmeans
 
-# Of the end of a decoded signal, which later codes change: a neighbour of the smoother, and half an
-# FFT of the synthesis.
-LOOKAHEAD_FRAMES = 4
+_HIGHEST_RATE = 16_000  # Hz, of sample rates that follow from the frame rate
+_SUBFRAME_SECONDS = 0.005
 _SMOOTHED_FRAMES = 40_000  # at most, to fit smoothers on
 
 
@@ -37,15 +39,19 @@ _SMOOTHED_FRAMES = 40_000  # at most, to fit smoothers on
 class WorldRVQConfig:
     """Frames, parameters and codebooks.
 
+    Sample rate and subframes that are 0 follow from the frame rate, and are stored as they follow:
+    25, 50 and 100 Hz have 8, 4 and 2 subframes of 5 ms at 16 kHz, 75 Hz has 3 of 4.4 ms at 15,975
+    Hz, the highest rate of up to 16 kHz at which they have whole numbers of samples.
+
     The weights of pitch, voicing and aperiodicity are relative to the log amplitude of one point of
     the envelope. They were not tuned; the enhancement was compared with none (docs/tokenizers.md).
     """
 
-    sample_rate: int = 16_000  # Hz
+    sample_rate: int = 0  # Hz; 0: the highest up to 16 kHz that fits the subframes
     frame_rate: float = 50.0  # frames per second; divides the sample rate
     num_codebooks: int = 4
     codebook_size: int = 256
-    subframes: int = 4  # vocoder frames per frame
+    subframes: int = 0  # vocoder frames per frame; 0: as many as make about 5 ms each
     envelope_points: int = 48
     latent_size: int = 80
     pitch_floor: float = 60.0  # Hz
@@ -57,6 +63,13 @@ class WorldRVQConfig:
     enhancement: float = 1.3  # of formants; 1 is none
 
     def __post_init__(self):
+        if not self.frame_rate > 0:
+            raise ValueError(f"frame_rate {self.frame_rate} is not positive")
+        if not self.subframes:
+            object.__setattr__(self, "subframes", self._subframes())
+        if not self.sample_rate:
+            step = self.frame_rate * self.subframes
+            object.__setattr__(self, "sample_rate", round(_HIGHEST_RATE // step * step))
         hop = features.hop_length(self.sample_rate, self.frame_rate)
         if self.subframes < 1 or hop % self.subframes:
             raise ValueError(f"subframes {self.subframes} do not divide the {hop} samples of a hop")
@@ -71,6 +84,14 @@ class WorldRVQConfig:
         width = self.subframes * self.vocoder.width
         if not 1 <= self.latent_size <= width:
             raise ValueError(f"latent_size {self.latent_size} is not in [1, {width}]")
+
+    def _subframes(self) -> int:
+        """The number whose length is nearest to 5 ms, of those that the sample rate allows."""
+        nearest = 1 / (self.frame_rate * _SUBFRAME_SECONDS)
+        if not self.sample_rate:
+            return max(1, round(nearest))
+        divisors = [n for n in range(1, self.hop + 1) if self.hop % n == 0]
+        return min(divisors, key=lambda number: abs(math.log(number / nearest)))
 
     @property
     def hop(self) -> int:
@@ -89,6 +110,15 @@ class WorldRVQConfig:
         )
 
     @property
+    def lookahead_frames(self) -> int:
+        """Frames at the end of a decoded signal whose samples later codes change.
+
+        A neighbour of the smoother, the frames in half an FFT of the synthesis, and one towards
+        which the parameters are interpolated.
+        """
+        return 2 + math.ceil(self.vocoder.fft_size / 2 / self.hop)
+
+    @property
     def weights(self) -> np.ndarray:
         """Weight of each parameter of a frame, float32 (subframes * width,)."""
         weights = np.ones(self.vocoder.width, np.float32)
@@ -104,11 +134,11 @@ class WorldRVQ(ResidualCodec):
     kind: ClassVar[str] = "world_rvq"
     config_type: ClassVar[type] = WorldRVQConfig
     context_frames = None  # pitch is tracked over the whole signal
-    lookahead_frames = LOOKAHEAD_FRAMES
 
     def __init__(self, config: WorldRVQConfig, weights: dict[str, np.ndarray], sha256: str):
         """See `load` and `fit`."""
         super().__init__(config, weights, sha256)
+        self.lookahead_frames = config.lookahead_frames
         self._mean = weights["mean"]
         self._projection = weights["projection"]
         self._smoothers = weights["smoothers"]

@@ -9,6 +9,7 @@ bands (zero where it is not).
 
 import dataclasses
 import functools
+import math
 from types import ModuleType
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from data_pipeline.runtime.errors import UserError
 
 _APERIODICITY_EDGES = np.array([0, 1, 2, 4, 6, 8]) / 8  # as fractions of half the sample rate
+_LOWEST_OF_WORLD = 71.0  # Hz, the lowest fundamental frequency that its spectra resolve
 _LOWEST_POINT = 40.0  # Hz; as far from half the sample rate is the highest, times 2.5
 _POWER_FLOOR = 1e-9  # of the envelope: keeps its logarithm finite in silence
 _APERIODICITY_FLOOR = 1e-3
@@ -67,6 +69,12 @@ class WorldVocoder:
     def period(self) -> float:
         """Milliseconds per frame."""
         return 1000.0 * self.hop / self.sample_rate
+
+    @property
+    def fft_size(self) -> int:
+        """Points of the FFT that pyworld takes at this sample rate, known without pyworld."""
+        periods = 3 * self.sample_rate / _LOWEST_OF_WORLD + 1
+        return 2 ** (1 + math.floor(math.log2(periods)))
 
     def analyse(self, wav: np.ndarray, frames: int) -> np.ndarray:
         """Parameters float32 (frames, width) of a signal (N,); frame t is at sample t * hop."""

@@ -1,5 +1,6 @@
 """The message that matters stands alone: libraries print nothing at their start."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -49,3 +50,13 @@ def test_settings_of_the_user_and_of_a_machine_with_a_tpu_stay(monkeypatch):
     assert os.environ["TPU_WORKER_HOSTNAMES"] == "host1,host2"
     for name in libraries.WITHOUT_TPU:
         monkeypatch.delenv(name)
+
+
+def test_what_orbax_raises_it_does_not_log_as_well():
+    libraries.quieten()
+    logger = logging.getLogger("absl")
+    failed = (OSError, OSError("no bucket"), None)
+    for path, stack in (("orbax", failed), ("orbax", None), ("other", failed)):
+        record = logger.makeRecord("absl", 40, f"/a/{path}/b.py", 1, path, (), stack)
+        kept = bool(logger.filter(record))
+        assert kept == (stack is None or path == "other")

@@ -1,19 +1,23 @@
 """The codec of WORLD parameters: its protocol, odd signals, prefixes, vectors and streaming."""
 
+import json
 import sys
 
 import numpy as np
 import pytest
 
+from data_pipeline.audio.io import resample
 from data_pipeline.runtime.errors import UserError
 from data_pipeline.tokenizers import AcousticCodec, load_codec, storage
 from data_pipeline.tokenizers.codecs import residual, world_rvq, world_vocoder
-from data_pipeline.tokenizers.codecs.world_rvq import WorldRVQConfig
+from data_pipeline.tokenizers.codecs.world_rvq import WorldRVQ, WorldRVQConfig
 
 pytest.importorskip("pyworld", reason="the codec's vocoder is not installed")
 
 RATE = 16_000
 HOP = 320
+# Identity of the default codec's configuration when 50 Hz was the only rate.
+BEFORE = "c567fbb812bf5f178819f38c1cd0af57bb0257bf3e9e119e492025fb4a091c88"
 CONFIG = WorldRVQConfig(num_codebooks=3, codebook_size=32)
 
 
@@ -168,7 +172,7 @@ def test_later_codes_do_not_change_earlier_samples(codec):
     scale = np.abs(whole).max()
     for frames in (10, 37, 80, 149):
         prefix = codec.decode(codes[:, :frames])
-        settled = (frames - world_rvq.LOOKAHEAD_FRAMES) * HOP
+        settled = (frames - codec.lookahead_frames) * HOP
         assert np.abs(prefix - whole[: frames * HOP])[:settled].max() < 1e-3 * scale
         assert len(prefix) == frames * HOP
 
@@ -213,10 +217,12 @@ def test_without_its_package_the_remedy_is_named(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"frame_rate": 75.0}, "frame_rate"),
+        ({"frame_rate": 75.0, "sample_rate": 16_000}, "frame_rate"),
+        ({"frame_rate": 86.13}, "frame_rate"),
+        ({"frame_rate": 0.0}, "frame_rate"),
         ({"num_codebooks": 0}, "num_codebooks"),
         ({"codebook_size": 70_000}, "codebook_size"),
-        ({"subframes": 3}, "subframes"),
+        ({"subframes": 3, "sample_rate": 16_000}, "subframes"),
         ({"latent_size": 1000}, "latent_size"),
         ({"beam": 0}, "beam"),
     ],
@@ -224,3 +230,82 @@ def test_without_its_package_the_remedy_is_named(monkeypatch):
 def test_invalid_configurations_are_refused(changes, named):
     with pytest.raises(ValueError, match=named):
         WorldRVQConfig(**changes)
+
+
+def test_sample_rate_and_subframes_follow_from_the_frame_rate():
+    """Subframes of about 5 ms and whole numbers of samples."""
+    found = {
+        rate: (config.sample_rate, config.hop, config.subframes, config.lookahead_frames)
+        for rate in (25.0, 50.0, 75.0, 100.0)
+        for config in [WorldRVQConfig(frame_rate=rate)]
+    }
+    assert found == {
+        25.0: (16_000, 640, 8, 3),
+        50.0: (16_000, 320, 4, 4),
+        75.0: (15_975, 213, 3, 5),
+        100.0: (16_000, 160, 2, 6),
+    }
+    given = WorldRVQConfig(frame_rate=75.0, sample_rate=24_000)
+    assert (given.hop, given.subframes) == (320, 2)  # of 6.7 ms; 3 do not divide 320
+    import pyworld
+
+    for rate in (8000, 15_975, 16_000, 24_000, 48_000):
+        vocoder = world_vocoder.WorldVocoder(rate, 80, 48, 60.0, 500.0)
+        assert vocoder.fft_size == pyworld.get_cheaptrick_fft_size(rate)
+
+
+def test_a_codec_stored_before_rates_could_be_chosen_is_the_default_one(directory, codec):
+    stored = json.loads((directory / storage.CONFIG_FILE).read_text())
+    assert stored["config"] == {
+        "sample_rate": 16_000, "frame_rate": 50.0, "num_codebooks": 3, "codebook_size": 32,
+        "subframes": 4, "envelope_points": 48, "latent_size": 80, "pitch_floor": 60.0,
+        "pitch_ceiling": 500.0, "pitch_weight": 14.0, "voicing_weight": 2.6,
+        "aperiodicity_weight": 0.3, "beam": 4, "enhancement": 1.3,
+    }  # fmt: skip
+    assert storage.identity("world_rvq", CONFIG, {"a": np.zeros(1, np.float32)}) == BEFORE
+
+
+@pytest.fixture(scope="module", params=[25.0, 75.0, 100.0])
+def other_rate(request):
+    """A codec of another frame rate, in memory."""
+    config = WorldRVQConfig(frame_rate=request.param, num_codebooks=2, codebook_size=16)
+    wavs = [resample(voice(1.5, seed), RATE, config.sample_rate) for seed in range(4)]
+    frames = [world_rvq.raw_features(config, wav) for wav in wavs]
+    return WorldRVQ(config, world_rvq.fit(config, frames, 0, iterations=3), "")
+
+
+def test_other_rates_have_whole_frames_and_lengths(other_rate):
+    rate, hop = other_rate.sample_rate, other_rate.config.hop
+    assert hop * other_rate.frame_rate == rate
+    for samples in (0, 1, hop, hop + 1, rate):
+        codes = other_rate.encode(voice(2.0)[:samples], rate)
+        assert codes.shape == (2, -(-samples // hop))
+        assert other_rate.decode(codes).shape == (codes.shape[1] * hop,)
+    one_second = other_rate.encode(voice(1.0), RATE)
+    assert one_second.shape[1] == other_rate.frame_rate
+
+
+def test_other_rates_keep_the_envelope(other_rate):
+    wav = resample(voice(2.0, seed=31), RATE, other_rate.sample_rate)
+    points = other_rate.config.envelope_points
+
+    def envelopes(wav):
+        features = world_rvq.raw_features(other_rate.config, wav)
+        return features.reshape(-1, other_rate.config.vocoder.width)[:, :points]
+
+    original = envelopes(wav)
+    found = envelopes(other_rate.decode(other_rate.encode(wav, other_rate.sample_rate)))
+    found = found[: len(original)]
+    loud = original.mean(axis=1) > np.median(original)
+    error = np.abs(found - original)[loud].mean()
+    assert error < 0.8 * np.abs(found - np.roll(original, 37, axis=0))[loud].mean()
+
+
+def test_other_rates_stream_up_to_their_lookahead(other_rate):
+    codes = other_rate.encode(voice(3.0, seed=32), RATE)
+    whole, hop = other_rate.decode(codes), other_rate.config.hop
+    scale = np.abs(whole).max()
+    for frames in (10, 37, 60, codes.shape[1] - 1):
+        prefix = other_rate.decode(codes[:, :frames])
+        settled = (frames - other_rate.lookahead_frames) * hop
+        assert np.abs(prefix - whole[: frames * hop])[:settled].max() < 1e-3 * scale

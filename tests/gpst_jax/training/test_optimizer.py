@@ -11,6 +11,7 @@ import pytest
 from gpst_jax.compilation import hlo, hlo_cost
 from gpst_jax.config import MeshConfig, OptimizerConfig
 from gpst_jax.parallel import sharding
+from gpst_jax.training import optimizer
 from gpst_jax.training.optimizer import check_step, init_guard, make_optimizer, make_schedule
 
 
@@ -232,3 +233,14 @@ def test_guard_ignores_spikes_when_off_but_never_infinity():
         assert bool(ok) == expected
     assert int(guard.in_row) == 2
     assert np.isfinite(guard.norm)
+
+
+def test_clipping_on_one_cpu_is_that_of_optax():
+    keys = jax.random.split(jax.random.key(0), 2)
+    grads = {"a": jax.random.normal(keys[0], (3, 40, 50)), "b": jax.random.normal(keys[1], (7,))}
+    norm = float(optax.tree.norm(grads))
+    assert float(optimizer.global_norm(grads)) == pytest.approx(norm, rel=1e-6)
+    for limit in (norm / 3, norm * 3):
+        clipped, _ = optimizer.clip_by_norm(limit).update(grads, optax.EmptyState())
+        expected, _ = optax.clip_by_global_norm(limit).update(grads, optax.EmptyState())
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), clipped, expected)

@@ -18,6 +18,7 @@ from gpst_jax.objectives import make_objective
 def test_scores_are_the_sums_of_the_training_loss(tmp_path, pattern, block):
     spec = make_dataset(tmp_path / "dataset", 2)
     config = make_config(tmp_path / "dataset", block, pattern=pattern)
+    config = config.override(["model.max_positions=130"])
     params, rng = random_params(config, spec), np.random.default_rng(0)
     dataset = json.loads(json.dumps(dataclasses.asdict(spec)))
     scorer = GPSTScorer(Loaded(params, config, dataset, 4, "GPSTObjective"))
@@ -35,9 +36,9 @@ def test_scores_are_the_sums_of_the_training_loss(tmp_path, pattern, block):
         count = sum(score.tokens[stream] for score in scores.values())
         wanted = [float(value) for value in metrics[f"nll_{stream}"]]
         assert (found, count) == pytest.approx(wanted, rel=1e-5)
-    if block == "paper":  # a table of 100
-        longest = {"flat": (9, 44), "delay": (9, 88), "parallel": (9, 89)}[pattern]
-        units, frames = longest
-        assert scorer.refusal((np.zeros(units, int), np.zeros((2, frames), int))) is None
-        longer = (np.zeros(units + 1, int), np.zeros((2, frames), int))
-        assert "has 100" in (scorer.refusal(longer) or "")
+    if block == "paper":
+        frames = {"flat": 59, "delay": 118, "parallel": 119}[pattern]
+        fits = np.arange(9), np.zeros((2, frames), int)
+        assert scorer.refusal(fits) is None
+        longer = np.arange(10), np.zeros((2, frames), int)
+        assert "the model has 130" in (scorer.refusal(longer) or "")
