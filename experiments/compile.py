@@ -16,6 +16,7 @@ Exit codes: 0 it fits; 2 bad input; 5 it does not fit.
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -75,6 +76,7 @@ _SIZES = ("gpst_190m", "gpst_1b", "gpst_3b", "gpst_7b")
 _COMPILED = Path(__file__).resolve().parents[1] / "docs" / "pods"
 # Doubling the rows stops when the MFU ceiling rises by less than this fraction.
 _MIN_GAIN = 0.01
+_CAUSES = 10  # lines about the causes of HBM traffic
 
 
 class DoesNotFitError(ConfigError):
@@ -318,7 +320,11 @@ def describe(config: RunConfig, report: aot.Report) -> str:
         f"FLOPs per step     formula {flops['formula']:.4e}; emitted matrix products "
         f"{flops['compiler']:.4e} + attention kernels {flops['kernels']:.4e} "
         f"(recomputed: {(flops['compiler'] + flops['kernels']) / flops['formula'] - 1:+.1%})",
-        f"HBM traffic        {_gib(report.memory_traffic_bytes)} per chip and step",
+        f"HBM traffic        {_gib(report.memory_traffic_bytes)} per chip and step; the most:",
+        *(
+            f"  {cause:48} {_gib(moved)}"
+            for cause, moved in itertools.islice(report.traffic_by_cause.items(), _CAUSES)
+        ),
         "collectives        kind, axis, network, count, bytes sent per chip, time alone",
     ]
     for item in report.collectives:

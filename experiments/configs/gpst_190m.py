@@ -9,7 +9,7 @@ at most 10 s (`tokenize_corpus --chunk_seconds=10`). Optimisation as published: 
 square root decay over 1M updates of 64 crops of 10 s.
 
 Hardware: one v5e:4x4 slice (16 chips, 4 micro-batches of one row per chip): 1.53 of 15.75 GiB per
-chip, MFU at most 99 %; v5p:2x2x4: 1.94 of 95.74 GiB, 64 %; v6e:4x4: 1.74 of 31.25 GiB, 40 %; the
+chip, MFU at most 99 %; v5p:2x2x4: 1.94 of 95.74 GiB, 64 %; v6e:4x4: 1.74 of 31.25 GiB, 44 %; the
 last two are HBM-bound by activations of the local transformer, of width 512 (compile-only,
 docs/pods.md). On N chips data.batch_size is a multiple of 4 N. Quality: not measured.
 """

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from data_pipeline.runtime.libraries import WITHOUT_TPU
-from gpst_jax.compilation import hlo, hlo_cost
+from gpst_jax.compilation import hlo, hlo_cost, traffic
 from gpst_jax.config import ConfigError, RunConfig
 from gpst_jax.objectives import Objective
 from gpst_jax.parallel import chips, sharding, topologies
@@ -65,6 +65,7 @@ class Report:
 
     FLOPs are of one step on all chips. `compiler` counts the matrix products in the emitted
     program, `kernels` those in custom kernels; their excess over `formula` is recomputation.
+    `traffic_by_cause` are bytes of HBM of one chip, largest first.
     """
 
     topology: str
@@ -77,6 +78,7 @@ class Report:
     hbm_bytes_per_chip: Memory
     flops_per_step: dict[str, float]
     memory_traffic_bytes: float
+    traffic_by_cause: dict[str, float]
     collectives: tuple[Collective, ...]
     roofline_s: dict[str, float]
     roofline_step_s: float
@@ -171,11 +173,12 @@ def _analyse(base, compiled, text: str, mesh, chip: chips.Chip, flops: dict[str,
     )
     products = hlo_cost.matmul_flops(program)
     kernels = hlo_cost.kernel_flops(program)
-    traffic = hlo_cost.memory_bytes(program)
+    by_cause = {str(cause): moved for cause, moved in traffic.by_cause(program).items()}
+    moved = sum(by_cause.values())
     collectives = _collectives(program, mesh, chip, base["num_slices"])
     roofline = {
         "compute": (products + kernels) / chip.flops,
-        "hbm": traffic / chip.hbm_bytes_per_s,
+        "hbm": moved / chip.hbm_bytes_per_s,
         "ici": sum(c.seconds for c in collectives if c.network == "ici"),
         "dcn": sum(c.seconds for c in collectives if c.network == "dcn"),
     }
@@ -192,7 +195,8 @@ def _analyse(base, compiled, text: str, mesh, chip: chips.Chip, flops: dict[str,
             "compiler": products * devices,
             "kernels": kernels * devices,
         },
-        memory_traffic_bytes=traffic,
+        memory_traffic_bytes=moved,
+        traffic_by_cause=by_cause,
         collectives=collectives,
         roofline_s=roofline,
         roofline_step_s=roofline[bound],
@@ -216,6 +220,7 @@ def _out_of_memory(base: dict[str, Any], message: str, formula: float) -> Report
         hbm_bytes_per_chip=Memory(0, 0, 0, total, capacity),
         flops_per_step={"formula": formula, "compiler": unknown, "kernels": unknown},
         memory_traffic_bytes=unknown,
+        traffic_by_cause={},
         collectives=(),
         roofline_s={},
         roofline_step_s=unknown,

@@ -139,11 +139,12 @@ def memory_bytes(module: Module) -> float:
     total = 0.0
     for instruction, computation, times, fused in module.walk():
         if not fused:
-            total += times * _traffic(instruction, computation, module)
+            total += times * traffic(instruction, computation, module)
     return total
 
 
-def _traffic(instruction: Instruction, computation: Computation, module: Module) -> float:
+def traffic(instruction: Instruction, computation: Computation, module: Module) -> float:
+    """Bytes of HBM that one execution of an instruction reads and writes."""
     opcode = instruction.opcode
     if opcode in _FREE or opcode.endswith(("-done", "-update")):
         return 0.0
@@ -173,6 +174,8 @@ def _fusion_traffic(instruction: Instruction, operands, body: Computation) -> fl
     for inner in body.values():
         for name in inner.operands:
             users.setdefault(name, []).append(inner)
+    root = next(inner for inner in body.values() if inner.root)
+    roots = [body[name] for name in root.operands] if root.opcode == "tuple" else [root]
     total = 0.0
     for inner in body.values():
         if inner.opcode != "parameter":
@@ -182,11 +185,14 @@ def _fusion_traffic(instruction: Instruction, operands, body: Computation) -> fl
         if any(shape.space for shape in shapes):
             continue
         if uses and all(_touches_part(use, inner.name) for use in uses):
-            total += sum(_part_bytes(use, body) for use in uses)
+            # A result that updates its operand in place reads nothing of it.
+            total += sum(
+                _part_bytes(use, body)
+                for use in uses
+                if use.opcode != "dynamic-update-slice" or use not in roots
+            )
         else:
             total += _hbm(shapes)
-    root = next(inner for inner in body.values() if inner.root)
-    roots = [body[name] for name in root.operands] if root.opcode == "tuple" else [root]
     for shape, result in zip(instruction.shapes, roots, strict=False):
         if shape.space == 0:
             part = result.opcode == "dynamic-update-slice"

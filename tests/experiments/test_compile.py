@@ -47,6 +47,7 @@ class FakeCompiler:
             hbm_bytes_per_chip=aot.Memory(0, 0, 0, total, self.capacity),
             flops_per_step={},
             memory_traffic_bytes=0.0,
+            traffic_by_cause={},
             collectives=(),
             roofline_s={},
             roofline_step_s=1.0,

@@ -167,6 +167,26 @@ def test_traffic_of_a_slice_is_what_it_touches():
     assert hlo_cost.memory_bytes(module) < 10 * 2 * 256 * 4
 
 
+def test_an_update_in_place_writes_what_it_replaces_and_reads_nothing_of_it():
+    text = """
+%fused (stack: f32[12,100], row: f32[1,100], at: s32[]) -> f32[12,100] {
+  %stack = f32[12,100]{1,0} parameter(0)
+  %row = f32[1,100]{1,0} parameter(1)
+  %at = s32[] parameter(2)
+  %zero = s32[] constant(0)
+  ROOT %update = f32[12,100]{1,0} dynamic-update-slice(%stack, %row, %at, %zero)
+}
+
+ENTRY %main (stack: f32[12,100], row: f32[1,100], at: s32[]) -> f32[12,100] {
+  %stack = f32[12,100]{1,0} parameter(0)
+  %row = f32[1,100]{1,0} parameter(1)
+  %at = s32[]{:S(6)} parameter(2)
+  ROOT %fusion = f32[12,100]{1,0} fusion(%stack, %row, %at), kind=kLoop, calls=%fused
+}
+"""
+    assert hlo_cost.memory_bytes(hlo.parse(text)) == 2 * 100 * 4
+
+
 @pytest.mark.parametrize(
     "text", ["", "HloModule empty", "ENTRY %main () -> f32[] {\n  %x = f32[\n}"]
 )
