@@ -220,7 +220,7 @@ def _step(next_token, variant: Variant, rows: Rows, kind: int, ticks: int):
         step, state, ended_by, tokens, count, log_prob, watch, end_at = carry
         step_keys = jax.vmap(lambda key: jax.random.fold_in(key, step))(keys)
         running = ended_by == RUNNING
-        time = limits.start + (count + 1) * ticks
+        time = jnp.asarray(limits.start + (count + 1) * ticks)
         turn = Turn(step, running, count >= limits.shortest, step_keys, time)
         state, (token, end, token_log_prob) = next_token(state, turn)
         active = running & ~end
