@@ -36,7 +36,7 @@ def over_layers(
         return jax.lax.scan(body, x, layers)
     results = []
     for parts in zip(*map(_unstacked, leaves), strict=True):
-        x, result = body(x, tree.unflatten(parts))
+        x, result = body(x, jax.tree.unflatten(tree, parts))
         results.append(result)
     return x, jax.tree.map(lambda *one: jnp.stack(one), *results)
 

@@ -116,7 +116,7 @@ def test_codebook_patterns_compile(pattern, topology, slices):
     assert report.fits
     if attention == "xla":
         flops = report.flops_per_step
-        assert flops["compiler"] == pytest.approx(flops["formula"], rel=0.06)
+        assert flops["compiler"] == pytest.approx(flops["formula"], rel=0.1)
 
 
 @needs_compiler
