@@ -201,6 +201,7 @@ def page(directory: Path) -> str:
         _HEAD
         + render(results)
         + render_causes(results)
+        + _CAUSES
         + render_growth(results)
         + _MUON
         + _SUGGESTED
