@@ -3,15 +3,15 @@
     python -m experiments.pretrain --config=experiments/configs/gpst_190m.py \
         --workdir=RUN --config.data.path=DATASET
 
-Tokens: the paper's 10,000 units come from `xlsr2_1b_v2`, which cannot be loaded here yet
-(docs/tokenizers.md); any 10,000 units at 50 Hz fit. EnCodec 24 kHz with 8 codebooks, from chunks of
+Tokens: the paper's 10,000 units come from `xlsr2_1b_v2` (docs/tokenizers.md, "The paper's units");
+any 10,000 units at 50 Hz fit. EnCodec 24 kHz with 8 codebooks, from chunks of
 at most 10 s (`tokenize_corpus --chunk_seconds=10`). Optimisation as published: Adam with inverse
 square root decay over 1M updates of 64 crops of 10 s.
 
 Hardware: one v5e:4x4 slice (16 chips, 4 micro-batches of one row per chip): 1.53 of 15.75 GiB per
-chip, MFU at most 99 %; v5p:2x2x4: 1.94 of 95.74 GiB, 64 %; v6e:4x4: 1.74 of 31.25 GiB, 44 %; the
-last two are HBM-bound by activations of the local transformer, of width 512 (compile-only,
-docs/pods.md). On N chips data.batch_size is a multiple of 4 N. Quality: not measured.
+chip, MFU at most 99 %; v5p:2x2x4: 1.94 of 95.74 GiB, 64 %; v6e:4x4: 1.58 of 31.25 GiB, 71 %, bound
+by collectives (compile-only, docs/pods.md; the first two compiled before the local transformer's
+present form). On N chips data.batch_size is a multiple of 4 N. Quality: not measured.
 """
 
 from data_pipeline.tokens import TokenLayout

@@ -89,6 +89,39 @@ def _weighted_sum(
     return jnp.einsum("bhnm,bhmd->bhnd", weights, value).reshape(shape)
 
 
+def attend_short_rows(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """Causal self-attention over rows of a few positions, written as sums, for TPUs.
+
+    A TPU stores the last two axes of an array in tiles of 8 x 128, and a product of an
+    8 x 64 with a 64 x 8 matrix for each row and head pads its operands and results up to 16 times.
+    Here rows are the last axis, which fills the tiles; the sums over positions and over the width
+    of a head then run over the others. Positions are the first axis everywhere: the products before
+    and after need no transposition over positions.
+
+    Args:
+        query: (L, B, H, D/H).
+        key: (L, B, H_kv, D/H); each head is shared by H / H_kv adjacent query heads.
+        value: like `key`.
+
+    Returns:
+        (L, B, H, D/H) in the dtype of `query`; the softmax is taken in float32.
+    """
+    shape, dtype, kv_heads = query.shape, query.dtype, key.shape[2]
+
+    def rows_last(x):  # (L, H_kv, groups, D/H, B)
+        x = x.reshape(*x.shape[:2], kv_heads, -1, x.shape[3])
+        return x.transpose(0, 2, 3, 4, 1).astype(jnp.float32)
+
+    query, key = rows_last(query), rows_last(key)
+    logits = (query[:, None] * key[None]).sum(axis=4) * shape[3] ** -0.5
+    index = jnp.arange(shape[0])
+    visible = (index[None, :] <= index[:, None])[:, :, None, None, None]
+    logits = jnp.where(visible, logits, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(logits, axis=1).astype(value.dtype).astype(jnp.float32)
+    mixed = (weights[:, :, :, :, None] * rows_last(value)[None]).sum(axis=1)
+    return mixed.astype(dtype).transpose(0, 4, 1, 2, 3).reshape(shape)
+
+
 def resolve(implementation: str, query: jax.Array) -> str:
     """Resolves "auto" for queries (B, L, H, D/H) on the platform compiled for.
 
@@ -97,7 +130,7 @@ def resolve(implementation: str, query: jax.Array) -> str:
     """
     if implementation != "auto":
         return implementation
-    platform = _platform()
+    platform = compiled_for()
     if platform == "tpu":
         length = query.shape[1]
         if length % splash.LANES:
@@ -112,7 +145,7 @@ def resolve(implementation: str, query: jax.Array) -> str:
     return "xla"
 
 
-def _platform() -> str:
+def compiled_for() -> str:
     """The platform of the mesh, which may be absent (AOT compilation); else of this process."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform

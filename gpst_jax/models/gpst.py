@@ -14,7 +14,7 @@ from flax import nnx
 
 from data_pipeline.tokens import EOS, PAD, TokenLayout
 from gpst_jax.config import GPSTConfig, TransformerConfig
-from gpst_jax.models import patterns
+from gpst_jax.models import attention, patterns
 from gpst_jax.models.rope import rope_angles
 from gpst_jax.models.transformer import (
     AttentionContext,
@@ -24,6 +24,11 @@ from gpst_jax.models.transformer import (
     dropout,
 )
 from gpst_jax.parallel import sharding
+
+
+def attends_by_sums(num_codebooks: int) -> bool:
+    """Whether the local net attends by sums, see `attention.attend_short_rows`."""
+    return num_codebooks <= 16 and attention.compiled_for() == "tpu"
 
 
 class TokenTransformer(Transformer):
@@ -220,6 +225,9 @@ class GPST(nnx.Module):
         """Local hidden states (N, Q, d) under teacher forcing."""
         keys = (None, None) if key is None else jax.random.split(key)
         x = dropout(self.local_inputs(hidden, frames), self.config.dropout, keys[0])
+        if attends_by_sums(self.layout.num_codebooks):
+            context = AttentionContext(positions_first=True)
+            return self.local_net(x.swapaxes(0, 1), context, key=keys[1]).swapaxes(0, 1)
         return self.local_net(x, AttentionContext(), key=keys[1])
 
     def semantic_kernel(self) -> jax.Array:

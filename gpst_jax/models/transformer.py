@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gpst_jax.config import ConfigError, TransformerConfig
-from gpst_jax.models import attention, splash_attention
+from gpst_jax.models import activations, attention, splash_attention
 from gpst_jax.models.rope import apply_rope
 from gpst_jax.parallel import sharding
 from gpst_jax.parallel.layer_loop import over_layers
@@ -26,6 +26,7 @@ class AttentionContext(NamedTuple):
 
     angles: jax.Array | None = None  # (B, L, D/H/2) RoPE angles; None: no RoPE
     segment_ids: jax.Array | None = None  # (B, L); None: a row is one segment
+    positions_first: bool = False  # x is (L, B, D), see `attention.attend_short_rows`
 
 
 class BlockConfig(NamedTuple):
@@ -119,10 +120,10 @@ class Attention(nnx.Module):
 
     @jax.named_scope("attention")
     def __call__(self, x: jax.Array, context: AttentionContext) -> jax.Array:
-        """(B, L, D) to (B, L, D)."""
+        """(B, L, D) to (B, L, D), or (L, B, D) to (L, B, D) where positions come first."""
+        apply = apply_whole if context.positions_first else apply_flat
         query, key, value = (
-            apply_flat(f, x).reshape(*x.shape[:-1], -1, self.head_dim)
-            for f in (self.q, self.k, self.v)
+            apply(f, x).reshape(*x.shape[:-1], -1, self.head_dim) for f in (self.q, self.k, self.v)
         )
         if self.q_norm is not None and self.k_norm is not None:
             query = self.q_norm(query).astype(x.dtype)
@@ -133,14 +134,17 @@ class Attention(nnx.Module):
         if context.angles is not None:
             query = apply_rope(query, context.angles)
             key = apply_rope(key, context.angles)
-        mixed = attention.attend(
-            query,
-            key,
-            value,
-            segment_ids=context.segment_ids,
-            implementation=self.implementation,
-        )
-        return apply_flat(self.out, mixed.reshape(x.shape))
+        if context.positions_first:
+            mixed = attention.attend_short_rows(query, key, value)
+        else:
+            mixed = attention.attend(
+                query,
+                key,
+                value,
+                segment_ids=context.segment_ids,
+                implementation=self.implementation,
+            )
+        return apply(self.out, mixed.reshape(x.shape))
 
 
 class Mlp(nnx.Module):
@@ -168,13 +172,14 @@ class Mlp(nnx.Module):
             self.down = linear(inner, width, uniform)
 
     @jax.named_scope("mlp")
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(B, L, D) to (B, L, D)."""
+    def __call__(self, x: jax.Array, *, flat: bool = True) -> jax.Array:
+        """(B, L, D) to (B, L, D); `flat`: see `apply_flat` and `apply_whole`."""
+        apply = apply_flat if flat else apply_whole
         if self.gate is not None:
-            inner = jax.nn.silu(apply_flat(self.gate, x)) * apply_flat(self.up, x)
+            inner = activations.swiglu(apply(self.gate, x), apply(self.up, x))
         else:
-            inner = jax.nn.gelu(apply_flat(self.up, x), approximate=False)
-        return apply_flat(self.down, inner)
+            inner = activations.gelu(apply(self.up, x))
+        return apply(self.down, inner)
 
 
 class Block(nnx.Module):
@@ -197,7 +202,9 @@ class Block(nnx.Module):
         keys = (None, None) if key is None else jax.random.split(key)
         mixed = self.attn(self.attn_norm(x).astype(x.dtype), context)
         x = x + dropout(mixed, self.dropout, keys[0])
-        return x + dropout(self.mlp(self.mlp_norm(x).astype(x.dtype)), self.dropout, keys[1])
+        normed = self.mlp_norm(x).astype(x.dtype)
+        mixed = self.mlp(normed, flat=not context.positions_first)
+        return x + dropout(mixed, self.dropout, keys[1])
 
 
 class Transformer(nnx.Module):
@@ -217,7 +224,13 @@ class Transformer(nnx.Module):
     def __call__(
         self, x: jax.Array, context: AttentionContext, *, key: jax.Array | None = None
     ) -> jax.Array:
-        """Teacher-forced forward pass: (B, L, D) to (B, L, D). A key switches dropout on."""
+        """Teacher-forced forward pass: (B, L, D) to (B, L, D). A key switches dropout on.
+
+        Where the context has positions first, (L, B, D) to (L, B, D).
+        """
+        axes = ("batch", "length", "embed")
+        if context.positions_first:
+            axes = ("length", "batch", "embed")
         graph, params = nnx.split(self.layers)
         keys = None if key is None else jax.random.split(key, self.config.num_layers)
 
@@ -226,7 +239,7 @@ class Transformer(nnx.Module):
             kernels = sharding.gather_layer(nnx.to_pure_dict(params), self.block_config.dtype)
             nnx.replace_by_pure_dict(params, kernels)
             x = nnx.merge(graph, params)(x, context, key=key)
-            return sharding.constrain(x, ("batch", "length", "embed")), None
+            return sharding.constrain(x, axes), None
 
         body = rematerialized(body, self.block_config.remat)
         x, _ = over_layers(body, x, (params, keys))
@@ -240,6 +253,15 @@ def apply_flat(linear: nnx.Linear, x: jax.Array) -> jax.Array:
     both operands, which costs as much as half of the matmul.
     """
     return linear(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
+
+def apply_whole(linear: nnx.Linear, x: jax.Array) -> jax.Array:
+    """Applies a linear layer to (L, B, D) as it is.
+
+    Flattened, the sharded axis of rows would be the inner part of an axis, which no sharding can
+    express.
+    """
+    return linear(x)
 
 
 def _normal(fan_in: int, num_layers: int = 0) -> Initializer:
