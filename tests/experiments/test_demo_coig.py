@@ -88,7 +88,7 @@ def test_study_of_the_chains_compares_them_on_the_same_items(demo, tmp_path):
     )
     for scores in (implicit, explicit):
         assert {"words_2", "closer_2", "similarity_2", "dnsmos_2", "words_cool"} <= set(scores)
-    assert implicit["words_codec"] == explicit["words_codec"]
+    assert implicit["codec"] == explicit["codec"]
     text = (tmp_path / "docs" / "flow.md").read_text()
     difference = explicit["words_2"]["value"] - implicit["words_2"]["value"]
     assert f"{100 * difference + 0.0:+.1f}" in text

@@ -84,7 +84,7 @@ def test_too_little_or_no_readable_audio_is_a_user_error_that_names_a_remedy(rec
 
 def test_program_ends_with_one_line_on_bad_flags(recordings, tmp_path):
     command = [sys.executable, "-m", "data_pipeline.fit_tokenizers", f"--output={tmp_path}"]
-    command += [f"--audio_dir={recordings}", "--codec_rate=75"]
+    command += [f"--audio_dir={recordings}", "--codec_kind=mel_rvq", "--codec_rate=75"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error: frame_rate 75")

@@ -69,7 +69,7 @@ def test_cudnn_is_lowered_for_cuda(monkeypatch):
 
 
 def test_auto_is_cudnn_on_a_gpu_in_bfloat16(monkeypatch):
-    monkeypatch.setattr(attention, "_platform", lambda: "gpu")
+    monkeypatch.setattr(attention, "compiled_for", lambda: "gpu")
     assert attention.resolve("auto", jnp.zeros((1, 8, 1, 8), jnp.bfloat16)) == "cudnn"
     assert attention.resolve("auto", jnp.zeros((1, 8, 1, 8), jnp.float32)) == "xla"
     assert attention.resolve("xla", jnp.zeros((1, 8, 1, 8), jnp.bfloat16)) == "xla"
