@@ -1,14 +1,18 @@
 """TensorBoard event files, under `tensorboard/` of the workdir."""
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from gpst_jax.trackers.base import Workdir, spectrogram_image
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 
 class TensorBoardTracker:
@@ -16,14 +20,16 @@ class TensorBoardTracker:
 
     def __init__(self, workdir: Workdir):
         self._directory = str(Path(workdir) / "tensorboard")
-        self._writer: SummaryWriter | None = None
+        self._writer: "SummaryWriter | None" = None
 
     def start(self, run_id: str, config: Mapping[str, Any], step: int) -> None:
         """See `Tracker`; each start makes one event file."""
+        with _torch_left_out():
+            from tensorboardX import SummaryWriter
         self._writer = SummaryWriter(self._directory, purge_step=step + 1, write_to_disk=True)
 
     @property
-    def writer(self) -> SummaryWriter:
+    def writer(self) -> "SummaryWriter":
         """The open writer."""
         assert self._writer is not None, "write before start"
         return self._writer
@@ -58,3 +64,16 @@ class TensorBoardTracker:
         """See `Tracker`."""
         if self._writer is not None:
             self._writer.close()
+
+
+@contextlib.contextmanager
+def _torch_left_out() -> Iterator[None]:
+    """For imports that take PyTorch, seconds and 200 MB, only for the name of a type."""
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
