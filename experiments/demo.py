@@ -45,8 +45,8 @@ _SMOKE = flags.DEFINE_bool(
     "smoke", False, "A small corpus, few steps and few items; takes minutes."
 )
 _WITHOUT_WHISPER = (
-    "word errors by Whisper, which can judge sentences too, are left out: make demo ARGS=--full adds "
-    "them in some minutes"
+    "word errors by Whisper, which can judge sentences too, are left out: make demo ARGS=--full "
+    "adds them in some minutes"
 )
 
 
@@ -88,6 +88,7 @@ def main(argv: list[str]) -> int:
     call = ["experiments.evaluate", f"--samples={samples}", f"--json_out={results}"]
     digits_alone = _SOURCE.value == "espeak" and not _FULL.value
     call.append(f"--wer={DIGITS_RECIPE}" if digits_alone else "--wer_items=20")
+    call.append("--mos_items=3" if _SMOKE.value else "--mos_items=20")
     timings.run("evaluate", call, accept=(exit_codes.OK, exit_codes.PARTIAL))
 
     merged = merge_results(read_json(results), read_json(train_json), timings.rounded())

@@ -96,7 +96,8 @@ def main(argv: list[str]) -> int:
     timings.run("generate", [*call, f"--items={items}", f"--unseen_items={unseen}"])
 
     call = ["experiments.evaluate", f"--samples={samples}", f"--json_out={results}"]
-    timings.run("evaluate", [*call, "--wer_items=15"], accept=(exit_codes.OK, exit_codes.PARTIAL))
+    call += ["--wer_items=15", *(["--mos_items=3"] if smoke else [])]
+    timings.run("evaluate", call, accept=(exit_codes.OK, exit_codes.PARTIAL))
 
     stages = {
         name: _trained(read_json(Path(f"{_run(workdir, name)}.json")))

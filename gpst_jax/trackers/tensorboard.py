@@ -20,7 +20,7 @@ class TensorBoardTracker:
 
     def __init__(self, workdir: Workdir):
         self._directory = str(Path(workdir) / "tensorboard")
-        self._writer: "SummaryWriter | None" = None
+        self._writer: SummaryWriter | None = None
 
     def start(self, run_id: str, config: Mapping[str, Any], step: int) -> None:
         """See `Tracker`; each start makes one event file."""
