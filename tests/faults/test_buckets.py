@@ -191,7 +191,7 @@ def answers(bucket, kind):
             return rng.random()
 
     def slowly(what, name):
-        time.sleep(0.02 if draw() < 0.9 else 0.5)
+        time.sleep(0.01 if draw() < 0.95 else 0.5)
 
     def silently(what, name):
         released.wait(20)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import tensorstore
 from orbax.checkpoint._src.serialization import tensorstore_utils
 from programs import XLA_FLAGS
 from toy_run import ToyLoader, ToyObjective, toy_config
@@ -22,6 +23,7 @@ from toy_run import ToyLoader, ToyObjective, toy_config
 from data_pipeline.runtime import buckets, exit_codes, libraries
 from data_pipeline.runtime.endings import ending, one_line
 from data_pipeline.runtime.errors import UserError
+from gpst_jax.checkpoints import stored_arrays
 from gpst_jax.checkpoints.record import CheckpointError
 from gpst_jax.checkpoints.storage import StorageError
 from gpst_jax.config import MeshConfig
@@ -158,3 +160,5 @@ def _hurry() -> None:
         tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT,
     ):
         context["gcs_request_retries"] = retries
+    patient = stored_arrays.context()
+    stored_arrays.context = lambda: tensorstore.Context({"gcs_request_retries": retries}, patient)
