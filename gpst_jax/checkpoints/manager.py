@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
@@ -33,7 +32,6 @@ from gpst_jax.config import ConfigError, RunConfig
 from gpst_jax.parallel import multihost
 
 CHECKPOINT_DIRECTORY, DAMAGED_DIRECTORY = "checkpoints", "damaged_checkpoints"
-_CHUNK_BYTES = 32 << 20
 _POLICIES = ocp.training.preservation_policies
 
 
@@ -131,7 +129,7 @@ class Checkpoints:
                 f"{', '.join(sorted(metrics))}"
             )
         best = self._best_metric and (metrics or {}).get(self._best_metric)
-        with self._saving(step), _storage():
+        with self._saving(step), stored_arrays.storage():
             self._pending = self._checkpointer.save_checkpointables_async(
                 step,
                 dict(items),
@@ -202,12 +200,24 @@ class Checkpoints:
             node[name] = jax.ShapeDtypeStruct(tuple(shape), dtype)
         return tree
 
-    def restore(self, step: int, abstract_items: Mapping[str, Any]) -> dict[str, Any]:
+    def _descriptions(self, step: int) -> Mapping[str, Any]:
+        """Shapes by item in Orbax's own files, which restoring to given shapes does not read."""
+        with self._reading(step):
+            found = self._checkpointer.checkpointables_metadata(step).metadata
+            for item, description in found.items():
+                if description is None:  # Orbax only warns
+                    raise ValueError(f"the description of {item!r} is damaged")
+        return found
+
+    def restore(
+        self, step: int, abstract_items: Mapping[str, Any], *, described: bool = False
+    ) -> dict[str, Any]:
         """Restores items to the shapes, dtypes and shardings given, whatever the saved ones.
 
         Args:
             step: one of `steps`.
             abstract_items: trees of ShapeDtypeStruct with shardings, by item name.
+            described: the descriptions of all items must be intact too, which `verify` needs.
 
         Raises:
             DamagedCheckpointError: an array cannot be read, or differs from what was written;
@@ -216,6 +226,8 @@ class Checkpoints:
         record, items, failure = None, {}, None
         try:
             record = self.read_record(step)
+            if described:
+                self._descriptions(step)
             with self._reading(step):
                 items = self._checkpointer.load_checkpointables(step, dict(abstract_items))
         except DamagedCheckpointError as error:
@@ -256,11 +268,10 @@ class Checkpoints:
         """
         first = SingleDeviceSharding(jax.local_devices()[0])
         for item in self.read_record(step)["arrays"]:
-            with self._reading(step):
-                saved = self._checkpointer.checkpointables_metadata(step).metadata[item]
-                shapes = jax.tree.map(
-                    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=first), saved
-                )
+            shapes = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=first),
+                self._descriptions(step)[item],
+            )
             self.restore(step, {item: shapes})
 
     def read_back(self, step: int) -> None:
@@ -275,12 +286,11 @@ class Checkpoints:
         failure = None
         try:
             saved = self.read_record(step)["arrays"]
+            metadata = self._descriptions(step)
             with self._reading(step):
-                metadata = self._checkpointer.checkpointables_metadata(step).metadata
                 for item, expected in saved.items():
-                    stored_arrays.check_item(
-                        self.directory / str(step) / item, metadata[item], expected, _CHUNK_BYTES
-                    )
+                    path = self.directory / str(step) / item
+                    stored_arrays.check_item(path, metadata[item], expected)
         except DamagedCheckpointError as error:
             failure = error
         (failed,) = multihost.any_process(failure is not None)
@@ -307,20 +317,6 @@ class Checkpoints:
         finally:
             with self._saving(self._pending_step):
                 self._checkpointer.close()
-
-
-def _storage() -> ocp.Context:
-    """Storage options: large arrays in chunks of rows, so that slices of them can be read."""
-
-    def options(path: Any, value: Any) -> Any:
-        del path
-        size = int(np.prod(np.shape(value))) * np.dtype(value.dtype).itemsize
-        kind = ocp.options.ArrayOptions.Saving.StorageOptions
-        return kind(chunk_byte_size=_CHUNK_BYTES, shard_axes=(0,)) if size > _CHUNK_BYTES else None
-
-    context = ocp.Context()
-    context.array.saving.scoped_storage_options_creator = options
-    return context
 
 
 class Loaded(NamedTuple):

@@ -1,17 +1,36 @@
-"""Arrays of a checkpoint, read from its files in pieces: needs no device, and little memory."""
+"""Arrays of a checkpoint in its files: stored in chunks, and read in pieces without a device."""
 
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint.experimental.v1 as ocp
 import tensorstore
 
 from gpst_jax.checkpoints import checksums, places
 from gpst_jax.parallel.sharding import path_string
+
+CHUNK_BYTES = 32 << 20
+_READERS = 4  # of arrays at a time, a chunk of each: in a bucket each costs several answers
+
+
+def storage() -> ocp.Context:
+    """Storage options: large arrays in chunks of rows, so that slices of them can be read."""
+
+    def options(path: Any, value: Any) -> Any:
+        del path
+        size = int(np.prod(np.shape(value))) * np.dtype(value.dtype).itemsize
+        kind = ocp.options.ArrayOptions.Saving.StorageOptions
+        return kind(chunk_byte_size=CHUNK_BYTES, shard_axes=(0,)) if size > CHUNK_BYTES else None
+
+    context = ocp.Context()
+    context.array.saving.scoped_storage_options_creator = options
+    return context
 
 
 def context() -> Any:
@@ -66,16 +85,13 @@ def stored_checksum(array: Any, budget: int) -> int:
     return total % 2**32
 
 
-def check_item(
-    item: Path, metadata: Any, expected: Mapping[str, Sequence[Any]], budget: int
-) -> None:
+def check_item(item: Path, metadata: Any, expected: Mapping[str, Sequence[Any]]) -> None:
     """Compares what an item holds with what was saved; each process reads its share of the arrays.
 
     Args:
         item: its directory.
         metadata: tree whose leaves have a shape, as it is stored.
         expected: shape, dtype and checksum of each array by its path.
-        budget: bytes to hold at once.
 
     Raises:
         ValueError: they differ.
@@ -85,7 +101,12 @@ def check_item(
     shapes = {path_string(path): list(leaf.shape) for path, leaf in leaves}
     if shapes != {path: list(array[0]) for path, array in expected.items()}:
         raise ValueError(f"{item.name!r} holds other arrays than were written")
-    settings = context()
-    for path in sorted(expected)[jax.process_index() :: jax.process_count()]:
-        if stored_checksum(open_array(item, path, settings), budget) != expected[path][2]:
-            raise ValueError(f"array {path!r} of {item.name!r} is not what was written")
+    settings, mine = context(), sorted(expected)[jax.process_index() :: jax.process_count()]
+
+    def read(path: str) -> int:
+        return stored_checksum(open_array(item, path, settings), CHUNK_BYTES)
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        for path, value in zip(mine, readers.map(read, mine), strict=True):
+            if value != expected[path][2]:
+                raise ValueError(f"array {path!r} of {item.name!r} is not what was written")

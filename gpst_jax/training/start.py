@@ -174,9 +174,8 @@ def _restore(
             saved = checkpoints.read_record(step)
             current = dict(run) | {"data": loader.get_state()}
             changes = record.check_resume(saved, current, checkpoints.directory)
-            items = checkpoints.restore(
-                step, checkpoint_items(abstract_state(objective, config, mesh))
-            )
+            wanted = checkpoint_items(abstract_state(objective, config, mesh))
+            items = checkpoints.restore(step, wanted, described=True)
         except record.DamagedCheckpointError as error:
             logger.error("damaged checkpoint: %s", error)
             damaged.append(step)

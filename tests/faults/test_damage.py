@@ -116,6 +116,7 @@ def test_every_file_damaged_in_turn(dataset, config, cached, tmp_path):
             result = run(workdir, tiny, dataset)  # from step 4, or again from step 2
             assert result.steps == 4
             jax.tree.map(np.testing.assert_array_equal, params(workdir), good)
+            manager.Checkpoints(workdir, writable=False).verify(4)  # for other readers, too
             aside = (workdir / manager.DAMAGED_DIRECTORY / "4").is_dir()
             outcomes["noticed" if aside else "harmless"] += 1
     print(f"{len(files)} files: {outcomes}")
