@@ -15,6 +15,7 @@ On the recordings and units of `make demo`, so that its language model reads tex
 As published, the local transformer sees half of the frames of a segment, whole ones, in training
 only; the number of codebooks is that of the dataset. Everything else is as in `gpst_demo`.
 Hardware: any. Quality: docs/results.md.
+Expected losses: docs/curves/gpst_demo_hires.json (experiments.status --expect).
 """
 
 import dataclasses
