@@ -7,7 +7,7 @@ which whatever is read is checked.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -200,12 +200,12 @@ class Checkpoints:
             node[name] = jax.ShapeDtypeStruct(tuple(shape), dtype)
         return tree
 
-    def _descriptions(self, step: int) -> Mapping[str, Any]:
+    def _descriptions(self, step: int, items: Iterable[str]) -> Mapping[str, Any]:
         """Shapes by item in Orbax's own files, which restoring to given shapes does not read."""
         with self._reading(step):
             found = self._checkpointer.checkpointables_metadata(step).metadata
-            for item, description in found.items():
-                if description is None:  # Orbax only warns
+            for item in items:
+                if found[item] is None:  # Orbax only warns
                     raise ValueError(f"the description of {item!r} is damaged")
         return found
 
@@ -227,7 +227,7 @@ class Checkpoints:
         try:
             record = self.read_record(step)
             if described:
-                self._descriptions(step)
+                self._descriptions(step, record["arrays"])
             with self._reading(step):
                 items = self._checkpointer.load_checkpointables(step, dict(abstract_items))
         except DamagedCheckpointError as error:
@@ -270,7 +270,7 @@ class Checkpoints:
         for item in self.read_record(step)["arrays"]:
             shapes = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=first),
-                self._descriptions(step)[item],
+                self._descriptions(step, (item,))[item],
             )
             self.restore(step, {item: shapes})
 
@@ -286,7 +286,7 @@ class Checkpoints:
         failure = None
         try:
             saved = self.read_record(step)["arrays"]
-            metadata = self._descriptions(step)
+            metadata = self._descriptions(step, saved)
             with self._reading(step):
                 for item, expected in saved.items():
                     path = self.directory / str(step) / item

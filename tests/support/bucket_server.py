@@ -107,7 +107,7 @@ def _what(method: str, path: str, body: bytes) -> tuple[str, str]:
 def _handler(bucket: Bucket) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True  # else each answer waits 40 ms for the client's word
+        disable_nagle_algorithm = True  # else an answer's body waits 40 ms for an acknowledgement
 
         def _serve(self) -> None:
             body = self._body()
