@@ -1,7 +1,7 @@
 """GPST from recordings to evaluated speech, on one machine.
 
     make demo
-    make demo ARGS=--full     # Whisper's word errors beside those of the digit recogniser
+    make demo ARGS=--full     # sentences too, and Whisper's word errors
     make demo ARGS='--source=folder --audio_dir=DIR [--transcripts=FILE.csv]'
 
 GPST learns to speak from units; where recordings have transcripts, a small language model learns to
@@ -39,14 +39,14 @@ _LM_CONFIG = config_flags.DEFINE_config(
 _ITEMS = flags.DEFINE_integer("items", 100, "Items per mode, of seen speakers.", 1)
 _UNSEEN = flags.DEFINE_integer("unseen_items", 60, "Items per mode, of unseen speakers.", 0)
 _FULL = flags.DEFINE_bool(
-    "full", False, "Also Whisper's word errors, of sentences too, where it is installed."
+    "full", False, "Sentences beside digit strings, and Whisper's word errors if installed."
 )
 _SMOKE = flags.DEFINE_bool(
     "smoke", False, "A small corpus, few steps and few items; takes minutes."
 )
 _WITHOUT_WHISPER = (
-    "word errors by Whisper, which can judge sentences too, are left out: make demo ARGS=--full "
-    "adds them in some minutes"
+    "sentences, and word errors by Whisper, which can judge them, are left out: "
+    "make demo ARGS=--full adds them in some minutes"
 )
 
 
@@ -83,10 +83,11 @@ def main(argv: list[str]) -> int:
     call = ["experiments.generate", f"--workdir={run}", f"--audio_dir={audio_dir}"]
     call += [f"--lm_workdir={language}"] if language else []
     call += [f"--output={samples}", f"--items={items}", f"--unseen_items={unseen}"]
+    digits_alone = _SOURCE.value == "espeak" and not _FULL.value
+    call += ["--sentences=0"] if digits_alone else []  # whose words Whisper alone can judge
     timings.run("generate", call)
 
     call = ["experiments.evaluate", f"--samples={samples}", f"--json_out={results}"]
-    digits_alone = _SOURCE.value == "espeak" and not _FULL.value
     call.append(f"--wer={DIGITS_RECIPE}" if digits_alone else "--wer_items=20")
     call.append("--mos_items=3" if _SMOKE.value else "--mos_items=20")
     timings.run("evaluate", call, accept=(exit_codes.OK, exit_codes.PARTIAL))

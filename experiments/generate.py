@@ -14,9 +14,8 @@ From the held-out recordings of a dataset to samples, which `experiments.evaluat
         --audio_dir=RECORDINGS --dialogue=FILE.jsonl --output=SAMPLES
 
 PERCEPTUAL_RUN is a run of flow matching or of SoundStorm; without --lm_workdir it converts voices
-only. A checkpoint holds its configuration and names its dataset; its family decides what can be
-generated. Each condition of a dataset is a directory of audio with a manifest; complete conditions
-are kept. Runs, exports, datasets and outputs may be in a bucket: gs://BUCKET/NAME.
+only. A checkpoint names its dataset; its family decides what can be generated. A condition is a
+directory with a manifest; complete ones are kept. All may be in a bucket: gs://BUCKET/NAME.
 """
 
 import contextlib
@@ -98,9 +97,8 @@ _AUDIO_DIR = flags.DEFINE_string(
     "Root of the recordings that the dataset was made from; default: where they were then.",
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "Directory for the samples; with one input, the file of its speech.",
-    required=True,
-)  # fmt: skip
+    "output", None, "Directory for samples; with one input, the file of its speech.", required=True
+)
 _MODE = flags.DEFINE_list(
     "mode",
     None,
@@ -113,6 +111,9 @@ _ITEMS = flags.DEFINE_integer("items", _GPST.items, "Items per condition, of see
 _UNSEEN = flags.DEFINE_integer(
     "unseen_items", _GPST.unseen_items, "Items per condition, of unseen speakers.", 0
 )
+_SENTENCES = flags.DEFINE_integer(
+    "sentences", None, "Sentences, where items are digit strings; default: a fifth of them.", 0
+)
 _LANGUAGE = flags.DEFINE_string(
     "language", None, "Only recordings in this language, by its code; default: in any."
 )
@@ -120,11 +121,9 @@ _PROMPT_LANGUAGE = flags.DEFINE_string(
     "prompt_language", None, "Prompts in this language; default: in that of --language."
 )
 _LENGTH = flags.DEFINE_float(
-    "unconditional_seconds",
-    _GPST.unconditional_seconds,
-    "Longest unconditional sample of GPST, in seconds.",
-    0.01,
-)
+    "unconditional_seconds", _GPST.unconditional_seconds,
+    "Longest unconditional sample of GPST, in seconds.", 0.01,
+)  # fmt: skip
 _DIALOGUE = flags.DEFINE_string(
     "dialogue", None, "File of questions and answers, as of data_pipeline.build_sequences."
 )
@@ -136,8 +135,8 @@ may_be_in_buckets("workdir", "lm_workdir", "dataset", "output")
 _STAGES = ("flow", "soundstorm")
 _DIRECT = ("source", "prompt", "text", "manifest")
 _OF_DATASETS = (
-    "audio_dir", "items", "unseen_items", "dialogue", "unconditional_seconds", "language",
-    "prompt_language",
+    "audio_dir", "items", "unseen_items", "sentences", "dialogue", "unconditional_seconds",
+    "language", "prompt_language",
 )  # fmt: skip
 flags.adopt_module_key_flags(sampling_flags)
 
@@ -386,7 +385,8 @@ def _coig_config(family: str, with_language: bool) -> CoIGConfig:
 
 
 def _common() -> dict[str, Any]:
-    return {
+    sentences = {} if _SENTENCES.value is None else {"sentences": _SENTENCES.value}
+    return sentences | {
         "items": _ITEMS.value,
         "unseen_items": _UNSEEN.value,
         "languages": (_LANGUAGE.value, _PROMPT_LANGUAGE.value),

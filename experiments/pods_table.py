@@ -12,6 +12,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,12 +35,19 @@ class Case(NamedTuple):
     num_slices: int
     rows_per_chip: int
     settings: tuple[str, ...] = ()
+    variant: str = ""  # what tells it from the configuration itself
+
+    @property
+    def label(self) -> str:
+        """What it is called in tables."""
+        return f"{self.config}, {self.variant}" if self.variant else self.config
 
     @property
     def name(self) -> str:
         """Name of the case and of its file."""
         place = self.topology.replace(":", "-")
-        return f"{self.config}-{self.num_slices}x{place}"
+        parts = [self.config, *([self.variant] if self.variant else [])]
+        return "-".join([*parts, f"{self.num_slices}x{place}"])
 
     @property
     def flags(self) -> list[str]:
@@ -51,6 +59,19 @@ class Case(NamedTuple):
             f"--rows_per_chip={self.rows_per_chip}",
             *(f"--config.{setting}" for setting in self.settings),
         ]
+
+
+def _patterns() -> Iterator[Case]:
+    """The published size in the patterns of `study_files/pods/pattern.py`."""
+    settings = {
+        # A crop of 10 s is one line of 6,656 positions.
+        "flat": ("model.pattern=flat", "model.max_positions=6656"),
+        "delay": ("model.pattern=delay",),
+        "parallel": ("model.pattern=parallel",),
+    }
+    for variant, fields in settings.items():
+        yield Case("gpst_190m", "v5e:4x4", 1, 1, fields, variant)
+        yield Case("gpst_190m", "v6e:4x4", 2, 1, fields, variant)
 
 
 # Configurations on several kinds of chips and slices, and weak scaling (equal work per chip).
@@ -75,6 +96,7 @@ CASES = (
     Case("gpst_hires_207m", "v6e:4x4", 1, 1),
     Case("coig_flow_1b", "v5p:2x2x4", 1, 16),
     Case("coig_lm_7b", "v5p:4x4x8", 1, 4),
+    *_patterns(),
 )
 
 _HEAD = """\
@@ -236,7 +258,7 @@ def render(results: list[tuple[Case, dict[str, Any]]]) -> str:
             else "does not fit | | "
         )
         lines.append(
-            f"| {case.config} | {result['parameters'] / 1e6:,.1f}M | {pod} | {result['chips']} | "
+            f"| {case.label} | {result['parameters'] / 1e6:,.1f}M | {pod} | {result['chips']} | "
             f"{mesh} | {_rows(case, result)} | {_setting(result, 'model.remat')} | "
             f"{memory['total'] / 2**30:.2f} | {memory['capacity'] / 2**30:.2f} | {numbers} |"
         )
@@ -260,7 +282,7 @@ def render(results: list[tuple[Case, dict[str, Any]]]) -> str:
         flops = result["flops_per_step"]
         emitted = flops["compiler"] + flops["kernels"]
         lines.append(
-            f"| {case.config} | {_pod(case, result)} | {times} | {flops['formula']:.3e} | "
+            f"| {case.label} | {_pod(case, result)} | {times} | {flops['formula']:.3e} | "
             f"{emitted:.3e} ({emitted / flops['formula'] - 1:+.1%}) |"
         )
     return "\n".join(lines) + "\n"
@@ -277,7 +299,7 @@ def render_causes(results: list[tuple[Case, dict[str, Any]]]) -> str:
             totals[cause] = max(totals.get(cause, 0.0), moved)
     shown = [cause for cause in totals if totals[cause] >= _LEAST_TRAFFIC]
     shown.sort(key=lambda cause: -totals[cause])
-    names = [f"{case.config}, {_pod(case, result)}" for case, result in known]
+    names = [f"{case.label}, {_pod(case, result)}" for case, result in known]
     lines = [
         "",
         "HBM traffic of a step by cause, in GB per chip (`gpst_jax/compilation/traffic.py`): "
@@ -300,7 +322,7 @@ def render_growth(results: list[tuple[Case, dict[str, Any]]]) -> str:
     groups: dict[tuple[Any, ...], list[tuple[Case, dict[str, Any]]]] = {}
     for case, result in results:
         chip = case.topology.split(":")[0]
-        key = (case.config, chip, case.rows_per_chip, result["mesh"]["fsdp"])
+        key = (case.label, chip, case.rows_per_chip, result["mesh"]["fsdp"])
         groups.setdefault(key, []).append((case, result))
     lines: list[str] = []
     for (config, chip, rows, fsdp), group in groups.items():

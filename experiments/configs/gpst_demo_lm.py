@@ -15,7 +15,7 @@ Expected losses: docs/curves/gpst_demo_lm.json (experiments.status --expect).
 import dataclasses
 
 from experiments.configs import coig_lm_demo
-from gpst_jax.config import RunConfig
+from gpst_jax.config import RunConfig, SemanticLMConfig, TransformerConfig
 
 
 def get_config() -> RunConfig:
@@ -24,6 +24,9 @@ def get_config() -> RunConfig:
     return dataclasses.replace(
         config,
         name="gpst_demo_lm",
+        model=SemanticLMConfig(
+            net=TransformerConfig(d_model=192, num_layers=4, num_heads=3, d_ff=512),
+        ),
         train=dataclasses.replace(
             config.train, steps=900, eval_every=300, checkpoint_every_steps=300
         ),

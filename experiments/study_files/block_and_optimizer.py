@@ -1,6 +1,6 @@
 """The published block against the modern one, Muon against AdamW, at equal training FLOPs."""
 
-from experiments.studies import demo_size
+from experiments.studies.demo_size import DEMO
 from gpst_jax.studies.definition import Comparison, Study
 
 _PAPER = (
@@ -16,7 +16,6 @@ _ADAMW = ("optimizer.name=adamw",)
 
 def get_study() -> Study:
     """The study; `--tokens` and `--audio_dir` are the demo's."""
-    flops = demo_size.budget(500)
     made = {
         "modern-muon": (),
         "modern-adamw": _ADAMW,
@@ -24,26 +23,24 @@ def get_study() -> Study:
         "paper-adamw": (*_PAPER, *_COLLAPSED, *_ADAMW),
         "paper-repeated-muon": _PAPER,
     }
-    cells = tuple(
-        demo_size.trained(name, *demo_size.at_budget(flops, *overrides))
-        for name, overrides in made.items()
-    )
+    cells = tuple(DEMO.trained(name, *DEMO.equal(*overrides)) for name, overrides in made.items())
     others = tuple(name for name in made if name != "modern-muon")
     return Study(
         name="block_and_optimizer",
         question="Which block, which optimiser, which positions?",
         cells=cells,
-        figures=demo_size.FIGURES,
+        figures=DEMO.figures,
         comparisons=(
             Comparison("modern-muon", others),
             Comparison("paper-muon", ("paper-adamw", "paper-repeated-muon")),
         ),
         notes=(
+            *DEMO.notes,
             "`paper` is the block of GPST with its learned running positions and collapsed "
             "units; `paper-repeated` keeps repeated units. Learning rates are those of the "
             "demo, not tuned for each.",
             "Bits per second of collapsed units leave out durations: they do not compare with "
             "the others.",
         ),
-        layout=demo_size.LAYOUT,
+        layout=DEMO.layout,
     )

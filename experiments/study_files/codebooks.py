@@ -3,6 +3,7 @@
 import dataclasses
 
 from experiments.studies import demo_size
+from experiments.studies.demo_size import DEMO
 from gpst_jax.studies.definition import Call, Cell, Comparison, Study
 
 _COUNTS = (4, 8, 16)
@@ -26,11 +27,12 @@ def get_study() -> Study:
         comparisons=(Comparison(cells[0].name, tuple(cell.name for cell in cells[1:])),),
         axis="codebooks",
         notes=(
+            *DEMO.notes,
             "Equal training FLOPs: more codebooks are fewer steps. Bits per second are left out, "
             "since another codec has other information to predict.",
             "Each codec is fitted on the recordings of the training set.",
         ),
-        layout=demo_size.LAYOUT,
+        layout=DEMO.layout,
     )
 
 
@@ -54,9 +56,9 @@ def _cell(count: int) -> Cell:
             ),
         ),
     )
-    layout = dataclasses.replace(demo_size.LAYOUT, num_codebooks=count)
-    overrides = demo_size.at_budget(demo_size.budget(500), layout=layout)
-    return demo_size.trained(
+    layout = dataclasses.replace(DEMO.layout, num_codebooks=count)
+    overrides = DEMO.equal(layout=layout)
+    return DEMO.trained(
         f"q{count}",
         *overrides,
         place=float(count),

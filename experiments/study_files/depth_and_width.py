@@ -1,6 +1,6 @@
 """Where do parameters help: in the global or in the local transformer, as depth or as width?"""
 
-from experiments.studies import demo_size
+from experiments.studies.demo_size import DEMO
 from gpst_jax.studies.definition import Comparison, Study
 
 
@@ -23,20 +23,17 @@ _CELLS = {
 
 def get_study() -> Study:
     """The study; `--tokens` and `--audio_dir` are the demo's."""
-    flops = demo_size.budget(500)
-    cells = tuple(
-        demo_size.trained(name, *demo_size.at_budget(flops, *overrides))
-        for name, overrides in _CELLS.items()
-    )
+    cells = tuple(DEMO.trained(name, *DEMO.equal(*overrides)) for name, overrides in _CELLS.items())
     return Study(
         name="depth_and_width",
         question="Where do parameters help: global or local, depth or width?",
         cells=cells,
-        figures=demo_size.FIGURES,
+        figures=DEMO.figures,
         comparisons=(Comparison("balanced", tuple(name for name in _CELLS if name != "balanced")),),
         notes=(
+            *DEMO.notes,
             "Equal training FLOPs; the local transformer of `large-global` is as good as removed "
             "(one layer of width 32).",
         ),
-        layout=demo_size.LAYOUT,
+        layout=DEMO.layout,
     )

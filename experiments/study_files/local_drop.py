@@ -1,6 +1,7 @@
 """What does the local transformer lose where it skips frames in training (local-drop)?"""
 
-from experiments.studies import demo_size
+from experiments.studies.demo_size import DEMO, STEP_SECONDS
+from experiments.studies.scale import Scale
 from gpst_jax.studies.definition import Comparison, Study
 
 _RATES = (0.0, 0.5, 0.75, 0.9375)
@@ -8,23 +9,26 @@ _RATES = (0.0, 0.5, 0.75, 0.9375)
 
 def get_study() -> Study:
     """The study; `--tokens` and `--audio_dir` are the demo's."""
-    flops = demo_size.budget(500)
+    return make(DEMO)
+
+
+def make(scale: Scale) -> Study:
+    """The study at a scale."""
     cells = tuple(
-        demo_size.trained(
-            f"drop{rate:g}", *demo_size.at_budget(flops, f"model.local_drop={rate:g}"), place=rate
-        )
+        scale.trained(f"drop{rate:g}", *scale.equal(f"model.local_drop={rate:g}"), place=rate)
         for rate in _RATES
     )
     return Study(
-        name="local_drop",
+        name=scale.name("local_drop"),
         question="How much of the frames may the local transformer skip in training?",
         cells=cells,
-        figures=(demo_size.STEP_SECONDS, *demo_size.FIGURES),
+        figures=(STEP_SECONDS, *scale.figures),
         comparisons=(Comparison(cells[0].name, tuple(cell.name for cell in cells[1:])),),
         axis="local-drop",
         notes=(
+            *scale.notes,
             "All cells have equal training FLOPs, so that a higher rate trains more steps; "
             "seconds per step say what that is in time on the machine named below.",
         ),
-        layout=demo_size.LAYOUT,
+        layout=scale.layout,
     )

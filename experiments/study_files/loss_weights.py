@@ -1,6 +1,7 @@
 """How should the loss weigh units and codebooks, and does a z-loss help?"""
 
-from experiments.studies import demo_size
+from experiments.studies.demo_size import CODE_BITS, DEMO, UNIT_BITS
+from experiments.studies.scale import Scale
 from gpst_jax.studies.definition import Comparison, Study
 
 _CELLS = {
@@ -16,18 +17,28 @@ _CELLS = {
 
 def get_study() -> Study:
     """The study; `--tokens` and `--audio_dir` are the demo's."""
-    cells = tuple(
-        demo_size.trained(name, *overrides, "train.steps=500") for name, overrides in _CELLS.items()
-    )
+    return make(DEMO, "4,2,1,1")
+
+
+def make(scale: Scale, weights: str) -> Study:
+    """The study at a scale.
+
+    Args:
+        scale: of its cells.
+        weights: of the codebooks, in the cell `list`.
+    """
+    overrides = _CELLS | {"list": (f"model.codebook_weights={weights}",)}
+    steps = f"train.steps={scale.steps}"
+    cells = tuple(scale.trained(name, *fields, steps) for name, fields in overrides.items())
     return Study(
-        name="loss_weights",
+        name=scale.name("loss_weights"),
         question="How should the loss weigh units and codebooks?",
         cells=cells,
-        figures=(demo_size.UNIT_BITS, demo_size.CODE_BITS, *demo_size.FIGURES[1:]),
+        figures=(UNIT_BITS, CODE_BITS, *scale.figures[1:]),
         comparisons=(Comparison("uniform", tuple(name for name in _CELLS if name != "uniform")),),
         notes=(
+            *scale.notes,
             "Weights are in training alone: bits per second count every token once.",
-            "500 steps, half of the demo's.",
         ),
-        layout=demo_size.LAYOUT,
+        layout=scale.layout,
     )

@@ -1,6 +1,7 @@
 """Hierarchical, flat, delayed or parallel codes, at equal training FLOPs?"""
 
-from experiments.studies import demo_size
+from experiments.studies.demo_size import DEMO, STEP_SECONDS
+from experiments.studies.scale import Scale
 from gpst_jax.studies.definition import Comparison, Study
 
 _PATTERNS = ("hierarchical", "flat", "delay", "parallel")
@@ -8,21 +9,31 @@ _PATTERNS = ("hierarchical", "flat", "delay", "parallel")
 
 def get_study() -> Study:
     """The study; `--tokens` and `--audio_dir` are the demo's."""
-    flops = demo_size.budget(1000)
+    return make(DEMO)
+
+
+def make(scale: Scale, flat: tuple[str, ...] = ()) -> Study:
+    """The study at a scale.
+
+    Args:
+        scale: of its cells.
+        flat: overrides of `flat`, whose line is the longest.
+    """
+    extra = {"flat": flat}
     cells = tuple(
-        demo_size.trained(name, *demo_size.at_budget(flops, f"model.pattern={name}"))
+        scale.trained(name, *scale.equal(f"model.pattern={name}", *extra.get(name, ())))
         for name in _PATTERNS
     )
     return Study(
-        name="pattern",
+        name=scale.name("pattern"),
         question="Should the codes of a frame be hierarchical, flat, delayed or parallel?",
         cells=cells,
-        figures=(demo_size.STEP_SECONDS, *demo_size.FIGURES),
+        figures=(STEP_SECONDS, *scale.figures),
         comparisons=(Comparison("hierarchical", _PATTERNS[1:]),),
         notes=(
-            "Equal training FLOPs: those of 1,000 steps of the demo. Bits per second compare, "
-            "since all predict the same tokens; those of `parallel` ignore what the codes of a "
-            "frame say about each other.",
+            *scale.notes,
+            "Equal training FLOPs. Bits per second compare, since all predict the same tokens; "
+            "those of `parallel` ignore what the codes of a frame say about each other.",
         ),
-        layout=demo_size.LAYOUT,
+        layout=scale.layout,
     )

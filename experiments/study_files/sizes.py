@@ -1,6 +1,6 @@
 """How large a model for how much training? Five sizes at three budgets, and the IsoFLOP fit."""
 
-from experiments.studies import demo_size
+from experiments.studies.demo_size import BITS, DEMO, PARAMETERS, SCORED
 from gpst_jax.studies.definition import Study
 from gpst_jax.studies.isoflop import IsoFLOP
 
@@ -12,33 +12,33 @@ _SIZES = {
     "10m": (384, 5, 160, 2),
     "30m": (576, 7, 192, 3),
 }
-_BUDGETS = {"low": 250, "middle": 500, "high": 1000}  # in steps of the demo
+_BUDGETS = {"low": 0.5, "middle": 1.0, "high": 2.0}  # as shares of `DEMO.steps`
 
 
 def get_study() -> Study:
     """The study; `--tokens` and `--audio_dir` are the demo's."""
     cells = tuple(
-        demo_size.trained(f"{size}-{budget}", *_overrides(size, steps), items=1)
-        for budget, steps in _BUDGETS.items()
+        DEMO.trained(f"{size}-{budget}", *_overrides(size, share), scored=("--items=1", *SCORED))
+        for budget, share in _BUDGETS.items()
         for size in _SIZES
     )
     return Study(
         name="sizes",
         question="How many parameters for how many training FLOPs?",
         cells=cells,
-        figures=(demo_size.PARAMETERS, demo_size.BITS),
+        figures=(PARAMETERS, BITS),
         seeds=(0,),
-        analyses=(IsoFLOP(demo_size.BITS, demo_size.PARAMETERS),),
+        analyses=(IsoFLOP(BITS, PARAMETERS),),
         notes=(
             "Every cell of a budget has the same training FLOPs; the warm-up is a twentieth of "
             "the steps, learning rates are those of the demo for every size.",
             "The demo's 2.5 hours are read more than once, which the published law does not know.",
         ),
-        layout=demo_size.LAYOUT,
+        layout=DEMO.layout,
     )
 
 
-def _overrides(size: str, demo_steps: int) -> tuple[str, ...]:
+def _overrides(size: str, share: float) -> tuple[str, ...]:
     wide, deep, narrow, shallow = _SIZES[size]
     values = {
         "global_net.d_model": wide,
@@ -49,6 +49,6 @@ def _overrides(size: str, demo_steps: int) -> tuple[str, ...]:
         "local_net.d_ff": round(narrow * 8 / 3 / 32) * 32,
     }
     fields = [f"model.{name}={value}" for name, value in values.items()]
-    made = demo_size.at_budget(demo_size.budget(demo_steps), *fields)
+    made = DEMO.equal(*fields, share=share)
     steps = int(made[-1].rpartition("=")[2])
     return (*made, f"optimizer.warmup_steps={max(1, steps // 20)}")

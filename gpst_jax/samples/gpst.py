@@ -39,6 +39,7 @@ class GenerationConfig:
     modes: tuple[str, ...] = DEFAULT_MODES
     items: int = 200
     unseen_items: int = 60
+    sentences: int | None = None  # beside digit strings; None: a fifth of `items`
     prompt_seconds: float = 3.0
     unconditional_seconds: float = 4.0
     continuation_seconds: float = 4.0  # of speech_continuation, what is added at most
@@ -75,7 +76,7 @@ class GenerationConfig:
         if "speech_continuation" not in self.modes:
             unused.add("continuation_seconds")
         # Directories of versions that had none of these do not name them.
-        unused |= {name for name in ("guards", "weights") if values[name] is None}
+        unused |= {name for name in ("guards", "weights", "sentences") if values[name] is None}
         unused |= {"best_of"} if self.best_of == 1 else set()
         unused |= set() if any(self.languages) else {"languages"}
         return {name: value for name, value in values.items() if name not in unused}
@@ -169,10 +170,9 @@ class GPSTSamples:
     def _conditions(self) -> dict[str, int]:
         counts: dict[str, int] = {}
         kind = "free"
-        # A fifth more are sentences, where the items are digit strings.
-        for items, chosen, suffix in self.writer.splits(
-            self.config.items, self.config.unseen_items, self.config.items // 5
-        ):
+        count, sentences = self.config.items, self.config.sentences
+        sentences = count // 5 if sentences is None else sentences
+        for items, chosen, suffix in self.writer.splits(count, self.config.unseen_items, sentences):
             counts |= self._split(items, chosen, suffix)
             kind = kind if suffix else chosen[0].text_kind
         if "unconditional" in self.config.modes:

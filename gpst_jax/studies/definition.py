@@ -32,6 +32,7 @@ TRAIN = "train"  # the step that trains a cell, and the directory of its run
 FEWEST_SEEDS = 3  # below this many a difference is called one of single runs
 _TRAINERS = ("experiments.pretrain", "experiments.finetune")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+_STUDY_NAME = re.compile(rf"(?:{_NAME.pattern}/)?{_NAME.pattern}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Study:
     """A question and how it is answered.
 
     Attributes:
-        name: of its page and its folder of results.
+        name: of its page and its folder of results; may begin with a folder, as `pods/pattern`.
         question: in one sentence.
         cells: at least one.
         figures: columns of the table; those that are compared have items.
@@ -133,7 +134,7 @@ class Study:
 
     def __post_init__(self) -> None:
         for name in (self.name, *(cell.name for cell in self.cells)):
-            if not _NAME.fullmatch(name):
+            if not (_STUDY_NAME if name == self.name else _NAME).fullmatch(name):
                 raise UserError(
                     f"study {self.name!r}: the name {name!r} is to be of small letters, digits, "
                     "'_', '.' and '-'"

@@ -1,7 +1,6 @@
 """Every study of this project loads, names programs and flags that exist, and has its page."""
 
 import re
-from pathlib import Path
 
 import doc_check
 import pytest
@@ -11,14 +10,18 @@ from experiments.studies.files import load_study
 from gpst_jax.studies import page
 from gpst_jax.studies.records import Results, config_hash, definition
 
-FILES = sorted((doc_check.ROOT / "experiments" / "study_files").glob("[a-z]*.py"))
+FOLDER = doc_check.ROOT / "experiments" / "study_files"
+NAMES = {
+    path.relative_to(FOLDER).with_suffix("").as_posix(): path
+    for path in sorted(FOLDER.rglob("[a-z]*.py"))
+}
 PAGES = doc_check.ROOT / "docs" / "studies"
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_study_names_programs_flags_and_fields_that_exist(file):
-    study = load_study(str(file))
-    assert study.name == file.stem
+@pytest.mark.parametrize("name", NAMES)
+def test_a_study_names_programs_flags_and_fields_that_exist(name):
+    study = load_study(str(NAMES[name]))
+    assert study.name == name
     for cell in study.cells:
         for call in cell.steps():
             command = " ".join(["python -m", call.program, *call.flags])
@@ -28,17 +31,20 @@ def test_a_study_names_programs_flags_and_fields_that_exist(file):
         assert not re.search(r"(?<![\w{}])/(tmp|home|work|root)/", str(made))
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_the_page_is_that_of_the_records(file, tmp_path):
-    study = load_study(str(file))
-    records = Results(PAGES, study.name).finished(study, load_config)
-    name = file.relative_to(doc_check.ROOT).as_posix()
-    made = page.write(study, name, records, tmp_path, load_config)
-    assert made.read_text() == (PAGES / made.name).read_text()
-    assert (tmp_path / f"{study.name}.png").exists() == (PAGES / f"{study.name}.png").exists()
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_is_that_of_the_records(name, tmp_path):
+    study = load_study(str(NAMES[name]))
+    records = Results(PAGES, name).finished(study, load_config)
+    file = NAMES[name].relative_to(doc_check.ROOT).as_posix()
+    made = page.write(study, file, records, tmp_path, load_config)
+    assert made.read_text() == (PAGES / f"{name}.md").read_text()
+    assert (tmp_path / f"{name}.png").exists() == (PAGES / f"{name}.png").exists()
 
 
 def test_every_page_and_record_is_of_a_study():
-    names = {file.stem for file in FILES}
-    assert {path.stem for path in PAGES.glob("*.*")} == names
-    assert {path.name for path in Path(PAGES / "results").glob("*")} <= names
+    pages = [path.relative_to(PAGES).with_suffix("") for path in PAGES.rglob("*.md")]
+    assert {page.as_posix() for page in pages} == set(NAMES)
+    plots = [path.relative_to(PAGES).with_suffix("") for path in PAGES.rglob("*.png")]
+    assert {plot.as_posix() for plot in plots} <= set(NAMES)
+    records = [path.parent.relative_to(PAGES / "results") for path in PAGES.rglob("*.json")]
+    assert {folder.as_posix() for folder in records} <= set(NAMES)

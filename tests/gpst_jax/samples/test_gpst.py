@@ -100,6 +100,18 @@ def test_settings_of_older_directories_stay_what_they_are():
     ]
 
 
+@pytest.mark.parametrize(("sentences", "expected"), [(None, 2), (0, 0), (7, 7)])
+def test_a_fifth_more_are_sentences_unless_a_number_is_given(
+    stored, tmp_path, monkeypatch, sentences, expected
+):
+    made = samples(stored, tmp_path, print, modes=(), sentences=sentences)
+    made.config = dataclasses.replace(made.config, items=10)
+    asked = []
+    monkeypatch.setattr(made.writer, "splits", lambda *sizes: asked.append(sizes) or iter(()))
+    made.run()
+    assert asked == [(10, 0, expected)]
+
+
 def test_what_does_not_fit_is_named(stored, tmp_path):
     with pytest.raises(UserError, match="tts needs a language model: give --lm_workdir"):
         samples(stored, tmp_path, print, language=False, modes=("tts",))
