@@ -1,4 +1,4 @@
-"""The language model of the GPST demo, text to units: 3M parameters, minutes on two cores.
+"""The language model of the GPST demo, text to units: 1.9M parameters, minutes on two cores.
 
     make demo
 
