@@ -1,6 +1,6 @@
 """The published block against the modern one, Muon against AdamW, at equal training FLOPs."""
 
-from experiments.studies.demo_size import DEMO
+from experiments.studies.scales import DEMO
 from gpst_jax.studies.definition import Comparison, Study
 
 _PAPER = (

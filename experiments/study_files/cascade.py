@@ -1,6 +1,6 @@
 """Is one stage better than a recogniser, text to speech and the same codec one after another?"""
 
-from experiments.studies.demo_size import ITEMS, SCORED, TRANSFER, TRANSFER_WORDS
+from experiments.studies.scales import ITEMS, SCORED, TRANSFER, TRANSFER_WORDS
 from gpst_jax.studies import calls
 from gpst_jax.studies.definition import Call, Cell, Comparison, Study
 

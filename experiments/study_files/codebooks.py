@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from experiments.studies import demo_size
-from experiments.studies.demo_size import DEMO
+from experiments.studies import scales
+from experiments.studies.scales import DEMO
 from gpst_jax.studies.definition import Call, Cell, Comparison, Study
 
 _COUNTS = (4, 8, 16)
@@ -17,12 +17,12 @@ def get_study() -> Study:
         question="How many codebooks should a frame have?",
         cells=cells,
         figures=(
-            demo_size.PARAMETERS,
-            demo_size.words("codec", "word errors, codec, %"),
-            demo_size.WORDS,
-            demo_size.TRANSFER_WORDS,
-            demo_size.TRANSFER,
-            demo_size.ENDS,
+            scales.PARAMETERS,
+            scales.words("codec", "word errors, codec, %"),
+            scales.WORDS,
+            scales.TRANSFER_WORDS,
+            scales.TRANSFER,
+            scales.ENDS,
         ),
         comparisons=(Comparison(cells[0].name, tuple(cell.name for cell in cells[1:])),),
         axis="codebooks",

@@ -1,6 +1,6 @@
 """Where do parameters help: in the global or in the local transformer, as depth or as width?"""
 
-from experiments.studies.demo_size import DEMO
+from experiments.studies.scales import DEMO
 from gpst_jax.studies.definition import Comparison, Study
 
 

@@ -1,7 +1,6 @@
 """What does the local transformer lose where it skips frames in training (local-drop)?"""
 
-from experiments.studies.demo_size import DEMO, STEP_SECONDS
-from experiments.studies.scale import Scale
+from experiments.studies.scales import DEMO, STEP_SECONDS, Scale
 from gpst_jax.studies.definition import Comparison, Study
 
 _RATES = (0.0, 0.5, 0.75, 0.9375)

@@ -1,7 +1,6 @@
 """How should the loss weigh units and codebooks, and does a z-loss help?"""
 
-from experiments.studies.demo_size import CODE_BITS, DEMO, UNIT_BITS
-from experiments.studies.scale import Scale
+from experiments.studies.scales import CODE_BITS, DEMO, UNIT_BITS, Scale
 from gpst_jax.studies.definition import Comparison, Study
 
 _CELLS = {

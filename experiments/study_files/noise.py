@@ -1,6 +1,6 @@
 """Does noise, a narrow band or mp3 in the prompt or in the source reach the speech?"""
 
-from experiments.studies.demo_size import ITEMS, SCORED, TRANSFER, TRANSFER_WORDS
+from experiments.studies.scales import ITEMS, SCORED, TRANSFER, TRANSFER_WORDS
 from gpst_jax.studies import calls
 from gpst_jax.studies.definition import Call, Cell, Comparison, Study
 

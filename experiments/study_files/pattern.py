@@ -1,7 +1,6 @@
 """Hierarchical, flat, delayed or parallel codes, at equal training FLOPs?"""
 
-from experiments.studies.demo_size import DEMO, STEP_SECONDS
-from experiments.studies.scale import Scale
+from experiments.studies.scales import DEMO, STEP_SECONDS, Scale
 from gpst_jax.studies.definition import Comparison, Study
 
 _PATTERNS = ("hierarchical", "flat", "delay", "parallel")

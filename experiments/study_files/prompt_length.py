@@ -1,6 +1,6 @@
 """How much of a voice must a model hear? One trained model, prompts of 0.5 to 6 seconds."""
 
-from experiments.studies.demo_size import ITEMS, SCORED, TRANSFER, TRANSFER_WORDS
+from experiments.studies.scales import ITEMS, SCORED, TRANSFER, TRANSFER_WORDS
 from gpst_jax.studies import calls
 from gpst_jax.studies.definition import Cell, Comparison, Study
 from gpst_jax.studies.knee import Knee

@@ -1,6 +1,6 @@
 """How large a model for how much training? Five sizes at three budgets, and the IsoFLOP fit."""
 
-from experiments.studies.demo_size import BITS, DEMO, PARAMETERS, SCORED
+from experiments.studies.scales import BITS, DEMO, PARAMETERS, SCORED
 from gpst_jax.studies.definition import Study
 from gpst_jax.studies.isoflop import IsoFLOP
 

@@ -5,7 +5,7 @@ them and speaks the units of the others, whose texts are not among these, with a
 seconds from another recording of the voice.
 """
 
-from experiments.studies.demo_size import SCORED
+from experiments.studies.scales import SCORED
 from gpst_jax.evaluation.transcripts.recipes import DIGITS_RECIPE
 from gpst_jax.studies import calls
 from gpst_jax.studies.definition import Call, Cell, Comparison, Study

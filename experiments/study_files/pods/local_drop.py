@@ -1,6 +1,6 @@
 """What does the local transformer lose with local-drop, at the published size?"""
 
-from experiments.studies.pod_size import POD
+from experiments.studies.scales import POD
 from experiments.study_files import local_drop
 from gpst_jax.studies.definition import Study
 

@@ -1,6 +1,6 @@
 """How should the loss weigh units and eight codebooks, at the published size?"""
 
-from experiments.studies.pod_size import POD
+from experiments.studies.scales import POD
 from experiments.study_files import loss_weights
 from gpst_jax.studies.definition import Study
 

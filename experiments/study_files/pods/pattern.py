@@ -1,6 +1,6 @@
 """Hierarchical, flat, delayed or parallel codes at the published size, at equal training FLOPs?"""
 
-from experiments.studies.pod_size import POD
+from experiments.studies.scales import POD
 from experiments.study_files import pattern
 from gpst_jax.studies.definition import Study
 
