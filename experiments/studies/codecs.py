@@ -2,16 +2,18 @@
 
     python -m experiments.studies.codecs --audio_dir=RECORDINGS --workdir=DIR \
         [--transcripts=FILE.csv] [--codecs=world_rvq:8x1024,world_rvq:4x1024@100,mel_rvq:8x1024] \
-        [--depths=2,4,8]
+        [--depths=2,4,8] [--coders=opus:6,codec2:3200]
 
 Fits each codec on the recordings of all speakers but the held-out ones, resynthesises one recording
 of each of these with the first codebooks alone, and measures what is left: words, as `wer/*-self`
 recipes hear them (against the recogniser's own transcript of the recording, so that none is
-needed), speaker similarity to the recording, and opinion scores. Intervals are over speakers. The
-table is `study.json` in --workdir, the page to listen to `report.html`. Finished parts are kept: an
+needed), speaker similarity to the recording, and opinion scores. `--coders` are coders of
+telephony (`speech_coders.py`) on the same recordings. Intervals are over speakers. The table is
+`study.json` in --workdir, the page to listen to `report.html`. Finished parts are kept: an
 interrupted study resumes when started again.
 """
 
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -30,6 +32,7 @@ from data_pipeline.sources import FolderSource, Utterance, assign_splits, read_a
 from data_pipeline.tokenizers import AcousticCodec, load_codec
 from data_pipeline.tokenizers.codecs import FITTED
 from experiments.demo_steps import Timings, read_json
+from experiments.studies.speech_coders import Coded, Coder, coder
 from gpst_jax.samples.manifest import MANIFEST, Sample, write_manifest
 
 _AUDIO_DIR = flags.DEFINE_string("audio_dir", None, "Directory of recordings.", required=True)
@@ -42,12 +45,14 @@ _CODECS = flags.DEFINE_list(
     "second; 50 without.",
 )
 _DEPTHS = flags.DEFINE_list("depths", ["2", "4", "8"], "How many of the codebooks are used.")
+_CODERS = flags.DEFINE_list("coders", [], "Coders to compare with: opus:KBPS, codec2:MODE.")
 _SPEAKERS = flags.DEFINE_integer("speakers", 40, "Held-out speakers, a recording of each.", 2)
 _SECONDS = flags.DEFINE_float("max_seconds", 3600.0, "Seconds of audio to fit on.", 1.0)
 _WER = flags.DEFINE_string(
     "wer", "wer/whisper-base-english-self", "Recipe of the words that are understood."
 )
 _RATE = 16_000  # Hz, of recordings as they are judged
+_BITS = "bits.json"  # of a condition, as sent
 _SIMILARITY, _OPINION = "sim-o/resemblyzer-smoke", ("dnsmos-p835/speechmos", "mos/distillmos")
 
 
@@ -55,6 +60,7 @@ def main(argv: list[str]) -> int:
     """Fits, resynthesises, measures, prints the table and writes it."""
     del argv
     codecs = dict(_parsed(name) for name in _CODECS.value)
+    coders = {name: coder(name) for name in _CODERS.value}
     depths = _depths()
     workdir = Path(_WORKDIR.value)
     samples, results = workdir / "samples", workdir / "results.json"
@@ -78,7 +84,12 @@ def main(argv: list[str]) -> int:
         for depth in (depth for depth in depths if depth <= codebooks):
             condition = f"{name}_first_{depth}"
             bits[condition] = codec.frame_rate * depth * math.log2(codes)
-            _resynthesise(samples / condition, heldout, codec, depth)
+            _resynthesise(samples / condition, heldout, functools.partial(_through, codec, depth))
+    for name, through in coders.items():
+        condition = name.replace(":", "_").replace(".", "_")
+        directory = samples / condition
+        _resynthesise(directory, heldout, through)
+        bits[condition] = read_json(directory / _BITS)["bits_per_second"]
 
     call = ["experiments.evaluate", f"--samples={samples}", f"--json_out={results}"]
     call += [f"--wer={_WER.value}", f"--mos_items={_SPEAKERS.value}"]
@@ -132,17 +143,25 @@ def _write_recordings(directory: Path, heldout: Sequence[Utterance]) -> None:
     write_manifest(directory, [_sample(utterance) for utterance in heldout])
 
 
-def _resynthesise(
-    directory: Path, heldout: Sequence[Utterance], codec: AcousticCodec, depth: int
-) -> None:
+def _through(codec: AcousticCodec, depth: int, wav: np.ndarray, rate: int) -> Coded:
+    """A recording through the first codebooks of a codec."""
+    codes = codec.encode(wav, rate)[:depth]
+    bits = round(codes.size * math.log2(codec.codebook_size))
+    return Coded(codec.decode(np.asarray(codes, np.int64)), codec.sample_rate, bits)
+
+
+def _resynthesise(directory: Path, heldout: Sequence[Utterance], through: Coder) -> None:
     if (directory / MANIFEST).exists():
         return
+    bits, seconds = 0, 0.0
     with progress(directory.name, len(heldout)) as advance:
         for utterance in heldout:
-            codes = codec.encode(read_audio(utterance, codec.sample_rate), codec.sample_rate)
-            wav = codec.decode(np.asarray(codes[:depth], np.int64))
-            write_audio(directory / f"{_name(utterance)}.wav", wav, codec.sample_rate)
+            wav = read_audio(utterance, _RATE)
+            made = through(wav, _RATE)
+            write_audio(directory / f"{_name(utterance)}.wav", made.wav, made.sample_rate)
+            bits, seconds = bits + made.bits, seconds + len(wav) / _RATE
             advance(1)
+    write_json(directory / _BITS, {"bits_per_second": bits / seconds})
     write_manifest(directory, [_sample(utterance) for utterance in heldout])
 
 
