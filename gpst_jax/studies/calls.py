@@ -9,15 +9,18 @@ TRAINED = "{cell}/train"  # the run that a cell has trained
 _CACHE = "--cache_dir={shared}/measured"
 
 
-def evaluate_run(*flags: str, run: str = TRAINED, tokens: str = "{tokens}") -> Call:
+def evaluate_run(
+    *flags: str, run: str = TRAINED, tokens: str = "{tokens}", audio_dir: str = "{audio_dir}"
+) -> Call:
     """Generates held-out recordings with a run and scores speech, likelihood and endings.
 
     Args:
         *flags: of `experiments.evaluate`, such as `--items=40`.
         run: what is evaluated.
         tokens: its dataset.
+        audio_dir: root of its recordings.
     """
-    where = (f"--workdir={run}", f"--dataset={tokens}", "--audio_dir={audio_dir}")
+    where = (f"--workdir={run}", f"--dataset={tokens}", f"--audio_dir={audio_dir}")
     return Call("evaluate", "experiments.evaluate", (*where, f"--output={SCORES}", _CACHE, *flags))
 
 

@@ -244,8 +244,10 @@ def _cells(study: Study) -> list[str]:
 
 
 def _described(cell: Cell) -> list[str]:
-    """What makes a cell: its configuration, overrides, and the flags of what it generates."""
+    """What makes a cell: its configuration, data, overrides, and the flags of what it generates."""
     texts = [cell.config] if cell.config else []
+    if cell.config and cell.tokens != "{tokens}":  # made by the study itself
+        texts.append(f"data.path={cell.tokens.replace('{shared}', 'SHARED')}")
     texts += cell.overrides
     for call in cell.calls:
         if call.program != "experiments.evaluate":
