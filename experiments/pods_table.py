@@ -161,7 +161,7 @@ compilations running):
 With one row per chip, the compiler keeps most activations in on-chip memory; with four rows (a
 batch of 64 on 16 chips) it could not, and the ceiling was 57 %. So this configuration and
 `gpst_hires_207m` process their batch of 64 in 4 micro-batches (`train.grad_accum_steps`, written
-`4 x 1` above): four times the all-gathers, and ceilings of 99 % and 96 %.
+`4 x 1` above): four times the all-gathers, and ceilings of 99 % and, then, 96 %.
 """
 
 _BUDGET = """

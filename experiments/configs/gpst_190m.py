@@ -8,10 +8,10 @@ any 10,000 units at 50 Hz fit. EnCodec 24 kHz with 8 codebooks, from chunks of
 at most 10 s (`tokenize_corpus --chunk_seconds=10`). Optimisation as published: Adam with inverse
 square root decay over 1M updates of 64 crops of 10 s.
 
-Hardware: one v5e:4x4 slice (16 chips, 4 micro-batches of one row per chip): 1.53 of 15.75 GiB per
-chip, MFU at most 99 %; v5p:2x2x4: 1.94 of 95.74 GiB, 64 %; v6e:4x4: 1.58 of 31.25 GiB, 71 %, bound
-by collectives (compile-only, docs/pods.md; the first two compiled before the local transformer's
-present form). On N chips data.batch_size is a multiple of 4 N. Quality: not measured.
+Hardware: one v5e:4x4 slice (16 chips, 4 micro-batches of one row per chip): 1.40 of 15.75 GiB per
+chip, MFU at most 99 %; v5p:2x2x4: 1.66 of 95.74 GiB, 97 %; v6e:4x4: 1.58 of 31.25 GiB, 71 %, bound
+by collectives (compile-only, docs/pods.md). On N chips data.batch_size is a multiple of 4 N.
+Quality: not measured.
 """
 
 from data_pipeline.tokens import TokenLayout

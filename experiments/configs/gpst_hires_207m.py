@@ -4,8 +4,8 @@
         --workdir=RUN --config.data.path=DATASET
 
 Everything else is as in `gpst_190m`. Hardware: one v5e:4x4 slice (16 chips, 4 micro-batches of one
-row per chip): 1.75 of 15.75 GiB per chip, MFU at most 96 %; v5p:2x2x4: 2.12 of 95.74 GiB, 59 %, and
-v6e:4x4: 1.99 of 31.25 GiB, 33 %, both HBM-bound (compile-only, docs/pods.md). Quality: not
+row per chip): 1.53 of 15.75 GiB per chip, MFU at most 100 %; v5p:2x2x4: 1.89 of 95.74 GiB, 82 %,
+and v6e:4x4: 1.82 of 31.25 GiB, 59 %, both HBM-bound (compile-only, docs/pods.md). Quality: not
 measured.
 """
 
