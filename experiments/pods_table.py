@@ -96,6 +96,9 @@ CASES = (
     Case("gpst_hires_207m", "v6e:4x4", 1, 1),
     Case("coig_flow_1b", "v5p:2x2x4", 1, 16),
     Case("coig_lm_7b", "v5p:4x4x8", 1, 4),
+    # The configuration's 256 rows at once, and in four micro-batches.
+    Case("gpst_1b", "v6e:8x8", 1, 4, (), "whole"),
+    Case("gpst_1b", "v6e:8x8", 1, 1, ("train.grad_accum_steps=4",), "accumulated"),
     *_patterns(),
 )
 
