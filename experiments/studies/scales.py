@@ -157,8 +157,8 @@ POD = Scale(
         ENDS,
     ),
     notes=(
-        "50,000 of the published million updates; 3.2 million crops of 10 s. What the step needs "
-        "on v5e:4x4 and on two slices of v6e:4x4, compile-only: docs/pods.md. 1e18 training FLOPs "
-        "are 3.5 chip-hours of v5e or 0.76 of v6e, if 40 % of the peak is reached.",
+        "50,000 of the published million updates; 3.2 million crops of 10 s. What a step of "
+        "`gpst_190m` needs on slices, compile-only: docs/pods.md. 1e18 training FLOPs are 3.5 "
+        "chip-hours of v5e or 0.76 of v6e, if 40 % of the peak is reached.",
     ),
 )

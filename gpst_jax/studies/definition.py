@@ -133,8 +133,9 @@ class Study:
     layout: TokenLayout | None = None
 
     def __post_init__(self) -> None:
-        for name in (self.name, *(cell.name for cell in self.cells)):
-            if not (_STUDY_NAME if name == self.name else _NAME).fullmatch(name):
+        names = [(_STUDY_NAME, self.name), *((_NAME, cell.name) for cell in self.cells)]
+        for pattern, name in names:
+            if not pattern.fullmatch(name):
                 raise UserError(
                     f"study {self.name!r}: the name {name!r} is to be of small letters, digits, "
                     "'_', '.' and '-'"
