@@ -197,7 +197,7 @@ def candidate(name: str, config: RunConfig) -> budget.Candidate:
     model, layout, mesh = config.model_as(GPSTConfig), objective.layout, config.mesh
     shapes = jax.eval_shape(objective.init, jax.random.key(0))
     compiled: dict[str, budget.Compiled] = {}
-    for path in sorted(_COMPILED.glob("*.json")):
+    for path in sorted(_COMPILED.glob(f"{config.name}-[0-9]*.json")):  # no variant of it
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["config"] == config.name and found["fits"]:
             chip, rows = found["topology"].partition(":")[0], _rows_per_device(found, config)

@@ -38,6 +38,7 @@ def get_config() -> RunConfig:
             local_net=TransformerConfig(d_model=1024, num_layers=8, num_heads=8, d_ff=2816),
             block="modern",
             local_drop=0.0,
+            local_chunk=384,  # of 1,536 frames: activations of a chunk stay in on-chip memory
             dtype="bfloat16",
             remat="dots",
         ),
@@ -57,8 +58,10 @@ def get_config() -> RunConfig:
             warmup_steps=2000,
             weight_decay=0.01,
         ),
+        # On 64 chips one row per chip and micro-batch.
         train=TrainConfig(
             steps=200_000,
+            grad_accum_steps=4,
             log_every=20,
             eval_every=2000,
             checkpoint_every_steps=1000,

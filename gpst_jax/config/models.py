@@ -79,6 +79,9 @@ class GPSTConfig:
     z_loss: float = 0.0  # coefficient of (log Z)^2 in the loss of each prediction; PaLM: 1e-4
     label_smoothing: float = 0.0  # the paper: 0.1
     local_drop: float = 0.0  # fraction of frames the local transformer skips; Hi-Res: 0.5
+    # Frames of a row that the local transformer takes at once in training, 0: all. Fewer need less
+    # memory, and on TPUs less traffic where they fit in on-chip memory (docs/pods.md).
+    local_chunk: int = 0
     dropout: float = 0.0  # the paper: 0.1
     max_positions: int = 1629  # size of the learned position table (`paper`)
     # RoPE base of the `modern` block. Frames attend to units a tick or two away, in short segments:
@@ -105,6 +108,12 @@ class GPSTConfig:
             "it to 0",
         )
         require(
+            self.local_chunk == 0 or self.pattern == "hierarchical",
+            "local_chunk",
+            f"the pattern {self.pattern!r} has no local transformer that could take frames in "
+            "chunks: set it to 0",
+        )
+        require(
             not self.shared_acoustic_head or self.pattern in ("hierarchical", "flat"),
             "shared_acoustic_head",
             f"the pattern {self.pattern!r} predicts all codebooks from one position: each needs "
@@ -114,7 +123,7 @@ class GPSTConfig:
         for name in ("label_smoothing", "local_drop", "dropout"):
             fraction(self, name)
         positive(self, "rope_base", "rope_time_scale", "norm_epsilon")
-        not_negative(self, "semantic_weight", "z_loss")
+        not_negative(self, "semantic_weight", "z_loss", "local_chunk")
         codebook_weights(self.codebook_weights)
 
 

@@ -179,20 +179,34 @@ class GPST(nnx.Module):
         Returns:
             (B * K, Q, classes) float32.
         """
-        depth = self.layout.num_codebooks
-        if self.arrangement.stepwise:
-            index = (index[:, :, None] + jnp.arange(depth)[None, None]).reshape(len(index), -1)
-        picked = jnp.take_along_axis(hidden, index[:, :, None], axis=1)
+        picked = self.predicting(hidden, index)
         if self.config.pattern == "hierarchical":
-            picked = picked.reshape(-1, hidden.shape[-1])
-            local = self.local_hidden(picked, frames.reshape(-1, depth), key=key)
-            return self.acoustic_logits(local)
+            return self.acoustic_logits(self.frame_hidden(picked, frames, key=key))
         if self.config.pattern == "parallel":
             picked = picked.reshape(-1, hidden.shape[-1])
             heads = self.acoustic_kernel()
             return jnp.einsum("nd,qdc->nqc", picked, heads).astype(jnp.float32)
-        picked = picked.reshape(-1, depth, hidden.shape[-1])
+        picked = picked.reshape(-1, self.layout.num_codebooks, hidden.shape[-1])
         return self.acoustic_logits(sharding.constrain(picked, ("batch", "codebooks", "embed")))
+
+    def predicting(self, hidden: jax.Array, index: jax.Array) -> jax.Array:
+        """Hidden states that predict frames: (B, K, D), or (B, K * Q, D) with one for each code.
+
+        Args:
+            hidden: (B, N, D) global hidden states of a `Line`.
+            index: (B, K) positions that predict the first codes of the frames.
+        """
+        if self.arrangement.stepwise:
+            steps = jnp.arange(self.layout.num_codebooks)[None, None]
+            index = (index[:, :, None] + steps).reshape(len(index), -1)
+        return jnp.take_along_axis(hidden, index[:, :, None], axis=1)
+
+    def frame_hidden(
+        self, picked: jax.Array, frames: jax.Array, *, key: jax.Array | None = None
+    ) -> jax.Array:
+        """Local hidden states (B * K, Q, d) of frames (B, K, Q), whose predictors are (B, K, D)."""
+        picked = picked.reshape(-1, picked.shape[-1])
+        return self.local_hidden(picked, frames.reshape(-1, frames.shape[-1]), key=key)
 
     def local_inputs(self, hidden: jax.Array, frames: jax.Array) -> jax.Array:
         """Local input (N, Q, d).

@@ -161,11 +161,24 @@ class GPSTObjective:
     @jax.named_scope("acoustic_loss")
     def _acoustic_sums(self, model, hidden, index, frames, valid, key):
         """Sums by codebook, arrays (Q,), of frames (B, K, Q)."""
-        depth = self.layout.num_codebooks
-        logits = model.code_logits(hidden, index, frames, key=key)
-        classes, mask = model.targets(frames.reshape(-1, depth)), valid.reshape(-1)
 
-        return jax.vmap(self._sums, in_axes=(1, 1, None))(logits, classes, mask)
+        def sums(logits, frames, valid):
+            classes = model.targets(frames.reshape(-1, self.layout.num_codebooks))
+            by_codebook = jax.vmap(self._sums, in_axes=(1, 1, None))
+            return by_codebook(logits, classes, valid.reshape(-1))
+
+        chunk = self.model_config.local_chunk
+        if chunk == 0 or chunk >= frames.shape[1]:
+            return sums(model.code_logits(hidden, index, frames, key=key), frames, valid)
+
+        def chunk_sums(picked, frames, valid, key):
+            local = model.frame_hidden(picked, frames, key=key)
+            # Logits would be the largest of what the backward pass of a chunk keeps.
+            head = jax.checkpoint(lambda x: sums(model.acoustic_logits(x), frames, valid))
+            return head(local)
+
+        picked = model.predicting(hidden, index)
+        return losses.over_chunks(chunk_sums, (picked, frames, valid), chunk, key)
 
     def _drop_frames(self, batch, key):
         """Local-drop: a random subset of every segment's frames, gathered to a static budget.

@@ -143,6 +143,29 @@ def in_chunks(
     return jax.lax.scan(body, start, parts)[0]
 
 
+def over_chunks(
+    sums: Callable[..., Sums], arrays: tuple[jax.Array, ...], size: int, key: jax.Array | None
+) -> Sums:
+    """Sums over chunks of the second axis, one chunk after another.
+
+    The chunks are unrolled: a scan would copy what each keeps for the backward pass once more, into
+    arrays of all chunks and out of them.
+
+    Args:
+        sums: of a part of each array and a key; its arrays are added up.
+        arrays: (B, K, ...).
+        size: of a chunk, along K; the last one has the rest.
+        key: split over the chunks, or None.
+    """
+    starts = range(0, arrays[0].shape[1], size)
+    keys = [None] * len(starts) if key is None else jax.random.split(key, len(starts))
+    parts = [
+        sums(*(x[:, start : start + size] for x in arrays), key)
+        for start, key in zip(starts, keys, strict=True)
+    ]
+    return jax.tree.map(lambda *terms: sum(terms), *parts)
+
+
 def _divisor(length: int, at_least: float) -> int:
     """Smallest divisor of `length` that is at least `at_least`."""
     return next(n for n in range(1, length + 1) if length % n == 0 and n >= min(at_least, length))

@@ -120,8 +120,10 @@ def test_a_budget_is_spent_on_the_configuration_as_it_is():
     assert matrices == pytest.approx(found.flops_per_step, rel=0.2)
     assert matrices < found.flops_per_step
     large = compile_program.candidate("experiments.configs.gpst_1b", gpst_1b.get_config())
-    assert large.rows_of(256) == 1
+    assert large.rows_of(64) == 1  # in each of four micro-batches
     assert large.rows_of(24) is None
+    # Of the same configuration with other fields there are compiled programs as well.
+    assert large.compiled["v6e"].name == "gpst_1b-1xv6e-8x8"
 
 
 def test_a_budget_names_size_pod_and_time(tmp_path):

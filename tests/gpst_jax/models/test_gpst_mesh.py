@@ -19,7 +19,7 @@ LAYOUT = TokenLayout(num_units=28, num_codebooks=2, codebook_size=16, unit_rate=
 ROWS, LENGTH, FRAMES = 8, 32, 16
 
 
-def _objective(block: str, remat: str = "none") -> GPSTObjective:
+def _objective(block: str, remat: str = "none", chunk: int = 0) -> GPSTObjective:
     data = DataConfig(
         batch_size=ROWS,
         sequence_length=LENGTH,
@@ -29,7 +29,8 @@ def _objective(block: str, remat: str = "none") -> GPSTObjective:
     )
     nets = TransformerConfig(32, 3, 4, 64), TransformerConfig(16, 2, 4, 32)
     weights = {"semantic_weight": 0.5, "codebook_weights": "moshi", "z_loss": 1e-3}
-    model = GPSTConfig(*nets, block=block, remat=remat, **(weights if block == "paper" else {}))
+    fields = {"block": block, "remat": remat, "local_chunk": chunk}
+    model = GPSTConfig(*nets, **fields, **(weights if block == "paper" else {}))
     return GPSTObjective(RunConfig("tiny", model, data), LAYOUT)
 
 
@@ -73,21 +74,21 @@ def _one_device(block: str):
 
 
 @pytest.mark.parametrize(
-    ("block", "sizes", "remat"),
+    ("block", "sizes", "remat", "chunk"),
     [
-        ("modern", (1, 8, 1), "none"),
-        ("modern", (2, 2, 2), "dots"),
-        ("modern", (1, 2, 4), "full"),
-        ("paper", (2, 2, 2), "none"),
+        ("modern", (1, 8, 1), "none", 0),
+        ("modern", (2, 2, 2), "dots", 6),
+        ("modern", (1, 2, 4), "full", 0),
+        ("paper", (2, 2, 2), "none", 0),
     ],
 )
-def test_meshes_give_the_gradients_of_one_device(block, sizes, remat):
+def test_meshes_give_the_gradients_of_one_device(block, sizes, remat, chunk):
     params, expected = _one_device(block)
     mesh = sharding.make_mesh(MeshConfig(*sizes))
     where = sharding.parameter_shardings(mesh, params)
     with jax.set_mesh(mesh):
         step = jax.jit(
-            jax.value_and_grad(functools.partial(_loss, _objective(block, remat))),
+            jax.value_and_grad(functools.partial(_loss, _objective(block, remat, chunk))),
             in_shardings=(where, sharding.batch_sharding(mesh)),
         )
         found = jax.device_get(step(jax.device_put(params, where), _batch()))
