@@ -124,16 +124,17 @@ def test_the_prefix_is_never_trained_and_the_answer_always(template: Template, t
     values = {"instruction": INSTRUCTIONS.get(task, ("",))[0], "spans": ("one", (1, 2))}
     values |= {name: "one two" for name in ("question_text", "transcript", "answer_text")}
     parts = {name: values.get(name, (1, 2)) for name in templates._PARTS[task]}
+    instructed = task in INSTRUCTIONS
     tokenizer = _WithStart(template.tokenizer)
     built = dataclasses.replace(template, tokenizer=tokenizer).build(Example(**parts))
     everything, answer = built.loss_mask("all"), built.loss_mask("answer")
-    system = [] if task == "pretrain" else tokenizer.encode(template.system)
+    system = tokenizer.encode(template.system) if instructed else []
     prefix = [*tokenizer.prefix, *system]
     assert built.ids[: len(prefix)].tolist() == prefix
     np.testing.assert_array_equal(everything, np.arange(len(built.ids)) >= len(prefix))
-    assert set(built.roles.tolist()) == {PREFIX, ANSWER} | ({USER} if task != "pretrain" else set())
+    assert set(built.roles.tolist()) == {PREFIX, ANSWER} | ({USER} if instructed else set())
     begin = 0
-    if task != "pretrain":
+    if instructed:
         begin = built.ids.tolist().index(template.vocabulary.id("assistant")) + 1
     np.testing.assert_array_equal(
         answer == 1, (everything == 1) & (np.arange(len(answer)) >= begin)
