@@ -1,13 +1,13 @@
 """Turns a token dataset into sequences of text and speech for a language model.
 
     python -m data_pipeline.build_sequences --tokens=TOKENS --output=DIR \
-        --tasks=pretrain,asr,tts,dialogue --text_tokenizer=DIR [--dialogue=FILE.jsonl]
+        --tasks=pretrain,interleaved,asr,tts,dialogue --text_tokenizer=DIR [--dialogue=FILE.jsonl]
 
-`pretrain` writes the units of each record, `asr` and `tts` pair them with its transcript, and
-`dialogue` (or one of its four formats) builds questions and answers from record pairs listed in a
-file. Every planned sequence ends in a shard or, with a reason, in `failures.jsonl`. An interrupted
-run resumes where it stopped and writes the same bytes as an uninterrupted one. Exit code: 0 when
-every sequence was written, 3 when some failed.
+`pretrain` writes the units of each record, `interleaved` its transcript and its units in turns,
+`asr` and `tts` pair them, and `dialogue` (or one of its four formats) builds questions and answers
+from record pairs listed in a file. Every planned sequence ends in a shard or, with a reason, in
+`failures.jsonl`. An interrupted run resumes where it stopped and writes the same bytes as an
+uninterrupted one. Exit code: 0 when every sequence was written, 3 when some failed.
 """
 
 import dataclasses
@@ -68,11 +68,12 @@ class SequencesConfig:
         text_tokenizer: directory, see `tokenizers.text`.
         tasks: of `sequence_dataset.TASKS`; `dialogue` stands for its four formats.
         dialogue: file of record pairs, see `dialogues`; for dialogue tasks only.
-        copies: sequences of each record and task with an instruction, with varying wordings.
+        copies: sequences of each record and task, with varying wordings or spans.
         max_length: ids of the longest sequence; longer ones fail.
         train_on: one of `sequence_dataset.TRAIN_ON`.
         system: text before the user's turn.
-        seed: seeds the choice of wordings.
+        seed: seeds the choice of wordings and of spans.
+        span_words: mean number of words of a span of `interleaved`.
         records_per_shard: 0 chooses by the size of the dataset.
         num_workers: processes; 0 runs in this one.
     """
@@ -87,6 +88,7 @@ class SequencesConfig:
     train_on: str = "all"
     system: str = SYSTEM
     seed: int = 0
+    span_words: float = 5.0
     records_per_shard: int = 0
     num_workers: int = 0
 
@@ -105,6 +107,8 @@ class SequencesConfig:
         for name in ("copies", "max_length"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name}={getattr(self, name)} must be positive")
+        if not 1 <= self.span_words < math.inf:
+            raise UserError(f"--span_words={self.span_words} must be at least 1")
         for name in ("records_per_shard", "num_workers", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name}={getattr(self, name)} must not be negative")
@@ -187,6 +191,8 @@ def _description(config: SequencesConfig, source: DatasetSpec) -> dict[str, Any]
     values = dataclasses.asdict(config)
     for name in ("tokens", "output", "num_workers"):
         del values[name]
+    if "interleaved" not in config.tasks:  # as in directories that are older than the task
+        del values["span_words"]
     wordings = "\n".join((*SPECIALS, *templates.all_texts()))
     return values | {
         "dialogue": file_sha256(config.dialogue) if config.dialogue else None,
@@ -240,6 +246,7 @@ def _plan_shards(
             system=config.system,
             max_length=config.max_length,
             seed=config.seed,
+            span_words=config.span_words,
         )
         if parts:
             tasks[split] = [
@@ -291,7 +298,9 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "dialogue", None, "JSONL file of id, split, question_record and answer_record."
     )
-    flags.DEFINE_integer("copies", 1, "Sequences of each record and instruction task.")
+    flags.DEFINE_integer(
+        "copies", 1, "Sequences of each record and task: other wordings or other spans."
+    )
     flags.DEFINE_integer("max_length", SequencesConfig.max_length, "Ids of the longest sequence.")
     flags.DEFINE_enum(
         "train_on", "all", TRAIN_ON, "The loss is on both turns, or on the answer only."
@@ -299,7 +308,8 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "system", SYSTEM, "System text at the beginning of sequences with an instruction."
     )
-    flags.DEFINE_integer("seed", 0, "Seeds the choice of wordings.")
+    flags.DEFINE_integer("seed", 0, "Seeds the choice of wordings and of spans.")
+    flags.DEFINE_float("span_words", 5.0, "Mean number of words of a span of the task interleaved.")
     flags.DEFINE_integer("records_per_shard", 0, "0 chooses by the size of the dataset.")
     flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes; 0 runs in this one.")
 

@@ -13,7 +13,7 @@ from data_pipeline.tokens.vocabulary import Vocabulary
 
 TRAIN_ON = ("all", "answer")
 DIALOGUE = ("speech_to_speech", "speech_to_text", "text_to_speech", "text_to_text")
-TASKS = ("pretrain", "asr", "tts", *DIALOGUE)
+TASKS = ("pretrain", "interleaved", "asr", "tts", *DIALOGUE)
 
 SEQUENCES = "sequences"
 SEQUENCE_SPEC_VERSION = 1

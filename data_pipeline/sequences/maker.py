@@ -6,7 +6,8 @@ from typing import Any
 from data_pipeline.datasets.sequence_dataset import DIALOGUE
 from data_pipeline.datasets.sequence_records import SequenceRecord
 from data_pipeline.datasets.token_records import Record
-from data_pipeline.sequences.templates import Example, Template, choose_instruction
+from data_pipeline.sequences import interleaving
+from data_pipeline.sequences.templates import INSTRUCTIONS, Example, Template, choose_instruction
 
 
 class Unusable(Exception):
@@ -25,20 +26,29 @@ class SequenceMaker:
         template: builds them.
         train_on: one of `templates.TRAIN_ON`.
         max_length: ids of the longest sequence; longer ones are refused.
-        seed: seeds the choice of wordings.
+        seed: seeds the choice of wordings and of spans.
+        span_words: mean number of words of a span of `interleaved`.
     """
 
     template: Template
     train_on: str
     max_length: int
     seed: int = 0
+    span_words: float = 5.0
 
     def from_record(self, record: Record, task: str, copy: int = 0) -> SequenceRecord:
-        """The sequence of a record for `pretrain`, `asr` or `tts`; may raise Unusable."""
+        """The sequence of a record for a task that is no dialogue; may raise Unusable."""
         units = _units(record)
         if task == "pretrain":
             return self._sequence(record.id, task, copy, answer_units=units)
         text = _text(record)
+        if task == "interleaved":
+            rng = interleaving.generator(task, self.seed, record.id, copy)
+            try:
+                spans = interleaving.interleave(text, units, self.span_words, rng)
+            except ValueError as error:
+                raise Unusable("unusable", str(error)) from error
+            return self._sequence(record.id, task, copy, spans=spans)
         if task == "asr":
             return self._sequence(record.id, task, copy, question_units=units, transcript=text)
         return self._sequence(record.id, task, copy, question_text=text, answer_units=units)
@@ -60,7 +70,7 @@ class SequenceMaker:
         return self._sequence(name, task, copy, **parts)
 
     def _sequence(self, name: str, task: str, copy: int, **parts: Any) -> SequenceRecord:
-        if task != "pretrain":
+        if task in INSTRUCTIONS:
             parts["instruction"] = choose_instruction(task, self.seed, name, copy)
         try:
             built = self.template.build(Example(**parts))

@@ -60,7 +60,8 @@ class SequenceTask:
         train_on: see `templates.Built.loss_mask`.
         system: see `templates.Template`.
         max_length: ids of the longest sequence; longer ones fail.
-        seed: seeds the choice of wordings.
+        seed: seeds the choice of wordings and of spans.
+        span_words: see `maker.SequenceMaker`.
         shard: path of the shard file.
         report: path of the report, which marks the shard as finished.
     """
@@ -77,6 +78,7 @@ class SequenceTask:
     system: str
     max_length: int
     seed: int
+    span_words: float
     shard: str
     report: str
 
@@ -127,7 +129,7 @@ def write_shard(task: SequenceTask) -> SequenceReport:
     tokenizer = load_text_tokenizer(task.text_tokenizer)
     vocabulary = Vocabulary(tokenizer.vocab_size, task.num_units)
     template = Template(vocabulary, tokenizer, task.system)
-    maker = SequenceMaker(template, task.train_on, task.max_length, task.seed)
+    maker = SequenceMaker(template, task.train_on, task.max_length, task.seed, task.span_words)
     lengths: list[int] = []
     names: list[str] = []
     failures: list[dict[str, str]] = []

@@ -1,6 +1,7 @@
 """Templates of sequences of text and speech: building them, and parsing a model's output.
 
     pretrain        [prefix] speech_start UNITS speech_end end
+    interleaved     [prefix] TEXT speech_start UNITS speech_end TEXT ... end, see `interleaving`
     everything else [prefix] SYSTEM user INSTRUCTION input QUESTION end_of_turn assistant ANSWER end
 
 QUESTION is text or a span of speech. ANSWER holds, in this order, what the task has of
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.datasets.sequence_dataset import TRAIN_ON
+from data_pipeline.sequences.interleaving import Span
 from data_pipeline.tokenizers.text import TextTokenizer
 from data_pipeline.tokens.vocabulary import Vocabulary
 
@@ -69,6 +71,7 @@ INSTRUCTIONS = {
 # The parts of an example of each task.
 _PARTS = {
     "pretrain": ("answer_units",),
+    "interleaved": ("spans",),
     "asr": ("instruction", "question_units", "transcript"),
     "tts": ("instruction", "question_text", "answer_units"),
     "speech_to_speech": (
@@ -95,6 +98,7 @@ class Example:
         transcript: the words of `question_units`.
         answer_text: the answer as text.
         answer_units: the answer as speech; for `pretrain` the complete record.
+        spans: text and units in turns; for `interleaved`.
     """
 
     instruction: str | None = None
@@ -103,6 +107,7 @@ class Example:
     transcript: str | None = None
     answer_text: str | None = None
     answer_units: tuple[int, ...] | None = None
+    spans: tuple[Span, ...] | None = None
 
     @property
     def task(self) -> str | None:
@@ -164,7 +169,7 @@ class Template:
         if example.task is None:
             raise ValueError(f"these parts are not those of one task: {example}")
         ids, roles = [*self.tokenizer.prefix], [PREFIX] * len(self.tokenizer.prefix)
-        if example.task != "pretrain":
+        if example.instruction is not None:
             prompt, prompt_roles = self._prompt(example)
             ids, roles = ids + prompt, roles + prompt_roles
         answer = self._answer(example)
@@ -190,7 +195,7 @@ class Template:
 
         Markers may be missing or repeated: text belongs to the part that the last marker opened,
         units to the question between `user` and `end_of_turn`, else to the answer. Parsing stops
-        at `end` or padding.
+        at `end` or padding. Of `interleaved` it finds the units.
         """
         return _Parser(self.vocabulary, self.tokenizer).parse(ids)
 
@@ -210,6 +215,11 @@ class Template:
 
     def _answer(self, example: Example) -> list[int]:
         ids: list[int] = []
+        for span in example.spans or ():
+            if isinstance(span, str):
+                ids += self._text("a text", span)
+            else:
+                ids += self._speech("units", span)
         for name, text in (
             ("question_transcript", example.transcript),
             ("text_answer", example.answer_text),

@@ -282,7 +282,7 @@ def test_a_wrong_list_of_dialogues_is_refused(root, tmp_path, lines, message) ->
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tasks": ("pretrain", "sing")}, "--tasks=pretrain,sing: choose from pretrain, asr"),
+        ({"tasks": ("pretrain", "sing")}, "--tasks=pretrain,sing: choose from pretrain, inter"),
         ({"dialogue": None}, "require each other"),
         ({"tasks": ("asr",), "dialogue": "x"}, "require each other"),
         ({"train_on": "human"}, "--train_on=human: choose one of all, answer"),
