@@ -128,9 +128,9 @@ _CAUSES = """
 `gpst_1b` on v6e:8x8 with its 256 rows: all at once 399 GB a step, in four micro-batches 267 GB,
 and with the frames of a row in four chunks besides (`model.local_chunk=384`) 179 GB. An activation
 of a whole row has 25 MB (1,536 frames, 8 codebooks, 1,024 wide, bfloat16), that of a chunk a
-quarter, and most of them then stay in on-chip memory; with chunks of 512 frames it is 195 GB (78 %).
-The chunks are unrolled: a scan over them copies what is saved for the backward pass into arrays of
-all chunks and out of them, 226 GB (68 %).
+quarter, and most of them then stay in on-chip memory; with chunks of 512 frames it is 195 GB
+(78 %). The chunks are unrolled: a scan over them copies what is saved for the backward pass into
+arrays of all chunks and out of them, 226 GB (68 %).
 """
 
 _LEAST_TRAFFIC = 2e8  # bytes of a cause that is shown

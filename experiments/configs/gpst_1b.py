@@ -5,10 +5,10 @@
 
 Tokens: 10,000 units at 50 Hz and EnCodec 24 kHz with 8 codebooks, in segments of 20 s.
 
-Hardware: v5p:4x8x8 (256 chips, 4 rows each): 26.72 of 95.74 GiB per chip, MFU at most 95 %; the
-same on 16 chips, two slices or 2,048 chips; with 1 row each v5e:16x16: 7.25 of 15.75 GiB, 87 %, and
-v6e:8x8: 7.23 of 31.25 GiB, 61 %. With all 256 rows v6e:8x8 takes 29.65 GiB, at most 38 %: train
-there with train.grad_accum_steps=4, 8.32 GiB and 57 % (compile-only, docs/pods.md). Quality: not
+Hardware, with one row per chip in each of four micro-batches: v6e:8x8 (64 chips, the 256 rows of
+this file): 7.32 of 31.25 GiB per chip, MFU at most 85 %; v5p:4x8x8 (256 chips, 1,024 rows): 7.38 of
+95.74 GiB, 95 %; the same on 16 chips, two slices or 2,048 chips; v5e:16x16: 7.07 of 15.75 GiB, 95 %
+(compile-only, docs/pods.md). On N chips data.batch_size is a multiple of 4 N. Quality: not
 measured.
 """
 
