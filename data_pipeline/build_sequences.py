@@ -68,7 +68,7 @@ class SequencesConfig:
         text_tokenizer: directory, see `tokenizers.text`.
         tasks: of `sequence_dataset.TASKS`; `dialogue` stands for its four formats.
         dialogue: file of record pairs, see `dialogues`; for dialogue tasks only.
-        copies: sequences of each record and task, with varying wordings or spans.
+        copies: sequences of each record and task but `pretrain`, with varying wordings or spans.
         max_length: ids of the longest sequence; longer ones fail.
         train_on: one of `sequence_dataset.TRAIN_ON`.
         system: text before the user's turn.
@@ -299,7 +299,7 @@ def _define_flags() -> None:
         "dialogue", None, "JSONL file of id, split, question_record and answer_record."
     )
     flags.DEFINE_integer(
-        "copies", 1, "Sequences of each record and task: other wordings or other spans."
+        "copies", 1, "Sequences of each record and task but pretrain: other wordings or spans."
     )
     flags.DEFINE_integer("max_length", SequencesConfig.max_length, "Ids of the longest sequence.")
     flags.DEFINE_enum(

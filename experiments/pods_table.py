@@ -132,9 +132,9 @@ arrays of all chunks and out of them, 226 GB (68 %).
 """
 
 _EARLIER = (
-    "\n† Compiled with an earlier form of the local transformer and of activations on TPUs, and "
-    "when what an update in place replaces was counted as read as well (9 % of `gpst_190m` on "
-    "v6e:4x4)."
+    "\n† Compiled with an earlier form of the local transformer, all frames of a row at once, and "
+    "of activations on TPUs, and when what an update in place replaces was counted as read as "
+    "well (9 % of `gpst_190m` on v6e:4x4)."
 )
 
 _LEAST_TRAFFIC = 2e8  # bytes of a cause that is shown

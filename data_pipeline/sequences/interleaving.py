@@ -2,8 +2,8 @@
 
 The words are cut into spans of drawn lengths, every other of which is given as the units of its
 time instead (arXiv 2402.05755; 2411.17607 draws the lengths of its spans as well). Token datasets
-know no times of words: a word is taken to end at its share of the letters. That is a fraction of a
-word off in read speech, and more where there are pauses.
+know no times of words: a word is taken to end at its share of the letters, which pauses and changes
+of pace put off.
 """
 
 import hashlib

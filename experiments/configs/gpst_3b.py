@@ -4,9 +4,9 @@
         --workdir=RUN --config.data.path=DATASET
 
 Everything else is as in `gpst_1b`. Hardware: one slice of v5p:4x4x8 (128 chips, 4 rows each):
-32.95 of 95.74 GiB per chip, MFU at most 91 %; v5e:16x16 (1 row each): 8.31 of 15.75 GiB, 73 %;
-v6e:16x16 (4 rows each, --config.model.remat=full): 8.46 of 31.25 GiB, 71 % (compile-only,
-docs/pods.md). Quality: not measured.
+32.31 of 95.74 GiB per chip, MFU at most 91 %; v6e:16x16 (4 rows each,
+--config.model.remat=full): 8.40 of 31.25 GiB, 73 %; v5e:16x16 (1 row each, all frames of a row at
+once): 8.31 of 15.75 GiB, 73 % (compile-only, docs/pods.md). Quality: not measured.
 """
 
 import dataclasses

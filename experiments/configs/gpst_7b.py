@@ -4,9 +4,9 @@
         --workdir=RUN --config.data.path=DATASET
 
 Everything else is as in `gpst_1b`. Hardware: one slice of v5p:8x8x8 (512 chips, 2 rows each):
-29.92 of 95.74 GiB per chip, MFU at most 84 %; with --config.model.remat=full v5e:16x16 (1 row
-each): 9.10 of 15.75 GiB, 61 %, and two slices of v6e:16x16 (2 rows each): 11.07 of 31.25 GiB, 69 %
-(compile-only, docs/pods.md). Quality: not measured.
+29.26 of 95.74 GiB per chip, MFU at most 84 %; with --config.model.remat=full v5e:16x16 (1 row
+each): 9.10 of 15.75 GiB, 61 %, and two slices of v6e:16x16 (2 rows each): 11.07 of 31.25 GiB, 69 %,
+both with all frames of a row at once (compile-only, docs/pods.md). Quality: not measured.
 """
 
 import dataclasses
