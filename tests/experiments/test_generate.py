@@ -29,7 +29,7 @@ def generate(directory: Path, family: str, *arguments: str) -> subprocess.Comple
         env=programs.environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
 
 

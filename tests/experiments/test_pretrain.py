@@ -34,7 +34,7 @@ def test_interrupt_and_continue(dataset, environment, config, tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=240)
     finally:
         process.kill()
     assert process.returncode == 75, errors

@@ -72,7 +72,7 @@ def test_a_run_in_a_bucket_is_served(start, tmp_path, bucket, folder):  # noqa: 
         "--port=0",
         **bucket.environment(tmp_path / "host"),
     )
-    with urllib.request.urlopen(f"http://127.0.0.1:{served_port(program)}/", timeout=20) as page:
+    with urllib.request.urlopen(f"http://127.0.0.1:{served_port(program)}/", timeout=240) as page:
         assert b"gradio" in page.read()
     program.process.send_signal(signal.SIGTERM)
     assert program.wait(30) == 75, program.text()

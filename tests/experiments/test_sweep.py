@@ -243,6 +243,6 @@ def test_six_runs_killed_thrice_end_with_six_results_none_repeated(dataset, tmp_
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         steps = [line["step"] for line in lines if "train/loss" in line]
         assert steps == list(range(1, 301))
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert again.returncode == 0
     assert sum(starts(workdir).values()) <= 8

@@ -69,7 +69,7 @@ class Bucket:
 
     def forward(self, method: str, path: str, headers: dict[str, str], body: bytes):
         """The server's answer: status, headers, body."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=240)
         try:
             host = {"Host": self.url.removeprefix("http://"), "Content-Length": str(len(body))}
             connection.request(method, path, body, headers | host)

@@ -43,7 +43,7 @@ def call(verb, *arguments, path=None, stdin="", **extra):
         text=True,
         input=stdin,
         env=environment,
-        timeout=120,
+        timeout=240,
     )
 
 

@@ -27,7 +27,7 @@ sys.exit(code)
 def run(tmp_path, codes, *flags, arguments=()):
     command = [sys.executable, "-c", FAKE, str(tmp_path / "log"), codes, *arguments]
     done = subprocess.run(
-        [SCRIPT, *flags, "--wait=0", "--", *command], capture_output=True, text=True, timeout=60
+        [SCRIPT, *flags, "--wait=0", "--", *command], capture_output=True, text=True, timeout=240
     )
     log = tmp_path / "log"
     return done, log.read_text().splitlines() if log.exists() else []

@@ -93,7 +93,8 @@ def _may_escape(lines: list[str], start: int, delimiter: str) -> bool:
     if not any("\\" in line for line in itertools.islice(lines, start, None)):
         return False
     body = "".join(lines[start:]).rstrip("\r\n")
-    special = rf'["\r\n{re.escape(delimiter)}]'
+    # Before \r\n a backslash is text: writers that escape put one before each of the two.
+    special = rf'(?:["\n{re.escape(delimiter)}]|\r(?!\n))'
     rest = re.sub(rf"\\(\\|{special})", "", body)
     return "\\" not in rest and bool(re.search(rf"\\{special}", body))
 

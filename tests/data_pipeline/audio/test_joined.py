@@ -49,7 +49,7 @@ def id3(size: int = 300) -> bytes:
     return b"ID3\x04\x00\x00" + packed + b"TIT2".ljust(size, b"\0")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.sampled_from(LOSSLESS + OTHERS),
     st.lists(st.integers(1, 9000), min_size=1, max_size=5),
@@ -63,7 +63,7 @@ def test_any_split_of_a_signal_into_joined_lossless_files_reads_back_whole(kind,
     assert np.array_equal(decode(b"".join(encode(piece, *kind) for piece in wide)), once)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.sampled_from(LOSSY), st.lists(st.integers(2400, 30_000), min_size=1, max_size=4))
 def test_any_split_of_a_signal_into_joined_lossy_files_reads_back_whole(kind, lengths):
     pieces = np.split(speech(sum(lengths)), np.cumsum(lengths)[:-1])

@@ -45,7 +45,7 @@ def data_size(wav: bytes) -> int:
     return len(wav) - wav.index(b"data") - 8
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(600, 4000),
     st.integers(0, 2**32 - 1),

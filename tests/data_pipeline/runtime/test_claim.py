@@ -154,7 +154,7 @@ def test_a_holder_that_was_replaced_ends(tmp_path):
         other = tmp_path / "other"
         other.write_text(json.dumps(dataclasses.asdict(OTHER)))
         os.replace(other, tmp_path / claim.CLAIM_FILE)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=240)
     finally:
         process.kill()
     assert process.returncode == 74

@@ -132,7 +132,7 @@ def test_the_ends_of_a_program():
         for words in expected
     }
     for words, (code, line) in expected.items():
-        _, errors = running[words].communicate(timeout=60)
+        _, errors = running[words].communicate(timeout=240)
         assert running[words].returncode == code, errors
         shown = errors.strip()
         assert shown.startswith(line), errors

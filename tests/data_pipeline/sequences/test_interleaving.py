@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline import build_sequences, fit_text_tokenizer
@@ -21,7 +21,6 @@ from data_pipeline.tokenizers.text import MODEL_FILE, load_text_tokenizer
 WORDS = st.lists(st.text("abcdefgh", min_size=1, max_size=8), min_size=1, max_size=30)
 
 
-@settings(deadline=None)
 @given(words=WORDS, seed=st.integers(0, 9999), span_words=st.floats(1, 8))
 def test_every_word_is_given_once_as_text_or_as_its_units(words, seed, span_words):
     letters = "".join(words)

@@ -61,7 +61,7 @@ def examples(draw, tasks=tuple(task for task in TASKS if task != "interleaved"))
     return Example(**parts)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(example=examples())
 def test_what_is_built_is_parsed(template: Template, example: Example) -> None:
     built = template.build(example)
@@ -82,7 +82,7 @@ def test_what_is_built_is_parsed(template: Template, example: Example) -> None:
             assert getattr(asked, name) == getattr(example, name)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(example=examples(), data=st.data())
 def test_truncated_and_tagless_sequences_parse_into_what_is_there(
     template: Template, example: Example, data: st.DataObject
@@ -101,7 +101,7 @@ def test_truncated_and_tagless_sequences_parse_into_what_is_there(
     assert len(without.question_units or ()) + len(without.answer_units or ()) == total
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_anything_at_all_can_be_parsed(template: Template, data: st.DataObject) -> None:
     vocabulary = template.vocabulary

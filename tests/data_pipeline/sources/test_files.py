@@ -274,9 +274,7 @@ _ENTRIES = st.lists(
 )
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(entries=_ENTRIES)
 def test_every_file_that_a_tree_leads_to_is_found_once(tmp_path_factory, entries) -> None:
     root = tmp_path_factory.mktemp("tree")

@@ -82,6 +82,14 @@ def test_what_a_csv_writer_wrote_is_read_back(folder, data, spoken, order, how, 
     assert cells_of(folder / name, written(table, **how, quoting=quoting)) == meant
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_backslash_at_the_end_of_a_row_is_text(folder, end):
+    table = end.join(["a0.wav,\\", "a1.wav,", "a2.wav,b", ""])
+    first = {"path": "a0.wav", "text": "\\"}
+    expected = [first, {"path": "a1.wav"}, {"path": "a2.wav", "text": "b"}]
+    assert cells_of(folder / "t.csv", table) == expected
+
+
 @given(st.lists(texts, min_size=1, max_size=5), st.booleans())
 def test_json_lines_are_read_back(folder, spoken, ascii_only):
     lines = [

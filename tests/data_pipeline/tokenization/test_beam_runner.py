@@ -127,7 +127,7 @@ def test_a_killed_launcher_leaves_no_worker_and_is_finished_by_the_next(
         time.sleep(0.02)
     process.kill()
     # The pipe is closed once the workers, which hold it too, have ended.
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     _command(config, output, "--runner=local", "--num_workers=0")
     assert _files(str(output)) == _files(config.output)
 

@@ -123,7 +123,7 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bytes(audio, tokenizers
         output = tmp_path / f"killed{finished}"
     end(start(output))
     for orphan in orphans:  # the pipe closes when the workers, which hold it too, have ended
-        orphan.communicate(timeout=60)
+        orphan.communicate(timeout=240)
     assert _files(output) == expected
     end(start(output))
     assert _files(output) == expected

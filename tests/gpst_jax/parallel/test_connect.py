@@ -70,7 +70,7 @@ def test_others_that_do_not_come(port):
     """In a process of its own, which ends: 69 and one line, not an abort of the library."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, f"localhost:{port}"],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 69, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -90,7 +90,7 @@ def test_an_accelerator_that_does_not_start(platform):
     done = subprocess.run(
         [sys.executable, "-c", DEVICES],
         env=os.environ | {"JAX_PLATFORMS": platform},
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     if done.returncode == 0:
         pytest.skip(f"this machine has a {platform}")

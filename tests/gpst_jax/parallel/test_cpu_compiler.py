@@ -23,7 +23,7 @@ print(int(np.sum(np.asarray(squares) != rows**2)))
 def printed(program: str) -> str:
     environment = programs.environment(XLA_FLAGS="", JAX_COMPILATION_CACHE_DIR="")
     command = [sys.executable, "-c", program]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert run.returncode == 0, run.stderr
     return run.stdout.strip()
 
@@ -49,5 +49,5 @@ def test_a_setting_of_the_user_stands():
     show = "import os, gpst_jax; print(os.environ['XLA_FLAGS'])"
     environment = os.environ | {"XLA_FLAGS": given, "PYTHONPATH": str(programs.ROOT)}
     command = [sys.executable, "-c", show]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert run.stdout.strip() == given

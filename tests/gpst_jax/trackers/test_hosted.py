@@ -288,7 +288,7 @@ def test_killed_three_times_the_stores_hold_the_lines_of_the_run(tmp_path):
             [sys.executable, "-c", KILLED, str(workdir), str(kill_at)],
             env=environment,
             capture_output=True,
-            timeout=120,
+            timeout=240,
         )
         assert process.returncode == (-9 if kill_at else 0), process.stderr.decode()
         printed += process.stdout + process.stderr
