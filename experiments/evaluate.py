@@ -58,7 +58,7 @@ _TASK = flags.DEFINE_string(
     "task",
     None,
     "Items and protocol: librispeech-gpst, librispeech-1127, seed-tts-en, vctk-vc, multilingual, "
-    "hires, dialogue, demo; default: held-out recordings of the run's dataset.",
+    "hires, dialogue, demo, seen-voices; default: held-out recordings of the run's dataset.",
 )
 _ITEMS = flags.DEFINE_integer(
     "items", None, "At most so many items of the task; default: all of them.", 1

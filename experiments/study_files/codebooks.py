@@ -22,7 +22,6 @@ def get_study() -> Study:
             scales.WORDS,
             scales.TRANSFER_WORDS,
             scales.TRANSFER,
-            scales.ENDS,
         ),
         comparisons=(Comparison(cells[0].name, tuple(cell.name for cell in cells[1:])),),
         axis="codebooks",

@@ -1,6 +1,6 @@
 """Hierarchical, flat, delayed or parallel codes, at equal training FLOPs?"""
 
-from experiments.studies.scales import DEMO, STEP_SECONDS, Scale
+from experiments.studies.scales import DEMO, ENDS, STEP_SECONDS, Scale
 from gpst_jax.studies.definition import Comparison, Study
 
 _PATTERNS = ("hierarchical", "flat", "delay", "parallel")
@@ -20,14 +20,18 @@ def make(scale: Scale, flat: tuple[str, ...] = ()) -> Study:
     """
     extra = {"flat": flat}
     cells = tuple(
-        scale.trained(name, *scale.equal(f"model.pattern={name}", *extra.get(name, ())))
+        scale.trained(
+            name,
+            *scale.equal(f"model.pattern={name}", *extra.get(name, ())),
+            scored=scale.scored_whole,
+        )
         for name in _PATTERNS
     )
     return Study(
         name=scale.name("pattern"),
         question="Should the codes of a frame be hierarchical, flat, delayed or parallel?",
         cells=cells,
-        figures=(STEP_SECONDS, *scale.figures),
+        figures=(STEP_SECONDS, *scale.figures, ENDS),
         comparisons=(Comparison("hierarchical", _PATTERNS[1:]),),
         notes=(
             *scale.notes,

@@ -18,7 +18,11 @@ _BUDGETS = {"low": 0.5, "middle": 1.0, "high": 2.0}  # as shares of `DEMO.steps`
 def get_study() -> Study:
     """The study; `--tokens` and `--audio_dir` are the demo's."""
     cells = tuple(
-        DEMO.trained(f"{size}-{budget}", *_overrides(size, share), scored=("--items=1", *SCORED))
+        DEMO.trained(
+            f"{size}-{budget}",
+            *_overrides(size, share),
+            scored=("--task=seen-voices", "--items=1", *SCORED),
+        )
         for budget, share in _BUDGETS.items()
         for size in _SIZES
     )

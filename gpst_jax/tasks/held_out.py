@@ -39,6 +39,7 @@ class HeldOutTask:
         modes: by family, those that are generated; empty: all that the models can do.
         items: of seen speakers, by default.
         unseen_items: of unseen speakers, by default.
+        sentences: of other texts beside digit strings; None: a fifth of the items.
         wer: recipes of its source; empty: the default ones.
         check: raises UserError where the dataset is not one for this task.
     """
@@ -49,6 +50,7 @@ class HeldOutTask:
     modes: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     items: int = 100
     unseen_items: int = 60
+    sentences: int | None = None
     wer: tuple[str, ...] = ()
     check: Callable[[Path, DatasetSpec], None] | None = None
 
@@ -104,7 +106,7 @@ def generate(
     if isinstance(model.loaded.config.model, GPSTConfig):
         _refuse_list(request, task)
         modes = modes or (*DEFAULT_MODES, *((TTS,) if spoken else ()))
-        chosen = GenerationConfig(modes=modes, guards=Guards(), **counts)
+        chosen = GenerationConfig(modes=modes, guards=Guards(), sentences=task.sentences, **counts)
         GPSTSamples(model.loaded, *where, chosen, spoken if TTS in modes else None, report).run()
     elif isinstance(model.loaded.config.model, FlowConfig | SoundStormConfig):
         config = _coig_config(family, spoken is not None, request, task, modes, counts)
@@ -185,8 +187,11 @@ def _check_hi_res(dataset: Path, spec: DatasetSpec) -> None:
         )
 
 
-_RULE = "the dataset's held-out recordings, speakers in turn, by seed 0; digit strings where there"
-_RULE += " are any, and a fifth more sentences then"
+_CHOICE = (
+    "the dataset's held-out recordings, speakers in turn, by seed 0; digit strings where there"
+)
+_CHOICE += " are any"
+_RULE = f"{_CHOICE}, and a fifth more sentences then"
 HELD_OUT = HeldOutTask(
     name="held-out",
     source="the run's own dataset",
@@ -197,6 +202,14 @@ DEMO = HeldOutTask(
     source="the synthetic corpus of make demo",
     rule=f"frozen as ids: {_RULE}",
     check=_check_demo,
+)
+SEEN_VOICES = HeldOutTask(
+    name="seen-voices",
+    source="what the cells of a study are scored on: the run's own dataset",
+    rule=f"{_CHOICE}; speakers of the training set alone",
+    modes={"gpst": ("semantic_to_acoustic", "speaker_transfer")},
+    unseen_items=0,
+    sentences=0,
 )
 HI_RES = HeldOutTask(
     name="hires",

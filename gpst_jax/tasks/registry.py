@@ -14,6 +14,7 @@ TASKS: dict[str, Task] = {
         seed_tts.SEED_TTS_EN,
         vctk.VCTK_VC,
         multilingual.MULTILINGUAL,
+        held_out.SEEN_VOICES,
         held_out.HI_RES,
         held_out.DIALOGUE,
         held_out.DEMO,
