@@ -68,6 +68,14 @@ def test_the_items_are_counted_and_named_by_a_digest(stored, request_, tmp_path)
     assert settings["guards"]  # as `experiments.generate` has them by default
 
 
+def test_cells_of_studies_score_training_voices_alone(stored, request_, tmp_path):
+    model = open_model(stored / "runs" / "gpst", dataset=stored / "tokens")
+    quiet = {"items": 1, "workers": 1, "report": lambda line: None}
+    held_out.generate(held_out.SEEN_VOICES, model, None, request_, tmp_path, **quiet)
+    # The only voice here has no prompt by another.
+    assert read_samples(tmp_path).keys() == {"recording", "codec", "semantic_to_acoustic"}
+
+
 def test_another_corpus_is_not_the_demo(stored):
     spec = DatasetSpec.load(stored / "tokens")
     with pytest.raises(UserError, match=r"is not the corpus of make demo: .* leave out --task"):
