@@ -2,7 +2,7 @@
 
     python -m experiments.studies.codecs --audio_dir=RECORDINGS --workdir=DIR \
         [--transcripts=FILE.csv] [--codecs=world_rvq:8x1024,world_rvq:4x1024@100,mel_rvq:8x1024] \
-        [--depths=2,4,8] [--coders=opus:6,codec2:3200]
+        [--depths=2,4,8] [--coders=opus:6,codec2:3200] [--shared=DIR]
 
 Fits each codec on the recordings of all speakers but the held-out ones, resynthesises one recording
 of each of these with the first codebooks alone, and measures what is left: words, as `wer/*-self`
@@ -10,7 +10,8 @@ recipes hear them (against the recogniser's own transcript of the recording, so 
 needed), speaker similarity to the recording, and opinion scores. `--coders` are coders of
 telephony (`speech_coders.py`) on the same recordings. Intervals are over speakers. The table is
 `study.json` in --workdir, the page to listen to `report.html`. Finished parts are kept: an
-interrupted study resumes when started again.
+interrupted study resumes when started again. The cells of `study_files/codecs.py` are calls of this
+program with one codec each.
 """
 
 import functools
@@ -34,6 +35,7 @@ from data_pipeline.tokenizers.codecs import FITTED
 from experiments.demo_steps import Timings, read_json
 from experiments.studies.speech_coders import Coded, Coder, coder
 from gpst_jax.samples.manifest import MANIFEST, Sample, write_manifest
+from gpst_jax.studies.figures import FOLDER, ITEMS, RESULTS
 
 _AUDIO_DIR = flags.DEFINE_string("audio_dir", None, "Directory of recordings.", required=True)
 _TRANSCRIPTS = flags.DEFINE_string("transcripts", None, "Table with a column speaker.")
@@ -45,6 +47,9 @@ _CODECS = flags.DEFINE_list(
     "second; 50 without.",
 )
 _DEPTHS = flags.DEFINE_list("depths", ["2", "4", "8"], "How many of the codebooks are used.")
+_SHARED = flags.DEFINE_string(
+    "shared", None, "Keeps fitted codecs and measured values for other calls; default: --workdir."
+)
 _CODERS = flags.DEFINE_list("coders", [], "Coders to compare with: opus:KBPS, codec2:MODE.")
 _SPEAKERS = flags.DEFINE_integer("speakers", 40, "Held-out speakers, a recording of each.", 2)
 _SECONDS = flags.DEFINE_float("max_seconds", 3600.0, "Seconds of audio to fit on.", 1.0)
@@ -63,11 +68,12 @@ def main(argv: list[str]) -> int:
     coders = {name: coder(name) for name in _CODERS.value}
     depths = _depths()
     workdir = Path(_WORKDIR.value)
-    samples, results = workdir / "samples", workdir / "results.json"
+    shared = Path(_SHARED.value or workdir)
+    samples, results = workdir / "samples", workdir / FOLDER / RESULTS
     timings = Timings(workdir / "timings.json")
     heldout = _heldout()
     for name, (kind, codebooks, codes, rate) in codecs.items():
-        directory = workdir / "codecs" / name
+        directory = shared / "codecs" / name
         if not directory.exists():
             call = ["data_pipeline.fit_tokenizers", f"--audio_dir={_AUDIO_DIR.value}"]
             call += [f"--transcripts={_TRANSCRIPTS.value}"] if _TRANSCRIPTS.value else []
@@ -80,7 +86,7 @@ def main(argv: list[str]) -> int:
     _write_recordings(samples / "recording", heldout)
     bits: dict[str, float] = {}  # per second, by condition
     for name, (_, codebooks, codes, _) in codecs.items():
-        codec = load_codec(workdir / "codecs" / name / "codec")
+        codec = load_codec(shared / "codecs" / name / "codec")
         for depth in (depth for depth in depths if depth <= codebooks):
             condition = f"{name}_first_{depth}"
             bits[condition] = codec.frame_rate * depth * math.log2(codes)
@@ -92,11 +98,13 @@ def main(argv: list[str]) -> int:
         bits[condition] = read_json(directory / _BITS)["bits_per_second"]
 
     call = ["experiments.evaluate", f"--samples={samples}", f"--json_out={results}"]
+    call += [f"--items_out={results.with_name(ITEMS)}", f"--cache_dir={shared / 'measured'}"]
     call += [f"--wer={_WER.value}", f"--mos_items={_SPEAKERS.value}"]
     call += [f"--report={workdir / 'report.html'}", "--title=Codecs by number of codebooks"]
     timings.run("evaluate", call, accept=(exit_codes.OK, exit_codes.PARTIAL))
     table = _table(read_json(results), bits)
     study = {"speakers": len(heldout), "table": table, "timings_s": timings.rounded()}
+    study["bits_per_second"] = bits
     write_json(workdir / "study.json", study)
     if cli.JSON_OUT.value:
         write_json(cli.JSON_OUT.value, study)

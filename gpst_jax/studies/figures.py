@@ -20,6 +20,7 @@ RESULTS, ITEMS, UTTERANCES = "results.json", "items.jsonl", "utterances.jsonl"
 TRAINED = "train.json"
 FOLDER = "evaluation"
 UNPAIRED = "samples"  # units that are of one run only
+ONLY = "*"  # stands for a name where there is one
 _DIGITS = 7  # significant ones of a sum in a record
 
 
@@ -62,7 +63,10 @@ class Figure(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class RecipeFigure:
-    """A recipe's mean or rate in a condition of samples; `folder` holds its results."""
+    """A recipe's mean or rate in a condition of samples; `folder` holds its results.
+
+    `*` is the only condition beside ceilings.
+    """
 
     key: str
     label: str
@@ -76,13 +80,16 @@ class RecipeFigure:
     def read(self, directory: Path) -> dict[str, Any]:
         """See `Figure`."""
         results = read_results(directory / self.folder / RESULTS)
-        rows = {**results["ceilings"], **results["modes"]}.get(self.condition, {})
+        condition = self.condition
+        if condition == ONLY:
+            condition = _only(results["modes"], directory / self.folder / RESULTS)
+        rows = {**results["ceilings"], **results["modes"]}.get(condition, {})
         if self.recipe not in rows:
             raise UserError(
-                f"{directory / self.folder / RESULTS}: no {self.recipe} of {self.condition}, "
+                f"{directory / self.folder / RESULTS}: no {self.recipe} of {condition}, "
                 f"which the figure {self.key} is read from"
             )
-        items = read_items(directory / self.folder / ITEMS).get(self.condition, [])
+        items = read_items(directory / self.folder / ITEMS).get(condition, [])
         kind = registry.kind_of(self.recipe)
         scores = kind.stored(self.recipe, items, results.get("settings", {}))
         speakers = {item["id"]: item.get("speaker") or "" for item in items}
@@ -197,7 +204,7 @@ class StepTimeFigure:
 class JsonFigure:
     """A number in a JSON file that a program of the cell wrote, by the names that lead to it.
 
-    Where it is a row with a value, its interval is taken as well.
+    Where it is a row with a value, its interval is taken as well. `*` stands for the only name.
     """
 
     key: str
@@ -212,12 +219,21 @@ class JsonFigure:
         """See `Figure`."""
         found: Any = json.loads((directory / self.file).read_text(encoding="utf-8"))
         for name in self.path:
+            if name == ONLY and isinstance(found, Mapping):
+                name = _only(found, directory / self.file)
             if not isinstance(found, Mapping) or name not in found:
                 raise UserError(f"{directory / self.file}: no {'/'.join(self.path)}")
             found = found[name]
         if isinstance(found, Mapping):
             return _row(found)
         return {"value": float(found), "ci95": None, "n": 1}
+
+
+def _only(named: Mapping[str, Any], path: Path) -> str:
+    """The only name; raises UserError where there are several, or none."""
+    if len(named) != 1:
+        raise UserError(f"{path}: {ONLY!r} stands for one name, there are {sorted(named)}")
+    return next(iter(named))
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
