@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from gpst_jax.studies import page, records
 from gpst_jax.studies.definition import TRAIN, Call, Cell, Study
 
 _STATE = "steps.json"
+_SHARED = "shared"
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 _DATASET = "dataset.json"
 # Speech processing is many small transforms, which OpenMP threads only slow down.
@@ -67,6 +69,7 @@ class Runner:
         self._study, self._file, self._workdir = study, file, workdir
         self._inputs, self._results = dict(inputs), results
         self._prints = {name: fingerprint(path) for name, path in inputs.items()}
+        self._programs = workdir / _SHARED / "programs"  # compiled ones, which cells have in common
         self._commit = code_version()  # of the code that runs, whatever is committed meanwhile
 
     @property
@@ -86,6 +89,8 @@ class Runner:
         Raises:
             Interrupted: a signal to stop came; finished steps are kept.
         """
+        # Those of an earlier call may be for another machine.
+        shutil.rmtree(self._programs, ignore_errors=True)
         failures: list[Failure] = []
         spent: list[tuple[float, float]] = []  # seconds and weight of the cells done here
         weights = [self._weight(cell, seed) for cell, seed in todo]
@@ -109,7 +114,7 @@ class Runner:
 
     def _cell(self, cell: Cell, seed: int) -> Path:
         """Runs a cell's programs that are not done, and writes its record."""
-        directory, shared = self._workdir / f"{cell.name}-{seed}", self._workdir / "shared"
+        directory, shared = self._workdir / f"{cell.name}-{seed}", self._workdir / _SHARED
         made_with = records.definition(cell, seed, load_config)
         names = {
             **self._inputs,
@@ -160,7 +165,8 @@ class Runner:
         with child_programs.held(log) as held:
             started = time.monotonic()
             print(f"    {call.step}: {call.program}, log: {log}", flush=True)
-            defaults = KEEP_MEMORY if call.step == TRAIN else _SPEECH
+            defaults = dict(KEEP_MEMORY if call.step == TRAIN else _SPEECH)
+            defaults["JAX_COMPILATION_CACHE_DIR"] = str(self._programs.resolve())
             command = [sys.executable, "-m", call.program, *flags]
             code, stopped = child_programs.run(command, held, defaults)
         state.add(call.step, time.monotonic() - started, done if code in call.accept else None)

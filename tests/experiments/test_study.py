@@ -51,6 +51,7 @@ started = []
 def run(command, output, defaults):
     words = dict(word.split("=", 1) for word in command[3:])
     path = Path(words["--json_out"])
+    assert defaults["JAX_COMPILATION_CACHE_DIR"].endswith("/shared/programs")  # of all cells
     started.append(path.parent.name)
     output.write(b"$ python\\nerror: training diverged: on purpose\\nmore\\n")
     if path.parent.name in plan.get("fails", ()):
