@@ -7,58 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy_decoder import INPUTS, LAYOUT, NETS, POSITIONS, Toy
 
-from data_pipeline.tokens import EOS, TokenLayout, segment_tokens
-from gpst_jax.config import ConfigError, GPSTConfig, TransformerConfig
+from data_pipeline.tokens import EOS, TokenLayout
+from gpst_jax.config import ConfigError, GPSTConfig
 from gpst_jax.generation import sampling
 from gpst_jax.generation.config import SamplingConfig
-from gpst_jax.generation.gpst_sampler import Decoder, Request
+from gpst_jax.generation.gpst_sampler import Request
 from gpst_jax.generation.patterns import hierarchical
 from gpst_jax.generation.patterns.base import Model, Sizes
 from gpst_jax.models import decoding, gpst
 
-LAYOUT = TokenLayout(num_units=11, num_codebooks=3, codebook_size=5, unit_rate=50, frame_rate=75)
-INPUTS = ("tokens", "positions", "streams", "segment_ids")
-NETS = TransformerConfig(32, 2, 4, 48), TransformerConfig(16, 2, 2, 24)
 ROWS = 8  # every batch of requests has as many, so that programs are shared
 LENGTH, BUDGET = 96, 48
-POSITIONS = 512
-
-
-class Toy:
-    """A model of one block type, its decoder, and log-probabilities by teacher forcing."""
-
-    def __init__(self, block, random_params):
-        self.config = GPSTConfig(*NETS, block=block, max_positions=POSITIONS)
-        self.params = random_params(self.config, LAYOUT)
-        self.positions = "running" if block == "paper" else "time"
-        self.decoder = Decoder(self.config, LAYOUT, self.params, self.positions)
-        self.model = gpst.bind(self.config, LAYOUT, self.params)
-        self.log_probs = jax.jit(self._log_probs)
-
-    def segment(self, units, codes, parts=None):
-        parts = [(units, codes)] if parts is None else parts
-        return segment_tokens(LAYOUT, parts, positions=self.positions)
-
-    def _log_probs(self, batch):
-        """Of the targets: semantic (B, L), acoustic (B, F), and all classes of both heads."""
-        hidden = self.model.hidden(*(batch[name] for name in INPUTS))
-        semantic = jax.nn.log_softmax(self.model.semantic_logits(hidden))
-        picked = jnp.take_along_axis(hidden, batch["frame_index"][..., None], axis=1)
-        rows, frames, depth = batch["frames"].shape
-        local = self.model.local_hidden(
-            picked.reshape(rows * frames, -1), batch["frames"].reshape(-1, depth)
-        )
-        acoustic = jax.nn.log_softmax(self.model.acoustic_logits(local))
-        acoustic = acoustic.reshape(rows, frames, depth, -1)
-        classes = jnp.maximum(self.model.targets(batch["frames"]), 0)
-        targets = jnp.maximum(batch["semantic_targets"], 0)
-        return (
-            jnp.take_along_axis(semantic, targets[..., None], axis=-1)[..., 0],
-            jnp.take_along_axis(acoustic, classes[..., None], axis=-1)[..., 0].sum(-1),
-            semantic,
-            acoustic,
-        )
 
 
 @pytest.fixture(scope="module")

@@ -73,3 +73,21 @@ def test_auto_is_cudnn_on_a_gpu_in_bfloat16(monkeypatch):
     assert attention.resolve("auto", jnp.zeros((1, 8, 1, 8), jnp.bfloat16)) == "cudnn"
     assert attention.resolve("auto", jnp.zeros((1, 8, 1, 8), jnp.float32)) == "xla"
     assert attention.resolve("xla", jnp.zeros((1, 8, 1, 8), jnp.bfloat16)) == "xla"
+
+
+def test_attention_over_rows_of_several_blocks():
+    """Against the plain formula, for a row of several query blocks."""
+    length = 2 * attention._BLOCK + 5
+    rng = np.random.default_rng(0)
+    query, key, value = rng.normal(size=(3, 1, length, 2, 4)).astype(np.float32)
+    segments = np.sort(rng.integers(4, size=(1, length)))
+    for ids in (None, segments):
+        got = attention.attend(*map(jnp.asarray, (query, key, value)), segment_ids=ids)
+        seen = np.tril(np.ones((length, length), bool))
+        if ids is not None:
+            seen &= ids[0][:, None] == ids[0][None]
+        for head in range(2):
+            scores = query[0, :, head] @ key[0, :, head].T / 2
+            weights = np.exp(scores) * seen
+            want = weights @ value[0, :, head] / weights.sum(-1, keepdims=True)
+            np.testing.assert_allclose(got[0, :, head], want, atol=1e-5)

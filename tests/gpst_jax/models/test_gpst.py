@@ -1,6 +1,5 @@
 """The model's structure: embeddings, causality, packing, positions, sizes."""
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -10,7 +9,7 @@ import pytest
 
 from data_pipeline.tokens import EOS, TokenLayout, segment_tokens
 from gpst_jax.config import GPSTConfig, TransformerConfig
-from gpst_jax.models import attention, gpst
+from gpst_jax.models import gpst
 from gpst_jax.models.transformer import AttentionContext
 
 LAYOUT = TokenLayout(num_units=11, num_codebooks=3, codebook_size=5, unit_rate=50, frame_rate=75)
@@ -291,24 +290,6 @@ def test_frames_are_independent_in_the_local_net(toy):
         np.testing.assert_allclose(one[0], whole[i], atol=1e-5)
 
 
-def test_attention_over_rows_of_several_blocks():
-    """Against the plain formula, for a row of several query blocks."""
-    length = 2 * attention._BLOCK + 5
-    rng = np.random.default_rng(0)
-    query, key, value = rng.normal(size=(3, 1, length, 2, 4)).astype(np.float32)
-    segments = np.sort(rng.integers(4, size=(1, length)))
-    for ids in (None, segments):
-        got = attention.attend(*map(jnp.asarray, (query, key, value)), segment_ids=ids)
-        seen = np.tril(np.ones((length, length), bool))
-        if ids is not None:
-            seen &= ids[0][:, None] == ids[0][None]
-        for head in range(2):
-            scores = query[0, :, head] @ key[0, :, head].T / 2
-            weights = np.exp(scores) * seen
-            want = weights @ value[0, :, head] / weights.sum(-1, keepdims=True)
-            np.testing.assert_allclose(got[0, :, head], want, atol=1e-5)
-
-
 # Positions
 
 
@@ -397,46 +378,3 @@ def test_dropout_needs_a_key_and_depends_on_it(toys, pack_rows, parts):
     np.testing.assert_allclose(hidden(None), plain, atol=1e-5)
     assert np.abs(one - plain).max() > 0.1
     assert np.abs(one - two).max() > 0.1
-
-
-def _published(num_global, num_local, codebooks):
-    return (
-        GPSTConfig(
-            TransformerConfig(1024, num_global, 16, 4096),
-            TransformerConfig(512, num_local, 8, 2048),
-            block="paper",
-        ),
-        TokenLayout(10_000, codebooks, 1024),
-    )
-
-
-@pytest.mark.parametrize(
-    ("num_global", "num_local", "codebooks", "millions"),
-    [(9, 12, 8, 190.7), (9, 12, 16, 207.5), (11, 4, 8, 190.7), (10, 8, 8, 190.7)],
-)
-def test_parameter_counts_of_the_published_sizes(num_global, num_local, codebooks, millions):
-    config, layout = _published(num_global, num_local, codebooks)
-    shapes = jax.eval_shape(functools.partial(gpst.init, config, layout), jax.random.key(0))
-    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    assert count / 1e6 == pytest.approx(millions, abs=0.1)
-
-
-def test_initial_parameters_are_float32_and_follow_the_key():
-    net = TransformerConfig(32, 2, 4, 32)  # few different shapes, as each is compiled
-    config = GPSTConfig(net, net)
-    one, same, other = (gpst.init(config, LAYOUT, jax.random.key(seed)) for seed in (0, 0, 1))
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(one))
-    jax.tree.map(np.testing.assert_array_equal, one, same)
-    kernel, changed = (
-        np.asarray(params["global_net"]["layers"]["attn"]["q"]["kernel"]) for params in (one, other)
-    )
-    assert np.abs(kernel - changed).max() > 0.01
-    assert np.abs(kernel[0] - kernel[1]).max() > 0.01  # layers differ
-    for leaf in (
-        kernel,
-        one["global_net"]["embed"]["embedding"],
-        one["local_net"]["embed"]["embedding"],
-        one["semantic_head"]["kernel"],
-        one["acoustic_head"]["kernel"],
-    ):
-        assert np.std(leaf) == pytest.approx(32**-0.5, rel=0.1)

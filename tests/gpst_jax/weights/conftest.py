@@ -1,3 +1,4 @@
-"""Fixture of stored models."""
+"""Fixtures of stored models."""
 
+from small_llama import saved  # noqa: F401
 from stored_model import stored  # noqa: F401

@@ -1,83 +1,29 @@
 """Llama weights: logits agree with transformers in both directions, and warm starts from them."""
 
-import dataclasses
 import functools
 import json
-import types
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from small_llama import IDS, LLAMA3, MODELS, V, logits, random_params, torch_logits
 
 from data_pipeline.runtime.errors import UserError
-from data_pipeline.tokens import TokenLayout
-from data_pipeline.tokens.vocabulary import Vocabulary
 from gpst_jax.checkpoints.record import CheckpointError
 from gpst_jax.config import (
     ConfigError,
-    DataConfig,
-    GPSTConfig,
-    MeshConfig,
-    RunConfig,
     SemanticLMConfig,
     TransformerConfig,
 )
 from gpst_jax.config.models import RopeScaling
 from gpst_jax.models import semantic_lm
-from gpst_jax.objectives import GPSTObjective, SemanticLMObjective
 from gpst_jax.parallel import sharding
-from gpst_jax.training.step import abstract_state
-from gpst_jax.warm_start import from_weights
 from gpst_jax.weights import llama, loading
 from gpst_jax.weights.llama_names import name_of, to_hf_config
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-
-V = 61  # ids of the text
-LLAMA2 = {
-    "hidden_size": 32,
-    "intermediate_size": 56,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "rms_norm_eps": 1e-5,
-    "vocab_size": V,
-    "max_position_embeddings": 128,
-    "tie_word_embeddings": False,
-}
-LLAMA3 = LLAMA2 | {
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": True,
-    "rope_parameters": {
-        "rope_type": "llama3",
-        "rope_theta": 500_000.0,
-        "factor": 32.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 16,
-    },
-}
-MODELS = {"llama2": LLAMA2, "llama3": LLAMA3}
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """Directories of two models with random weights, the second sharded; and the models."""
-    out = {}
-    for seed, (name, fields) in enumerate(MODELS.items()):
-        torch.manual_seed(seed)
-        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**fields)).eval()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                # Norms away from one, logits away from zero.
-                scale = 0.2 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5
-                parameter.add_(scale * torch.randn_like(parameter))
-        directory = tmp_path_factory.mktemp(name)
-        model.save_pretrained(directory, max_shard_size="30KB" if seed else "50GB")
-        out[name] = directory, model
-    return out
 
 
 @pytest.fixture
@@ -100,43 +46,14 @@ def _edit(directory, change):
     save_file(tensors, directory / "model.safetensors")
 
 
-def _logits(config, params, ids):
-    positions = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
-
-    @jax.jit
-    def run(params, ids):
-        model = semantic_lm.bind(config, params)
-        return model.logits(model.hidden(ids, positions))
-
-    return run(params, ids)
-
-
-def _random_params(init, seed=0):
-    """Sampled by NumPy: compiling JAX's generator for every shape is slow."""
-    rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(init, jax.random.key(0))
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) * leaf.shape[-1] ** -0.5, leaf.dtype),
-        shapes,
-    )
-
-
-def _torch_logits(model, ids):
-    with torch.no_grad():
-        return model(torch.tensor(ids)).logits.numpy()
-
-
-IDS = np.random.default_rng(0).integers(0, V, (2, 90))
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_those_of_transformers(name, saved):
     directory, model = saved[name]
     assert len(list(directory.glob("*.safetensors"))) == (1 if name == "llama2" else 4)
     source = llama.LlamaSource(directory)
     params = loading.load(source).params
-    expected = _torch_logits(model, IDS)
-    found = _logits(source.model, params, IDS)
+    expected = torch_logits(model, IDS)
+    found = logits(source.model, params, IDS)
     assert np.abs(expected).max() > 1
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
@@ -190,7 +107,7 @@ def test_keys_of_older_files_are_read(copy):
     ids=["untied", "tied"],
 )
 def test_our_weights_load_in_transformers(config, tmp_path):
-    params = _random_params(functools.partial(semantic_lm.init, config, V))
+    params = random_params(functools.partial(semantic_lm.init, config, V))
     shapes = {sharding.path_string(p): leaf for p, leaf in jax.tree.leaves_with_path(params)}
     tensors = {}
     for path, leaf in shapes.items():
@@ -208,7 +125,7 @@ def test_our_weights_load_in_transformers(config, tmp_path):
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     np.testing.assert_allclose(
-        _logits(config, params, IDS), _torch_logits(model.eval(), IDS), atol=1e-4
+        logits(config, params, IDS), torch_logits(model.eval(), IDS), atol=1e-4
     )
     back = loading.load(llama.LlamaSource(tmp_path)).params
     jax.tree.map(np.testing.assert_array_equal, back, params)
@@ -294,129 +211,3 @@ def test_pickles_are_refused(copy):
 def test_other_architectures_are_refused(copy, changes, message):
     with pytest.raises(UserError, match=message):
         llama.LlamaSource(copy(**changes))
-
-
-# Warm start
-
-VOCABULARY = Vocabulary(text_size=V - 1, num_units=20)  # the table has one row more than ids
-
-
-def _objective(saved, vocabulary=VOCABULARY, **changes):
-    model = dataclasses.replace(llama.read_config(saved["llama2"][0])[0], **changes)
-    config = RunConfig("toy", model, DataConfig(batch_size=8, sequence_length=16))
-    return SemanticLMObjective(config, vocabulary)
-
-
-def _spec(vocabulary=VOCABULARY, sha256="a"):
-    tokenizer = types.SimpleNamespace(id="text", sha256=sha256)
-    return types.SimpleNamespace(vocabulary=vocabulary, text_tokenizer=tokenizer)
-
-
-def _warm_start(path, objective, spec, mesh=None):
-    config = objective.config
-    mesh = mesh or sharding.make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
-    initial = from_weights.initial_params(path, config, objective, spec)
-    with jax.set_mesh(mesh):
-        return initial(abstract_state(objective, config, mesh).params)
-
-
-def test_a_warm_start_from_llama_keeps_its_text_logits(saved):
-    directory, model = saved["llama2"]
-    objective = _objective(saved)
-    params = _warm_start(directory, objective, _spec(), sharding.make_mesh(MeshConfig(1, 4, 2)))
-    ids = np.minimum(IDS, V - 2)
-    params = jax.device_get(params)
-    logits = _logits(objective.model_config, params, ids)
-    assert logits.shape[-1] == VOCABULARY.size == V - 1 + len(VOCABULARY.specials) + 20
-    expected = _torch_logits(model, ids)[..., : V - 1]
-    np.testing.assert_allclose(logits[..., : V - 1], expected, atol=1e-4)
-    new = params["embed"]["embedding"][V - 1 :]
-    old = params["embed"]["embedding"][: V - 1]
-    assert (new.std(axis=0) > 0).all()
-    np.testing.assert_allclose(new.mean(axis=0), old.mean(axis=0), atol=0.2 * old.std())
-    assert logits[..., V - 1 :].max() < logits[..., : V - 1].max()  # no new id is likely
-
-
-def test_another_architecture_is_refused_by_field(saved):
-    directory = saved["llama2"][0]
-    for name, value in (("rope_base", 77.0), ("norm_epsilon", 1e-6), ("block", "modern")):
-        with pytest.raises(ConfigError, match=rf"model\.{name}"):
-            _warm_start(directory, _objective(saved, **{name: value}), _spec())
-
-
-class _Run:
-    """A source that stands for a run with another vocabulary."""
-
-    def __init__(self, params, sha256="a"):
-        self.arrays = {
-            sharding.path_string(path): np.asarray(leaf)
-            for path, leaf in jax.tree.leaves_with_path(params)
-        }
-        run = types.SimpleNamespace(name="before")
-        self.description = types.SimpleNamespace(
-            config=run, dataset={"text_tokenizer": {"id": "other", "sha256": sha256}}
-        )
-
-    def shapes(self):
-        return self.arrays
-
-    def stream(self, path, budget):
-        yield 0, self.arrays[path]
-
-
-def test_a_warm_start_with_other_units_keeps_text_and_markers(saved, monkeypatch):
-    objective = _objective(saved, Vocabulary(V - 1, 33))
-    before = _objective(saved)
-    params = _random_params(before.init)
-    monkeypatch.setattr(from_weights.loading, "open_source", lambda path: _Run(params))
-    found = _warm_start("run", objective, _spec(objective.vocabulary))
-    kept = VOCABULARY.unit_start
-    for one, two in (
-        (found["embed"]["embedding"], params["embed"]["embedding"]),
-        (found["head"]["kernel"].T, params["head"]["kernel"].T),
-    ):
-        assert len(one) == objective.vocabulary.size
-        np.testing.assert_array_equal(one[:kept], two[:kept])
-        assert not np.array_equal(one[kept : kept + 20], two[kept : kept + 20])
-    jax.tree.map(np.testing.assert_array_equal, found["net"], params["net"])
-    same = _warm_start("run", before, _spec())
-    jax.tree.map(np.testing.assert_array_equal, same, params)
-
-
-def test_another_text_tokenizer_or_width_is_refused(saved, monkeypatch):
-    params = _random_params(_objective(saved).init)
-    monkeypatch.setattr(from_weights.loading, "open_source", lambda path: _Run(params, "b"))
-    with pytest.raises(ConfigError, match=r"train\.init_from: .* other \(b\), .* text \(a\)"):
-        _warm_start("run", _objective(saved), _spec())
-    monkeypatch.setattr(from_weights.loading, "open_source", lambda path: _Run(params))
-    wide = _objective(saved, net=TransformerConfig(32, 3, 4, 64))
-    with pytest.raises(
-        ConfigError, match=r"model\.net: net/layers/mlp/down/kernel is \(3, 56, 32\)"
-    ):
-        _warm_start("run", wide, _spec())
-
-
-def test_warm_start_of_the_global_transformer_from_llama(saved, monkeypatch):
-    directory = saved["llama2"][0]
-    layout = TokenLayout(num_units=8, num_codebooks=2, codebook_size=8, unit_rate=50, frame_rate=50)
-    net = llama.read_config(directory)[0].net
-    small = TransformerConfig(16, 1, 2, 24)
-    data = DataConfig(batch_size=8, sequence_length=16, frame_budget=8, crop_seconds=0.1)
-    objective = GPSTObjective(RunConfig("toy", GPSTConfig(net, small), data), layout)
-    drawn = _random_params(objective.init)
-    monkeypatch.setattr(from_weights, "_draw", lambda *_: drawn)
-    params = _warm_start(directory, objective, None)
-    source = loading.load(llama.LlamaSource(directory)).params["net"]
-    layers, taken = params["global_net"]["layers"], source["layers"]
-    for part in ("attn_norm", "mlp_norm", "mlp"):
-        jax.tree.map(np.testing.assert_array_equal, layers[part], taken[part])
-    for part in ("q", "k", "v", "out"):
-        np.testing.assert_array_equal(layers["attn"][part]["kernel"], taken["attn"][part]["kernel"])
-    np.testing.assert_array_equal(
-        params["global_net"]["embed"]["embedding"], drawn["global_net"]["embed"]["embedding"]
-    )
-    jax.tree.map(np.testing.assert_array_equal, params["local_net"], drawn["local_net"])
-    other = dataclasses.replace(net, d_ff=64)
-    objective = GPSTObjective(RunConfig("toy", GPSTConfig(other, small), data), layout)
-    with pytest.raises(ConfigError, match=r"model\.global_net: .*mlp"):
-        _warm_start(directory, objective, None)
