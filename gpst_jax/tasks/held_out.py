@@ -188,9 +188,9 @@ def _check_hi_res(dataset: Path, spec: DatasetSpec) -> None:
 
 
 _CHOICE = (
-    "the dataset's held-out recordings, speakers in turn, by seed 0; digit strings where there"
+    "the dataset's held-out recordings, speakers in turn, by seed 0; digit strings where there "
+    "are any"
 )
-_CHOICE += " are any"
 _RULE = f"{_CHOICE}, and a fifth more sentences then"
 HELD_OUT = HeldOutTask(
     name="held-out",
