@@ -1,7 +1,7 @@
 """GPST from recordings to evaluated speech, on one machine.
 
     make demo
-    make demo ARGS=--full     # sentences too, and Whisper's word errors
+    make demo ARGS=--full     # unseen voices and sentences too, and Whisper's word errors
     make demo ARGS='--source=folder --audio_dir=DIR [--transcripts=FILE.csv]'
 
 GPST learns to speak from units; where recordings have transcripts, a small language model learns to
@@ -37,15 +37,23 @@ _LM_CONFIG = config_flags.DEFINE_config(
     "lm_config", "experiments/configs/gpst_demo_lm.py", "Configuration of the language model."
 )
 _ITEMS = flags.DEFINE_integer("items", 100, "Items per mode, of seen speakers.", 1)
-_UNSEEN = flags.DEFINE_integer("unseen_items", 60, "Items per mode, of unseen speakers.", 0)
+_UNSEEN = flags.DEFINE_integer(
+    "unseen_items",
+    None,
+    "Items per mode, of unseen speakers; by default 60, of --source=espeak with --full alone.",
+    0,
+)
 _FULL = flags.DEFINE_bool(
-    "full", False, "Sentences beside digit strings, and Whisper's word errors if installed."
+    "full",
+    False,
+    "Unseen voices and sentences beside seen voices and digits, and Whisper's word errors if it is "
+    "installed.",
 )
 _SMOKE = flags.DEFINE_bool(
     "smoke", False, "A small corpus, few steps and few items; takes minutes."
 )
-_WITHOUT_WHISPER = (
-    "sentences, and word errors by Whisper, which can judge them, are left out: "
+_NOT_FULL = (
+    "unseen voices, sentences, and word errors by Whisper, which can judge them, are left out: "
     "make demo ARGS=--full adds them in some minutes"
 )
 
@@ -61,10 +69,12 @@ def main(argv: list[str]) -> int:
     timings = Timings(workdir / "timings.json")
 
     if _SOURCE.value == "espeak":
-        sizes = ["--utterances_per_voice=40", "--valid_per_voice=4", "--unseen_per_voice=6"]
+        small = ["--utterances_per_voice=40", "--valid_per_voice=4", "--unseen_per_voice=6"]
         call = ["data_pipeline.synthesize_corpus", f"--output={corpus}"]
-        # Every ninth text is a sentence: four of each voice, 40 in all.
-        timings.run("corpus", [*call, *(sizes if _SMOKE.value else ["--valid_per_voice=36"])])
+        # The training reads 1.4 hours. Every ninth text is a sentence: four of each voice to
+        # hear, 40 in all.
+        sizes = ["--utterances_per_voice=300", "--valid_per_voice=36"]
+        timings.run("corpus", [*call, *(small if _SMOKE.value else sizes)])
 
     call = ["data_pipeline.tokenize_corpus", f"--audio_dir={audio_dir}", f"--output={tokens}"]
     call.append(f"--exclude={workdir}")  # samples, where it is below the recordings
@@ -79,11 +89,11 @@ def main(argv: list[str]) -> int:
     timings.run("pretrain", [*call, f"--workdir={run}", f"--json_out={train_json}"])
     language = _train_language_model(workdir, tokens, timings) if transcripts else None
 
-    items, unseen = (6, 4) if _SMOKE.value else (_ITEMS.value, _UNSEEN.value)
+    digits_alone = _SOURCE.value == "espeak" and not _FULL.value
+    items, unseen = (6, 4) if _SMOKE.value else (_ITEMS.value, _unseen_items(digits_alone))
     call = ["experiments.generate", f"--workdir={run}", f"--audio_dir={audio_dir}"]
     call += [f"--lm_workdir={language}"] if language else []
     call += [f"--output={samples}", f"--items={items}", f"--unseen_items={unseen}"]
-    digits_alone = _SOURCE.value == "espeak" and not _FULL.value
     call += ["--sentences=0"] if digits_alone else []  # whose words Whisper alone can judge
     timings.run("generate", call)
 
@@ -94,7 +104,7 @@ def main(argv: list[str]) -> int:
 
     merged = merge_results(read_json(results), read_json(train_json), timings.rounded())
     if digits_alone:
-        merged["left_out"] = [*merged.get("left_out", []), _WITHOUT_WHISPER]
+        merged["left_out"] = [*merged.get("left_out", []), _NOT_FULL]
     if language:
         trained = read_json(Path(f"{language}.json"))
         merged["train"]["language_model"] = {k: trained[k] for k in ("steps", "parameters")}
@@ -158,6 +168,12 @@ def _check_flags() -> None:
         refuse(("items", "unseen_items"), "is fixed by --smoke: leave one of them out")
     check_config(_CONFIG)
     check_config(_LM_CONFIG)
+
+
+def _unseen_items(left_out: bool) -> int:
+    if _UNSEEN.value is not None:
+        return _UNSEEN.value
+    return 0 if left_out else 60
 
 
 def _check_splits(tokens: Path) -> None:

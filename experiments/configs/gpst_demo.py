@@ -29,6 +29,10 @@ def get_config() -> RunConfig:
             global_net=TransformerConfig(d_model=256, num_layers=4, num_heads=4, d_ff=672),
             local_net=TransformerConfig(d_model=128, num_layers=2, num_heads=4, d_ff=352),
             block="modern",
+            # What is said is in units and the first codes: it is learned in half of the steps that
+            # uniform weights need (docs/studies/loss_weights.md).
+            semantic_weight=0.5,
+            codebook_weights="geometric:0.5",
         ),
         # Fits a segment of 5 s: 250 units, 250 frames and two start symbols.
         data=DataConfig(batch_size=2, sequence_length=512, frame_budget=256, crop_seconds=5.0),
@@ -41,7 +45,7 @@ def get_config() -> RunConfig:
             weight_decay=0.01,
         ),
         train=TrainConfig(
-            steps=1000,
+            steps=500,
             log_every=10,
             eval_every=250,
             eval_batches=16,

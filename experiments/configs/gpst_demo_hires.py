@@ -13,7 +13,8 @@ On the recordings and units of `make demo`, so that its language model reads tex
         --audio_dir=runs/demo/corpus --output=SAMPLES
 
 As published, the local transformer sees half of the frames of a segment, whole ones, in training
-only; the number of codebooks is that of the dataset. Everything else is as in `gpst_demo`.
+only; the number of codebooks is that of the dataset, and all weigh the same. Everything else is as
+in `gpst_demo`.
 Hardware: any. Quality: docs/results.md.
 Expected losses: docs/curves/gpst_demo_hires.json (experiments.status --expect).
 """
@@ -30,6 +31,11 @@ def get_config() -> RunConfig:
     return dataclasses.replace(
         config,
         name="gpst_demo_hires",
-        model=dataclasses.replace(config.model_as(GPSTConfig), local_drop=0.5),
+        model=dataclasses.replace(
+            config.model_as(GPSTConfig),
+            local_drop=0.5,
+            semantic_weight=1.0,
+            codebook_weights="uniform",
+        ),
         train=dataclasses.replace(config.train, steps=500),
     )

@@ -28,6 +28,6 @@ def get_config() -> RunConfig:
             net=TransformerConfig(d_model=192, num_layers=4, num_heads=3, d_ff=512),
         ),
         train=dataclasses.replace(
-            config.train, steps=900, eval_every=300, checkpoint_every_steps=300
+            config.train, steps=600, eval_every=300, checkpoint_every_steps=300
         ),
     )

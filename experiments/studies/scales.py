@@ -1,7 +1,8 @@
 """Scales of a study: what its cells train, on which tokens, and how they are scored.
 
-`DEMO` is that of `make demo`: a cell trains `gpst_demo` with overrides and scores 60 held-out digit
-strings of its ten voices. `POD` is the published size on a slice of a pod; no cell of it has been
+`DEMO` is near that of `make demo`: a cell trains `gpst_demo` with uniform weights of the loss and
+other overrides on the corpus of docs/studies.md, and scores 60 held-out digit strings of its ten
+voices. `POD` is the published size on a slice of a pod; no cell of it has been
 run, and the pages of `study_files/pods` say what they would cost. Its dataset is one of
 `gpst_190m`'s layout (docs/tokenizers.md), with transcripts of the held-out recordings.
 """
@@ -64,6 +65,7 @@ class Scale:
         scored: flags of `experiments.evaluate` for a trained cell, such as `--items=60`.
         figures: what a trained cell is scored by.
         scored_whole: flags that generate every mode, so that `ENDS` can be read as well.
+        base: overrides of every cell that has none of the same field.
         notes: what the numbers are about, for every page.
     """
 
@@ -74,6 +76,7 @@ class Scale:
     scored: tuple[str, ...]
     figures: tuple[Figure, ...]
     scored_whole: tuple[str, ...]
+    base: tuple[str, ...]
     notes: tuple[str, ...]
 
     def name(self, study: str) -> str:
@@ -82,7 +85,7 @@ class Scale:
 
     def run(self, *overrides: str) -> RunConfig:
         """The configuration with overrides."""
-        return load_config(self.config).override(overrides)
+        return load_config(self.config).override(self._with_base(overrides))
 
     def budget(self, share: float = 1.0) -> float:
         """Training FLOPs of a share of the steps."""
@@ -122,10 +125,16 @@ class Scale:
         flags = self.scored if scored is None else scored
         evaluated = calls.evaluate_run(*flags, tokens=tokens)
         made = config or self.config
-        return Cell(name, made, overrides, (evaluated,), prepare, tokens, place, layout)
+        fields = self._with_base(overrides)
+        return Cell(name, made, fields, (evaluated,), prepare, tokens, place, layout)
+
+    def _with_base(self, overrides: tuple[str, ...]) -> tuple[str, ...]:
+        given = {text.partition("=")[0] for text in overrides}
+        kept = (text for text in self.base if text.partition("=")[0] not in given)
+        return (*kept, *overrides)
 
 
-# A quarter of the demo's steps, which take some minutes: a study has many cells.
+# Half of the demo's steps, which take some minutes: a study has many cells.
 DEMO = Scale(
     folder="",
     config="experiments/configs/gpst_demo.py",
@@ -133,10 +142,13 @@ DEMO = Scale(
         num_units=40, num_codebooks=4, codebook_size=256, unit_rate=50.0, frame_rate=50.0
     ),
     steps=250,
+    base=("model.semantic_weight=1", "model.codebook_weights=uniform"),
     scored=("--task=seen-voices", f"--items={ITEMS}", *SCORED),
     figures=(PARAMETERS, BITS, WORDS, TRANSFER_WORDS, TRANSFER),
     scored_whole=(f"--items={ITEMS}", *SCORED),
-    notes=("A quarter of the steps of `make demo`: the words are not yet those of its table.",),
+    notes=(
+        "Half of the steps of `make demo`, uniform weights: the words are not those of its table.",
+    ),
 )
 
 _WORDS = "wer/whisper-large-v3-english"
@@ -152,6 +164,7 @@ POD = Scale(
     config="experiments/configs/gpst_190m.py",
     layout=gpst_190m.get_layout(),
     steps=50_000,
+    base=(),
     scored=("--task=seen-voices", *_POD_SCORED),
     figures=(PARAMETERS, BITS, _POD_WORDS, _POD_TRANSFER_WORDS, _POD_TRANSFER),
     scored_whole=_POD_SCORED,

@@ -23,7 +23,7 @@ def get_study() -> Study:
         Cell(
             name,
             DEMO.config,
-            (steps,),
+            (*DEMO.base, steps),
             (_scored(),),
             (*_made("two"), *_made("three"), *_held_out()),
             f"{{shared}}/{name}/tokens",

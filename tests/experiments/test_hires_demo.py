@@ -11,11 +11,17 @@ def test_half_of_the_frames_and_nothing_else_is_left_out():
     demo, hires = gpst_demo.get_config(), gpst_demo_hires.get_config()
     assert hires.model.local_drop == 0.5
     assert hires.train.steps == 500
+    assert (hires.model.semantic_weight, hires.model.codebook_weights) == (1.0, "uniform")
     assert (
         dataclasses.replace(
             hires,
             name=demo.name,
-            model=dataclasses.replace(hires.model, local_drop=demo.model.local_drop),
+            model=dataclasses.replace(
+                hires.model,
+                local_drop=demo.model.local_drop,
+                semantic_weight=demo.model.semantic_weight,
+                codebook_weights=demo.model.codebook_weights,
+            ),
             train=dataclasses.replace(hires.train, steps=demo.train.steps),
         )
         == demo
