@@ -64,7 +64,10 @@ def main(argv: list[str]) -> int:
     workdir = Path(_WORKDIR.value)
     _check_flags()
     corpus, tokens, run = workdir / "corpus", workdir / "tokens", workdir / "train"
-    samples, results = workdir / "samples", workdir / "results.json"
+    digits_alone = _SOURCE.value == "espeak" and not _FULL.value
+    # Samples of both forms are kept: --full after a demo without it makes its own.
+    samples = workdir / ("samples-full" if _FULL.value else "samples")
+    results = workdir / "results.json"
     audio_dir, transcripts = _recordings(corpus)
     timings = Timings(workdir / "timings.json")
 
@@ -89,7 +92,6 @@ def main(argv: list[str]) -> int:
     timings.run("pretrain", [*call, f"--workdir={run}", f"--json_out={train_json}"])
     language = _train_language_model(workdir, tokens, timings) if transcripts else None
 
-    digits_alone = _SOURCE.value == "espeak" and not _FULL.value
     items, unseen = (6, 4) if _SMOKE.value else (_ITEMS.value, _unseen_items(digits_alone))
     call = ["experiments.generate", f"--workdir={run}", f"--audio_dir={audio_dir}"]
     call += [f"--lm_workdir={language}"] if language else []

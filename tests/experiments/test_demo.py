@@ -191,6 +191,19 @@ def test_second_call_only_repeats_the_report(demo):
     assert sorted(path.name for path in (demo / "train/checkpoints").iterdir()) == steps
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_full_after_a_demo_without_it_makes_samples_of_its_own(demo):
+    kept = demo / "samples/codec/manifest.jsonl"
+    before = kept.read_text()
+    done = run_demo(demo, "--full")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert kept.read_text() == before
+    assert (demo / "samples-full/codec/manifest.jsonl").exists()
+    left_out = json.loads((demo / "report.json").read_text()).get("left_out", [])
+    assert not any("unseen voices" in reason for reason in left_out)
+
+
 def test_folder_without_audio_is_one_clear_line(tmp_path):
     done = run_demo(tmp_path / "run", "--source=folder")
     assert done.returncode == 2
