@@ -72,12 +72,12 @@ def main(argv: list[str]) -> int:
     timings = Timings(workdir / "timings.json")
 
     if _SOURCE.value == "espeak":
-        small = ["--utterances_per_voice=40", "--valid_per_voice=4", "--unseen_per_voice=6"]
+        smoke = ["--utterances_per_voice=40", "--valid_per_voice=4", "--unseen_per_voice=6"]
         call = ["data_pipeline.synthesize_corpus", f"--output={corpus}"]
         # The training reads 1.4 hours. Every ninth text is a sentence: four of each voice to
         # hear, 40 in all.
         sizes = ["--utterances_per_voice=300", "--valid_per_voice=36"]
-        timings.run("corpus", [*call, *(small if _SMOKE.value else sizes)])
+        timings.run("corpus", [*call, *(smoke if _SMOKE.value else sizes)])
 
     call = ["data_pipeline.tokenize_corpus", f"--audio_dir={audio_dir}", f"--output={tokens}"]
     call.append(f"--exclude={workdir}")  # samples, where it is below the recordings
