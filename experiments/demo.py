@@ -40,7 +40,7 @@ _ITEMS = flags.DEFINE_integer("items", 100, "Items per mode, of seen speakers.",
 _UNSEEN = flags.DEFINE_integer(
     "unseen_items",
     None,
-    "Items per mode, of unseen speakers; by default 60, of --source=espeak with --full alone.",
+    "Items per mode, of unseen speakers; by default 60, but 0 of --source=espeak without --full.",
     0,
 )
 _FULL = flags.DEFINE_bool(
@@ -53,7 +53,7 @@ _SMOKE = flags.DEFINE_bool(
     "smoke", False, "A small corpus, few steps and few items; takes minutes."
 )
 _NOT_FULL = (
-    "unseen voices, sentences, and word errors by Whisper, which can judge them, are left out: "
+    "sentences, and word errors by Whisper, which can judge them, are left out: "
     "make demo ARGS=--full adds them in some minutes"
 )
 
@@ -106,7 +106,8 @@ def main(argv: list[str]) -> int:
 
     merged = merge_results(read_json(results), read_json(train_json), timings.rounded())
     if digits_alone:
-        merged["left_out"] = [*merged.get("left_out", []), _NOT_FULL]
+        reason = _NOT_FULL if unseen else f"unseen voices, {_NOT_FULL}"
+        merged["left_out"] = [*merged.get("left_out", []), reason]
     if language:
         trained = read_json(Path(f"{language}.json"))
         merged["train"]["language_model"] = {k: trained[k] for k in ("steps", "parameters")}

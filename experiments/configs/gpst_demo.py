@@ -29,8 +29,8 @@ def get_config() -> RunConfig:
             global_net=TransformerConfig(d_model=256, num_layers=4, num_heads=4, d_ff=672),
             local_net=TransformerConfig(d_model=128, num_layers=2, num_heads=4, d_ff=352),
             block="modern",
-            # What is said is in units and the first codes: it is learned in half of the steps that
-            # uniform weights need (docs/studies/loss_weights.md).
+            # Words are in the first codes: so weighted they are learned in fewer steps than with
+            # uniform weights (docs/studies/loss_weights.md).
             semantic_weight=0.5,
             codebook_weights="geometric:0.5",
         ),
