@@ -29,7 +29,7 @@ def get_study() -> Study:
         ),
         comparisons=(Comparison("tts", ("tts-and-units", "tts-and-turns")),),
         notes=(
-            "The language model of `make demo` at half of its steps, each cell as many; the units "
+            "The language model of `make demo` for 450 steps, each cell as many; the units "
             "are spoken by one acoustic model. In the cells of two tasks half of the sequences are "
             "of each.",
             "Turns are of two words on average; a word ends at its share of the letters.",
