@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from data_pipeline.runtime import libraries
 
 _PROGRAM = """
@@ -60,3 +62,40 @@ def test_what_orbax_raises_it_does_not_log_as_well():
         record = logger.makeRecord("absl", 40, f"/a/{path}/b.py", 1, path, (), stack)
         kept = bool(logger.filter(record))
         assert kept == (stack is None or path == "other")
+
+
+_LATE_WRITE = """
+import asyncio, sys
+import tensorstore
+from data_pipeline.runtime import libraries
+
+class Broken:
+    def __del__(self):
+        raise RuntimeError("a defect")
+
+async def begin(future):
+    return future.__await__().send(None)  # as a task that nobody waits for any more
+
+if sys.argv[1:]:
+    libraries.quieten()
+    libraries.quieten()
+promise, write = tensorstore.Promise.new()
+loop = asyncio.new_event_loop()
+pending = loop.run_until_complete(begin(write))
+loop.close()
+promise.set_result(None)
+del pending
+print("defect next", file=sys.stderr)
+Broken()
+"""
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_write_that_ends_after_a_failed_save_prints_no_stack(quiet):
+    command = [sys.executable, "-c", _LATE_WRITE, *["quieten"] * quiet]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    late, defect = done.stderr.split("defect next")
+    assert ("Event loop is closed" in late) == (not quiet)
+    assert not quiet or not late.strip()
+    assert defect.count("RuntimeError: a defect") == 1
