@@ -154,6 +154,7 @@ class RunLoaders(contextlib.ExitStack):
             sequence_length=data.sequence_length,
             frame_budget=data.frame_budget,
             crop_seconds=data.crop_seconds,
+            units=data.units,
             deduplicate=data.deduplicate,
             positions=data.positions,
             join_speakers=data.join_speakers,

@@ -45,12 +45,13 @@ from gpst_jax.config import ConfigError, FlowConfig, GPSTConfig, MeshConfig, Sou
 from gpst_jax.parallel import sharding
 from gpst_jax.samples import items
 from gpst_jax.samples.coig import CoIGConfig, CoIGSamples
-from gpst_jax.samples.gpst import DEFAULT_MODES, MODES, TTS, GenerationConfig, GPSTSamples
+from gpst_jax.samples.gpst import GPSTSamples
+from gpst_jax.samples.gpst_config import MODES, TTS, GenerationConfig, default_modes
 from gpst_jax.samples.language import Language
 from gpst_jax.synthesis.files import SpeechFiles, names_a_file
 from gpst_jax.synthesis.fingerprints import fingerprints
 from gpst_jax.synthesis.models import open_model
-from gpst_jax.synthesis.requests import SpeechRequest, check_all, read_requests
+from gpst_jax.synthesis.requests import SpeechRequest, read_requests
 from gpst_jax.synthesis.synthesizer import Synthesizer
 
 _GPST = GenerationConfig()
@@ -273,7 +274,7 @@ def _write_many(
 ) -> list[dict[str, Any]]:
     """Makes what is not there yet, a batch at a time; the results of all requests."""
     with claimed(files.output):
-        check_all(requests, synthesizer.family, bool(_LM_WORKDIR.value))
+        synthesizer.check(requests)
         prints = fingerprints(requests, synthesizer.recipe(), models)
         results = files.kept(prints)
         missing = [request for request in requests if request.id not in results]
@@ -320,7 +321,7 @@ def _generator(
 ) -> Any:
     """The generator for the checkpoint's family; `where` are dataset, recordings and output."""
     if isinstance(model.config.model, GPSTConfig):
-        return GPSTSamples(model, *where, _gpst_config(language is not None), language)
+        return GPSTSamples(model, *where, _gpst_config(model, language is not None), language)
     if not isinstance(model.config.model, FlowConfig | SoundStormConfig):
         raise UserError(
             f"--workdir={_WORKDIR.value}: a model of family {model.config.model.family!r} "
@@ -331,10 +332,9 @@ def _generator(
     return CoIGSamples(model, language, *where, _DIALOGUE.value, config)
 
 
-def _gpst_config(with_language: bool) -> GenerationConfig:
-    possible = (*DEFAULT_MODES, *((TTS,) if with_language else ()))
+def _gpst_config(model: Loaded, with_language: bool) -> GenerationConfig:
     return GenerationConfig(
-        modes=tuple(_MODE.value or possible),
+        modes=tuple(_MODE.value or default_modes(model.config.data, with_language)),
         unconditional_seconds=_LENGTH.value,
         semantic=sampling_flags.units_of_gpst(),
         acoustic=sampling_flags.codes_of_gpst(),

@@ -13,7 +13,7 @@ from gpst_jax.generation.ode_solvers import SOLVERS
 from gpst_jax.generation.soundstorm_sampler import SoundStormSettings
 from gpst_jax.models import decoding
 from gpst_jax.samples.coig import CoIGConfig
-from gpst_jax.samples.gpst import GenerationConfig
+from gpst_jax.samples.gpst_config import GenerationConfig
 from gpst_jax.samples.perceptual import PerceptualSettings
 from gpst_jax.synthesis.gpst import GPSTSettings
 from gpst_jax.synthesis.synthesizer import SynthesisSettings

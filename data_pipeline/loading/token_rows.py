@@ -34,7 +34,11 @@ def build_row(
     here = frame = 0
     for number, parts in enumerate(segments, start=1):
         segment = segment_tokens(
-            layout, parts, positions=packing.positions, deduplicated=packing.deduplicate
+            layout,
+            parts,
+            positions=packing.positions,
+            deduplicated=packing.deduplicate,
+            with_units=packing.units == "front",
         )
         end, frame_end = here + len(segment["tokens"]), frame + len(segment["frames"])
         for name in ("tokens", "positions", "streams", "semantic_targets"):

@@ -48,6 +48,7 @@ class PackingConfig:
         arrangement: `interleaved`, several segments a row, the units of each before its frames;
             `frames`, one segment a row, unit and codes side by side; `sequences`, text and units
             of a sequence dataset. `loading.batches` documents the arrays of each.
+        units: `front`, or `none`: segments (`interleaved`) hold frames alone.
         spare_positions: positions of a row (`interleaved`) left free for each of its segments, into
             which a model spreads it (codebook pattern `delay`).
     """
@@ -60,6 +61,7 @@ class PackingConfig:
     join_speakers: bool = True
     seed: int = 0
     arrangement: str = "interleaved"
+    units: str = "front"
     spare_positions: int = 0
 
     def __post_init__(self) -> None:
@@ -72,6 +74,10 @@ class PackingConfig:
             raise UserError(
                 "deduplicate: with arrangement frames every frame needs its unit, set it to false"
             )
+        if self.units not in ("front", "none"):
+            raise UserError(f"units must be front or none, not {self.units!r}")
+        if self.units == "none" and (self.arrangement != "interleaved" or self.deduplicate):
+            raise UserError("units none: for arrangement interleaved alone, without deduplicate")
         for name in ("sequence_length", "frame_budget", "crop_seconds"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name} must be positive, is {getattr(self, name)}")
@@ -165,7 +171,8 @@ class PackingPlan(RowPlan[_Epoch]):
         if config.arrangement == "frames":
             self._check_frames(frames)
             return
-        length = 2 + self._crop // unit + frames + config.spare_positions
+        units = self._crop // unit if config.units == "front" else 0
+        length = 2 + units + frames + config.spare_positions
         if config.sequence_length < length or config.frame_budget < frames + 1:
             raise UserError(
                 f"a segment of crop_seconds {config.crop_seconds} takes up to {length} positions "
@@ -209,6 +216,8 @@ class PackingPlan(RowPlan[_Epoch]):
             del settings["arrangement"]  # as when it was the only one
         if not self.config.spare_positions:
             del settings["spare_positions"]  # as when there were none
+        if self.config.units == "front":
+            del settings["units"]  # as when there was no choice
         content = {
             "version": PLAN_VERSION,
             "config": settings,
@@ -348,6 +357,8 @@ class PackingPlan(RowPlan[_Epoch]):
         end = np.where(segments.stop == size, most, np.minimum(end, most))
         total_frames = frames[last] + end - frames[first] - begin
         total_frames += joints * len(self._silence.codes[0])
+        if self.config.units == "none":
+            return np.zeros_like(total_frames), total_frames
         if self.config.deduplicate:
             units = _exclusive_sum(index.units_dedup[order])
             total_units = units[last + 1] - units[first]

@@ -163,6 +163,7 @@ def segment_tokens(
     *,
     positions: str = "time",
     deduplicated: bool = False,
+    with_units: bool = True,
 ) -> dict[str, np.ndarray]:
     """Arrays of one segment.
 
@@ -174,6 +175,7 @@ def segment_tokens(
         positions: "time" gives units and frames their end times in ticks, and both BOS tick 0;
             "running" counts positions.
         deduplicated: collapse repeated units of each part (needs "running").
+        with_units: False leaves the units out; BOS_s stays and predicts nothing.
 
     Returns:
         int32 arrays without padding, named and meant as in `data_pipeline.loading.batches`:
@@ -184,6 +186,8 @@ def segment_tokens(
         raise ValueError(f"positions must be 'time' or 'running', not {positions!r}")
     if deduplicated and positions == "time":
         raise ValueError("de-duplicated units have no durations: use positions='running'")
+    if not with_units:
+        parts = [(np.zeros(0, np.int32), codes) for _, codes in parts]
     unit_parts = [np.asarray(units) for units, _ in parts]
     if deduplicated:
         unit_parts = [deduplicate(units)[0] for units in unit_parts]
@@ -203,7 +207,7 @@ def segment_tokens(
 
     targets = np.full(length, NO_TARGET, np.int32)
     targets[:num_units] = semantic
-    targets[num_units] = EOS
+    targets[num_units] = EOS if with_units else NO_TARGET
 
     streams = np.full(length, SEMANTIC, np.int32)
     streams[num_units + 1 :] = ACOUSTIC

@@ -64,6 +64,7 @@ class DataConfig:
     sequence_length: int = 512  # positions of a packed sequence; on TPUs a multiple of 128
     frame_budget: int = 320  # predicted frames per sequence, end-of-speech frames included
     crop_seconds: float = 4.0  # longest segment
+    units: str = "front"  # front: before the frames; none: frames alone, without units (GPST)
     deduplicate: bool = False  # collapse repeated units; positions must then be `running`
     positions: str = "time"  # time: ticks of the common multiple of both rates; running: 0, 1, 2
     join_speakers: bool = True  # fill segments with further utterances of the same speaker
@@ -71,12 +72,18 @@ class DataConfig:
     num_workers: int = 0  # loader processes; 0 reads in threads of this process
 
     def __post_init__(self):
+        choice(self, "units", ("front", "none"))
         choice(self, "positions", ("time", "running"))
         positive(self, "batch_size", "sequence_length", "frame_budget", "crop_seconds")
         require(
             not (self.deduplicate and self.positions == "time"),
             "positions",
             "de-duplicated units have no durations: set positions to 'running'",
+        )
+        require(
+            not (self.deduplicate and self.units == "none"),
+            "deduplicate",
+            "without units (data.units=none) there are none to collapse: set it to false",
         )
 
 
@@ -193,6 +200,18 @@ class RunConfig:
             f"{self.train.grad_accum_steps} micro-batches do not divide data.batch_size "
             f"{self.data.batch_size}",
         )
+
+        if self.data.units == "none":
+            require(
+                self.model.family == "gpst",
+                "data.units",
+                f"models of family {self.model.family!r} read units: set it to 'front'",
+            )
+            require(
+                not self.eval.task,
+                "eval.task",
+                "a model without units (data.units=none) renders none: leave it empty",
+            )
 
     def model_as(self, kind: type[Model]) -> Model:
         """The model's configuration, typed; raises ConfigError if it is of another family."""

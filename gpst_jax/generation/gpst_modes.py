@@ -9,10 +9,25 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data_pipeline.runtime.errors import UserError
 from data_pipeline.tokens import TokenLayout, deduplicate
 from gpst_jax.generation.gpst_sampler import Request
 
 Part = tuple[np.ndarray, np.ndarray]
+# Of a model that was trained without units (`data.units=none`): the others render given units.
+MODES_WITHOUT_UNITS = ("unconditional", "continuation", "speech_continuation")
+
+
+def check_modes(flag: str, modes: Sequence[str], with_units: bool) -> None:
+    """Raises UserError for a mode that a model without units does not have; it names the flag."""
+    if with_units:
+        return
+    for mode in modes:
+        if mode not in MODES_WITHOUT_UNITS:
+            raise UserError(
+                f"{flag}={mode} renders units, and this model was trained without them "
+                f"(data.units=none): choose from {', '.join(MODES_WITHOUT_UNITS)}"
+            )
 
 
 def join(parts: Sequence[Part], silence: Part) -> list[Part]:
@@ -35,18 +50,22 @@ class RequestBuilder:
             prompt and its target (arXiv 2406.00976, section 3.3).
         deduplicated: whether the model takes de-duplicated units. Durations are then unknown: the
             model ends the speech itself, within twice the expected number of frames.
+        with_units: False for a model of frames alone, which has `MODES_WITHOUT_UNITS`.
     """
 
     layout: TokenLayout
     silence: Part
     deduplicated: bool = False
+    with_units: bool = True
 
     def unconditional(self, seconds: float, *, item: int) -> Request:
         """Unconditional generation: samples at most `seconds` of units, and no frames.
 
-        `semantic_to_acoustic` makes frames of the units.
+        `semantic_to_acoustic` makes frames of the units. Without units it samples frames at once.
         """
         empty = np.zeros((self.layout.num_codebooks, 0), np.int32)
+        if not self.with_units:
+            return self.further_frames(empty, seconds, item=item)
         max_units = round(seconds * self.layout.unit_rate)
         return Request(np.zeros(0, np.int32), empty, max_units=max_units, item=item)
 
@@ -83,8 +102,16 @@ class RequestBuilder:
         units = [units for units, _ in target]
         codes = np.concatenate([codes for _, codes in target], axis=1)
         given = round(seconds * self.layout.frame_rate)
+        if not self.with_units:
+            left = codes.shape[1] - given
+            return Request(units[0][:0], codes[:, :given], 0, 0, left, left, item=item)
         lengths = [(sum(map(len, units)), codes.shape[1])]
         return self._request(units, codes[:, :given], lengths, codes.shape[1] - given, item)
+
+    def further_frames(self, codes: np.ndarray, seconds: float, *, item: int) -> Request:
+        """Without units: samples at most `seconds` of frames after those given, codes (Q, T)."""
+        most = round(seconds * self.layout.frame_rate)
+        return Request(np.zeros(0, np.int32), codes, max_frames=most, item=item)
 
     def beginning(self, target: Sequence[Part], seconds: float) -> Part:
         """Units and frames of the first `seconds` of speech."""
@@ -136,6 +163,8 @@ class RequestBuilder:
         return units, np.zeros((self.layout.num_codebooks, frames), np.int32)
 
     def _request(self, units, codes, lengths, frames: int, item: int) -> Request:
+        if not self.with_units:
+            raise ValueError("a model without units renders none")
         if self.deduplicated:
             units = [deduplicate(part)[0] for part in units]
         return Request(

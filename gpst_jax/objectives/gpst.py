@@ -39,12 +39,15 @@ class GPSTObjective:
         self.model_config = config.model_as(GPSTConfig)
         scheme = self.model_config.codebook_weights
         self._codebook_weights = codebook_weights(scheme, layout.num_codebooks)
+        self._with_units = config.data.units == "front"
+        self._semantic = self.model_config.semantic_loss and self._with_units
         self._pattern = patterns.arrangement(self.model_config.pattern)
         # Of each segment, in the rows that the loader packs:
         self.spare_positions = self._pattern.spare_positions(layout.num_codebooks)
         frames = math.ceil(config.data.crop_seconds * layout.frame_rate) + 1
         longest = self._pattern.positions(frames, layout.num_codebooks) - frames
-        longest += math.ceil(config.data.crop_seconds * (layout.unit_rate + layout.frame_rate)) + 2
+        rate = layout.frame_rate + self._with_units * layout.unit_rate
+        longest += math.ceil(config.data.crop_seconds * rate) + 2
         if self.model_config.block == "paper" and longest > self.model_config.max_positions:
             raise ConfigError(
                 f"config field model.max_positions: {self.model_config.max_positions} is too small "
@@ -117,7 +120,7 @@ class GPSTObjective:
         total, nats, metrics = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32), {}
         penalties: list[tuple[jax.Array, jax.Array]] = []
         mask = batch["semantic_targets"] >= 0
-        if config.semantic_loss:
+        if self._semantic:
             of_row = line.of_row(hidden)
             sums = losses.in_chunks(
                 self._sums, of_row, model.semantic_kernel(), batch["semantic_targets"], mask
@@ -214,18 +217,19 @@ class GPSTObjective:
         """Training FLOPs of one global batch: 6 per weight and position, attention halved.
 
         Counted are matrix products, forward and backward: the global transformer over the lines of
-        the pattern, the semantic head over full rows, the local transformer, where there is one,
-        and the acoustic head over kept frames.
+        the pattern, the semantic head, where units are predicted, over full rows, the local
+        transformer, where there is one, and the acoustic head over kept frames.
         """
         model, data, layout = self.model_config, self.config.data, self.layout
         depth, rows, length = layout.num_codebooks, data.batch_size, data.sequence_length
         line = self._pattern.line_length(length, data.frame_budget, depth)
         frames, positions = rows * self.kept_frames, rows * line
         codes, wide, narrow = frames * depth, model.global_net, model.local_net
+        units = rows * length if self._semantic else 0
         parts = {
             "global": 6.0 * positions * self._matrix_weights(wide),
             "global_attention": 6.0 * positions * line * wide.d_model * wide.num_layers,
-            "semantic_head": 6.0 * rows * length * wide.d_model * layout.semantic_vocab,
+            "semantic_head": 6.0 * units * wide.d_model * layout.semantic_vocab,
         }
         if model.pattern != "hierarchical":
             acoustic = 6.0 * codes * wide.d_model * layout.acoustic_classes

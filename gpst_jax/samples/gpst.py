@@ -14,72 +14,16 @@ from data_pipeline.runtime.errors import UserError
 from data_pipeline.runtime.progress import progress
 from gpst_jax.checkpoints.manager import Loaded
 from gpst_jax.config import GPSTConfig
-from gpst_jax.generation.config import SamplingConfig
-from gpst_jax.generation.gpst_modes import Part, RequestBuilder
+from gpst_jax.generation.gpst_modes import Part, RequestBuilder, check_modes
 from gpst_jax.generation.gpst_requests import Request, Result
 from gpst_jax.generation.gpst_sampler import Decoder, best_of
-from gpst_jax.generation.guards import Guards
 from gpst_jax.generation.lm_tasks import SemanticTasks
 from gpst_jax.models import patterns
+from gpst_jax.samples.gpst_config import TTS, GenerationConfig
 from gpst_jax.samples.items import MAX_ITEM_SECONDS, Item, ItemSet
 from gpst_jax.samples.language import Language, semantic_tasks
 from gpst_jax.samples.manifest import Sample
 from gpst_jax.samples.writer import SampleWriter, check_tokenizers, units_of
-
-DEFAULT_MODES = ("unconditional", "semantic_to_acoustic", "speaker_transfer", "continuation")
-# GPST-TTS: a language model turns texts into units, GPST speaks them in the voice of a prompt.
-TTS = "tts"
-MODES = (*DEFAULT_MODES, "speech_continuation", TTS)
-
-
-@dataclasses.dataclass(frozen=True)
-class GenerationConfig:
-    """What is generated. Durations are in seconds."""
-
-    modes: tuple[str, ...] = DEFAULT_MODES
-    items: int = 200
-    unseen_items: int = 60
-    sentences: int | None = None  # beside digit strings; None: a fifth of `items`
-    prompt_seconds: float = 3.0
-    unconditional_seconds: float = 4.0
-    continuation_seconds: float = 4.0  # of speech_continuation, what is added at most
-    semantic: SamplingConfig = dataclasses.field(
-        default_factory=lambda: SamplingConfig(temperature=0.55)
-    )
-    acoustic: SamplingConfig = dataclasses.field(
-        default_factory=lambda: SamplingConfig(temperature=0.4)
-    )
-    guards: Guards | None = None  # that end items which went astray
-    best_of: int = 1  # samples of each request, of which the most likely is kept
-    weights: str | None = None  # of both models, see `gpst_sampler.Decoder`
-    languages: tuple[str | None, str | None] = (None, None)  # of items and prompts; None: any
-    # Of the language model, in tts.
-    language_text: SamplingConfig = dataclasses.field(
-        default_factory=lambda: SamplingConfig(top_k=1)
-    )
-    language_units: SamplingConfig = dataclasses.field(
-        default_factory=lambda: SamplingConfig(temperature=0.7)
-    )
-    batch_size: int = 100
-    seed: int = 0
-    workers: int = 2
-
-    def __post_init__(self):
-        unknown = sorted(set(self.modes) - set(MODES))
-        if unknown:
-            raise UserError(f"--mode: unknown {unknown[0]!r}; choose from {', '.join(MODES)}")
-
-    def provenance(self) -> dict[str, Any]:
-        """The fields for settings.json, those of modes that are not generated left out."""
-        values = dataclasses.asdict(self)
-        unused = set() if TTS in self.modes else {"language_text", "language_units"}
-        if "speech_continuation" not in self.modes:
-            unused.add("continuation_seconds")
-        # Directories of versions that had none of these do not name them.
-        unused |= {name for name in ("guards", "weights", "sentences") if values[name] is None}
-        unused |= {"best_of"} if self.best_of == 1 else set()
-        unused |= set() if any(self.languages) else {"languages"}
-        return {name: value for name, value in values.items() if name not in unused}
 
 
 class GPSTSamples:
@@ -97,7 +41,8 @@ class GPSTSamples:
         report: called with lines of progress.
 
     Raises:
-        UserError: tokenizers differ, or tts lacks its language model.
+        UserError: tokenizers differ, tts lacks its language model, or a mode needs units where the
+            model has none.
     """
 
     def __init__(
@@ -112,6 +57,8 @@ class GPSTSamples:
         report: Callable[[str], None] = print,
     ):
         check_tokenizers(spec, dataset_dir, DatasetSpec.parse(model.dataset, "the checkpoint"))
+        with_units = model.config.data.units == "front"
+        check_modes("--mode", config.modes, with_units)
         self._language: SemanticTasks | None = None
         if TTS in config.modes:
             if language is None:
@@ -132,7 +79,7 @@ class GPSTSamples:
         self.decoder = Decoder(
             gpst, self.layout, model.params, data.positions, silence, config.weights
         )
-        self.builder = RequestBuilder(self.layout, silence, data.deduplicate)
+        self.builder = RequestBuilder(self.layout, silence, data.deduplicate, with_units)
         self.writer = SampleWriter(
             dataset_dir,
             spec,
@@ -220,42 +167,42 @@ class GPSTSamples:
             prefixes[item.id] = request.codes
         names = [item.id for item in chosen]
         self._decode("continuation" + suffix, requests, names, prefixes)
-        return [self.writer.sample(item, suffix) for item in chosen]
+        samples = [self.writer.sample(item, suffix) for item in chosen]
+        return samples if self.builder.with_units else [_of_any_text(one) for one in samples]
 
     def _speech_continuation(self, items, chosen, suffix) -> list[Sample]:
         """Units after the first seconds of each item, then their frames; nobody knows the words."""
         condition = "speech_continuation" + suffix
-        beginnings, requests = [], []
-        for index, item in enumerate(chosen):
+        most, beginnings = self.config.continuation_seconds, []
+        for item in chosen:
             seconds = min(self.config.prompt_seconds, item.seconds / 2)
             beginnings.append(self.builder.beginning(self.writer.parts(item), seconds))
-            requests.append(
-                self.builder.more_units(
-                    [beginnings[-1]], self.config.continuation_seconds, item=index
-                )
-            )
+        names = [item.id for item in chosen]
+        prefixes = {name: codes for name, (_, codes) in zip(names, beginnings, strict=True)}
+        samples = [_of_any_text(self.writer.sample(item, suffix)) for item in chosen]
+        if not self.builder.with_units:
+            requests = [
+                self.builder.further_frames(codes, most, item=index)
+                for index, (_, codes) in enumerate(beginnings)
+            ]
+            results = self._decode(condition, requests, names, prefixes)
+            return _ended(samples, results)
+        requests = [
+            self.builder.more_units([beginning], most, item=index)
+            for index, beginning in enumerate(beginnings)
+        ]
         sampled = self._sample(f"{condition} units", requests)
         frames = [
             self.builder.more_frames(
                 [beginning],
                 result.units,
                 item=index,
-                most_seconds=self.config.continuation_seconds,
+                most_seconds=most,
             )
             for index, (beginning, result) in enumerate(zip(beginnings, sampled, strict=True))
         ]
-        names = [item.id for item in chosen]
-        prefixes = {name: codes for name, (_, codes) in zip(names, beginnings, strict=True)}
         self._decode(condition, frames, names, prefixes)
-        return [
-            dataclasses.replace(
-                self.writer.sample(item, suffix),
-                text=None,
-                text_kind="free",
-                ended_by=result.ended_by,
-            )
-            for item, result in zip(chosen, sampled, strict=True)
-        ]
+        return _ended(samples, sampled)
 
     def _tts(self, items: ItemSet, chosen, suffix) -> list[Sample]:
         """The text of each item in the voice of another speaker's prompt."""
@@ -310,12 +257,22 @@ class GPSTSamples:
         return samples
 
     def _unconditional(self, kind: str) -> list[Sample]:
-        """Two renderings of each sequence of sampled units; `kind` is the corpus's kind of text."""
+        """Two renderings of each sequence of sampled units; `kind` is the corpus's kind of text.
+
+        Of a model without units one piece of speech each, with no other to compare it with.
+        """
         count = self.config.items
         requests = [
             self.builder.unconditional(self.config.unconditional_seconds, item=index)
             for index in range(count)
         ]
+        if not self.builder.with_units:
+            names = [f"unconditional-{index:04d}" for index in range(count)]
+            samples = [
+                Sample(id=name, audio=Path(f"{name}.wav"), speaker="", text_kind=kind)
+                for name in names
+            ]
+            return _ended(samples, self._decode("unconditional", requests, names))
         sampled = self._sample("unconditional units", requests)
         requests, samples = [], []
         for index, result in enumerate(sampled):
@@ -353,13 +310,14 @@ class GPSTSamples:
         requests: Sequence[Request],
         names: Sequence[str],
         prefixes: dict[str, np.ndarray] | None = None,
-    ) -> None:
+    ) -> list[Result]:
         """Samples frames and writes the audio of each prefix, if any, and its frames."""
         results = self._sample(condition, requests)
         codes = {name: result.codes for name, result in zip(names, results, strict=True)}
         for name, prefix in (prefixes or {}).items():
             codes[name] = np.concatenate([prefix, codes[name]], axis=1)
         self.writer.vocode(condition, codes)
+        return results
 
     def _sample(self, what: str, requests: Sequence[Request]) -> list[Result]:
         options: dict[str, Any] = {
@@ -382,3 +340,16 @@ class GPSTSamples:
             )
             self.report(f"{what}: guards ended {fired.total()} of {len(results)} ({kinds})")
         return results
+
+
+def _of_any_text(sample: Sample) -> Sample:
+    """The sample of speech of which nobody knows the words."""
+    return dataclasses.replace(sample, text=None, text_kind="free")
+
+
+def _ended(samples: Sequence[Sample], results: Sequence[Result]) -> list[Sample]:
+    """The samples, with what ended them."""
+    return [
+        dataclasses.replace(sample, ended_by=result.ended_by)
+        for sample, result in zip(samples, results, strict=True)
+    ]

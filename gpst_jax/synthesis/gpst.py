@@ -125,6 +125,8 @@ class GPSTSpeech:
         """
         nothing = np.zeros(0, np.int32), np.zeros((self._layout.num_codebooks, 0), np.int32)
         utterance = Utterance(request, source, prompt, nothing, units)
+        if not self.builder.with_units:
+            return self._begin_without_units(utterance, nothing[0])
         if source is None:
             return utterance
         if request.mode == "speech_continuation":
@@ -212,6 +214,9 @@ class GPSTSpeech:
 
         The frames of each must be in `utterance.made` before the next is asked for.
         """
+        if not self.builder.with_units:
+            yield from self._without_units(utterance)
+            return
         units = utterance.units
         if units is None or not len(units):
             return
@@ -233,6 +238,41 @@ class GPSTSpeech:
             yield dataclasses.replace(request, item=_FRAMES + turn, seed=utterance.request.seed)
             if utterance.frames_ended_by.startswith("guard:"):
                 return  # what went astray is not gone on with
+
+    def _begin_without_units(self, utterance: Utterance, no_units: np.ndarray) -> Utterance:
+        request, source = utterance.request, utterance.source
+        utterance.units = no_units  # none are sampled
+        if source is None:
+            return utterance
+        given = source[1]
+        if request.mode == "continuation":
+            seconds = self._given_seconds(request, source)
+            given = given[:, : round(seconds * self._layout.frame_rate)]
+        utterance.given = no_units, given
+        return utterance
+
+    def _without_units(self, utterance: Utterance) -> Iterator[Request]:
+        """The requests of a model of frames alone: each goes on from the last half window."""
+        request, rate = utterance.request, self._layout.frame_rate
+        window = round(self.window * rate)
+        exact = request.mode == "continuation" and utterance.source is not None
+        if exact and utterance.source is not None:
+            left = utterance.source[1].shape[1] - utterance.given[1].shape[1]
+        else:
+            left = round(self._seconds(request) * rate)
+        turn = 0
+        while left > 0:
+            before = utterance.codes
+            if before.shape[1] + left > window:
+                before = before[:, max(before.shape[1] - window // 2, 0) :]
+            count = min(left, window - before.shape[1])
+            one = self.builder.further_frames(before, count / rate, item=_FRAMES + turn)
+            # A part of a continuation lasts as long as what it replaces.
+            least = one.max_frames if exact else 0
+            yield dataclasses.replace(one, min_frames=least, seed=request.seed)
+            if utterance.frames_ended_by != "length":
+                return
+            left, turn = left - count, turn + 1
 
     def _before(self, utterance: Utterance, piece: np.ndarray) -> list[Part]:
         """What stands before the next piece: the last one; of it the end, after a prompt."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.runtime.errors import UserError
+from gpst_jax.generation.gpst_modes import check_modes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,13 +74,20 @@ class SpeechRequest:
         """How messages call an input: the flag, or the key of a line."""
         return f"{self.where}: {field}" if self.where else f"--{field}"
 
-    def check(self, modes: dict[str, Mode], family: str, with_language_model: bool) -> None:
+    def check(
+        self,
+        modes: dict[str, Mode],
+        family: str,
+        with_language_model: bool,
+        with_units: bool = True,
+    ) -> None:
         """Raises UserError unless a model can make it.
 
         Args:
             modes: of the model.
             family: of the model, for messages.
             with_language_model: whether there is one.
+            with_units: whether the model has units, see `gpst_modes.check_modes`.
         """
         mode = modes.get(self.mode)
         if mode is None:
@@ -93,6 +101,7 @@ class SpeechRequest:
             raise UserError(
                 f"{self.name('mode')}={self.mode}: {reason}; choose from {', '.join(modes)}"
             )
+        check_modes(self.name("mode"), (self.mode,), with_units)
         if mode.language_model and not with_language_model:
             raise UserError(
                 f"{self.name('mode')}={self.mode} needs a language model: give --lm_workdir"
@@ -174,7 +183,12 @@ def _request(line: str, folder: Path, where: str, default: SpeechRequest) -> Spe
     return request
 
 
-def check_all(requests: Sequence[SpeechRequest], family: str, with_language_model: bool) -> None:
+def check_all(
+    requests: Sequence[SpeechRequest],
+    family: str,
+    with_language_model: bool,
+    with_units: bool = True,
+) -> None:
     """`SpeechRequest.check` of each, before any work."""
     for request in requests:
-        request.check(MODES[family], family, with_language_model)
+        request.check(MODES[family], family, with_language_model, with_units)

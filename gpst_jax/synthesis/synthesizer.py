@@ -14,7 +14,7 @@ from data_pipeline.runtime.errors import UserError
 from gpst_jax.config import FlowConfig, GPSTConfig, SoundStormConfig
 from gpst_jax.generation.config import SamplingConfig
 from gpst_jax.generation.flow_sampler import FlowSettings
-from gpst_jax.generation.gpst_modes import Part, RequestBuilder
+from gpst_jax.generation.gpst_modes import MODES_WITHOUT_UNITS, Part, RequestBuilder
 from gpst_jax.generation.gpst_sampler import Decoder
 from gpst_jax.generation.soundstorm_sampler import SoundStormSettings
 from gpst_jax.samples.perceptual import PerceptualSettings, make_stage
@@ -128,7 +128,7 @@ class Synthesizer:
     ):
         loaded, config = model.loaded, model.loaded.config
         self._loaded, self._settings = loaded, settings
-        self.family = config.model.family
+        self.family, self._with_units = config.model.family, config.data.units == "front"
         if not isinstance(config.model, GPSTConfig | FlowConfig | SoundStormConfig):
             raise UserError(
                 f"--workdir={model.path}: a model of family {self.family!r} generates no audio: "
@@ -150,7 +150,8 @@ class Synthesizer:
         self.modes = {
             name: mode
             for name, mode in MODES[self.family].items()
-            if self._writer is not None or not mode.language_model
+            if (self._writer is not None or not mode.language_model)
+            and (self._with_units or name in MODES_WITHOUT_UNITS)
         }
         layout = self.spec.layout()
         window = window_seconds(loaded, layout, settings.prompt_seconds)
@@ -166,7 +167,7 @@ class Synthesizer:
                 silence,
                 settings.weights,
             )
-            builder = RequestBuilder(layout, silence, config.data.deduplicate)
+            builder = RequestBuilder(layout, silence, config.data.deduplicate, self._with_units)
             trained = config.data.crop_seconds
             self._gpst = GPSTSpeech(
                 decoder, builder, settings.gpst, trained, window, settings.prompt_seconds
@@ -210,9 +211,13 @@ class Synthesizer:
         }
         return [dataclasses.replace(speech, info=speech.info | timing) for speech in made]
 
+    def check(self, requests: Sequence[SpeechRequest]) -> None:
+        """Raises UserError for the first request that these models cannot make."""
+        check_all(requests, self.family, self._writer is not None, self._with_units)
+
     def prepare(self, requests: Sequence[SpeechRequest]) -> list[Prepared]:
         """Checks all requests and encodes their recordings; raises UserError for the first."""
-        check_all(requests, self.family, self._writer is not None)
+        self.check(requests)
         prepared = []
         for request in requests:
             if request.text is not None and self._writer is not None:

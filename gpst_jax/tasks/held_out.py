@@ -13,10 +13,12 @@ from data_pipeline.runtime.errors import UserError
 from gpst_jax.config import FlowConfig, GPSTConfig, SoundStormConfig
 from gpst_jax.evaluation.comparisons import is_ceiling
 from gpst_jax.generation.flow_sampler import FlowSettings
+from gpst_jax.generation.gpst_modes import check_modes
 from gpst_jax.generation.guards import Guards
 from gpst_jax.generation.soundstorm_sampler import SoundStormSettings
 from gpst_jax.samples.coig import CoIGConfig, CoIGSamples
-from gpst_jax.samples.gpst import DEFAULT_MODES, TTS, GenerationConfig, GPSTSamples
+from gpst_jax.samples.gpst import GPSTSamples
+from gpst_jax.samples.gpst_config import TTS, GenerationConfig, default_modes
 from gpst_jax.samples.items import ItemSet, find_audio
 from gpst_jax.samples.manifest import read_samples
 from gpst_jax.synthesis.models import Model
@@ -105,7 +107,9 @@ def generate(
         )
     if isinstance(model.loaded.config.model, GPSTConfig):
         _refuse_list(request, task)
-        modes = modes or (*DEFAULT_MODES, *((TTS,) if spoken else ()))
+        data = model.loaded.config.data
+        check_modes(f"--task={task.name}: mode", modes, data.units == "front")
+        modes = modes or default_modes(data, spoken is not None)
         chosen = GenerationConfig(modes=modes, guards=Guards(), sentences=task.sentences, **counts)
         GPSTSamples(model.loaded, *where, chosen, spoken if TTS in modes else None, report).run()
     elif isinstance(model.loaded.config.model, FlowConfig | SoundStormConfig):

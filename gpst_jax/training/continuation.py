@@ -33,6 +33,7 @@ _REASONS = {
     "train.seed": "the state of its random numbers is continued",
     "train.init_from": "its parameters are continued",
     "data.positions": "the model has learned with these positions",
+    "data.units": "the model has learned with units before the frames, or without",
     "data.deduplicate": "the model has learned with such units",
 }
 # They decide what a row holds: a row number means something else with other values.

@@ -1,8 +1,8 @@
 """Previews in training: fixed items, resynthesised every `train.preview_every` steps.
 
 Given the semantic units of a few held-out recordings, their frames are sampled (semantic to
-acoustic). Trackers get the audio; the entropy of the sampled codes reveals a codebook that
-collapses long before anyone listens.
+acoustic); a model without units samples speech. Trackers get the audio; the entropy of the sampled
+codes reveals a codebook that collapses long before anyone listens.
 """
 
 from collections.abc import Callable
@@ -53,12 +53,15 @@ def make_preview(
             break
     codec = load_codec(Path(dataset_dir) / spec.codec.path)
     silence = (np.array(spec.silence.units), np.array(spec.silence.codes))
-    builder = RequestBuilder(layout, silence, data.deduplicate)
+    with_units = data.units == "front"
+    builder = RequestBuilder(layout, silence, data.deduplicate, with_units)
 
     def preview(step: int, params: Any, tracker: Tracker | None) -> None:
         decoder = Decoder(config.model_as(GPSTConfig), layout, params, data.positions)
         requests = [
             builder.semantic_to_acoustic(record.units, item=index)
+            if with_units
+            else builder.unconditional(data.crop_seconds, item=index)
             for index, record in enumerate(records)
         ]
         results = decoder.decode(requests, acoustic=SamplingConfig(temperature=0.7))

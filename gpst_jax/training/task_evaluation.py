@@ -27,7 +27,7 @@ from gpst_jax.evaluation.metrics import registry
 from gpst_jax.generation.gpst_modes import RequestBuilder
 from gpst_jax.generation.gpst_sampler import Decoder
 from gpst_jax.generation.guards import Guards
-from gpst_jax.samples.gpst import GenerationConfig
+from gpst_jax.samples.gpst_config import GenerationConfig
 from gpst_jax.samples.items import find_audio
 from gpst_jax.samples.manifest import Sample, write_manifest
 from gpst_jax.samples.texts import text_kind

@@ -30,7 +30,7 @@ from gpst_jax.objectives import losses
 class GPSTScorer(Scorer[Part]):
     """A loaded GPST; sequences are an utterance's units (S,) and codes (Q, T).
 
-    Streams are `semantic` (where the model was trained on it) and `acoustic_q0` to
+    Streams are `semantic` (where the model was trained on it, and has units) and `acoustic_q0` to
     `acoustic_q<Q-1>`. Repeated units are collapsed where the model's are.
 
     Args:
@@ -42,7 +42,9 @@ class GPSTScorer(Scorer[Part]):
         self.data = loaded.config.data
         self.layout = DatasetSpec.parse(loaded.dataset, "the checkpoint").layout()
         self.arrangement = patterns.arrangement(self.config.pattern)
-        semantic = ("semantic",) if self.config.semantic_loss else ()
+        self._with_units = self.data.units == "front"
+        self._semantic = self.config.semantic_loss and self._with_units
+        semantic = ("semantic",) if self._semantic else ()
         acoustic = (f"acoustic_q{codebook}" for codebook in range(self.layout.num_codebooks))
         self.streams = (*semantic, *acoustic)
         super().__init__(
@@ -52,6 +54,7 @@ class GPSTScorer(Scorer[Part]):
                 "layout": dataclasses.asdict(self.layout),
                 "positions": self.data.positions,
                 "deduplicate": self.data.deduplicate,
+                **({} if self._with_units else {"units": "none"}),
             },
         )
 
@@ -83,6 +86,7 @@ class GPSTScorer(Scorer[Part]):
             sequence_length=shape[0],
             frame_budget=shape[1],
             crop_seconds=self.data.crop_seconds,
+            units=self.data.units,
             deduplicate=self.data.deduplicate,
             positions=self.data.positions,
         )
@@ -92,6 +96,8 @@ class GPSTScorer(Scorer[Part]):
         units, codes = item
         kept = deduplicate(units)[0] if self.data.deduplicate else units
         frames = codes.shape[1] + 1
+        if not self._with_units:
+            kept = kept[:0]
         return len(kept) + 1 + frames, frames
 
     def _sums(self, params: Any, batch: Batch) -> Sums:
@@ -99,7 +105,7 @@ class GPSTScorer(Scorer[Part]):
         line = model.arrange(batch)
         hidden = model.hidden(*line.inputs)
         sums: Sums = {}
-        if self.config.semantic_loss:
+        if self._semantic:
             targets = batch["semantic_targets"]
             mask = targets >= 0
             nats = sum_by_row(line.of_row(hidden), model.semantic_kernel(), targets, mask)

@@ -94,6 +94,30 @@ def test_every_unit_is_used_exactly_once_per_epoch(rates: tuple[float, float], s
 
 
 @pytest.mark.parametrize("rates", RATES)
+def test_rows_without_units_hold_more_speech(rates: tuple[float, float]) -> None:
+    layout = _layout(*rates)
+    index = _index(layout, _durations(3), ["a", "b", "unknown"])
+    budget = 2 * int(4.0 * layout.frame_rate) + 12
+    length = budget + 4
+    plan = _plan(layout, index, units="none", sequence_length=length, frame_budget=budget)
+    with_units = _plan(layout, index)
+    used = [np.zeros(size, int) for size in index.frames]
+    for row in _rows(plan):
+        frames = [_lengths(plan, segment)[1] for segment in row]
+        assert sum(frames) + 2 * len(row) <= length
+        assert sum(frames) + len(row) <= budget
+        for piece in (piece for segment in row for piece in segment.pieces):
+            used[piece.record][slice(*piece.frames)] += 1
+    if rates[1] != 86.1328125:
+        assert all((of_record == 1).all() for of_record in used)
+    assert plan.efficiency()["positions"] > 0.9
+    assert plan.fingerprint != with_units.fingerprint
+    need = 2 + int(4.0 * layout.frame_rate) - 1
+    with pytest.raises(UserError, match="raise these or lower crop_seconds"):
+        _plan(layout, index, units="none", sequence_length=need // 2, frame_budget=budget)
+
+
+@pytest.mark.parametrize("rates", RATES)
 def test_pieces_are_aligned_bounded_and_of_one_speaker(rates: tuple[float, float]) -> None:
     layout = _layout(*rates)
     index = _index(layout, _durations(7), ["a", "b", "unknown"])

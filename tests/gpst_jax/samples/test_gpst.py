@@ -14,12 +14,16 @@ from data_pipeline.datasets.token_dataset import DatasetSpec
 from data_pipeline.datasets.token_records import RecordReader
 from data_pipeline.runtime.errors import UserError
 from gpst_jax.checkpoints.manager import load_params
+from gpst_jax.evaluation import suite
+from gpst_jax.evaluation.metrics import registry
+from gpst_jax.evaluation.transcripts.recipes import DIGITS_RECIPE
 from gpst_jax.generation.gpst_requests import Result
 from gpst_jax.generation.guards import Guards
 from gpst_jax.generation.lm_tasks import SemanticTasks
 from gpst_jax.samples import items, writer
 from gpst_jax.samples.coig import CoIGConfig
-from gpst_jax.samples.gpst import GenerationConfig, GPSTSamples
+from gpst_jax.samples.gpst import GPSTSamples
+from gpst_jax.samples.gpst_config import DEFAULT_MODES, GenerationConfig, default_modes
 from gpst_jax.samples.manifest import read_samples
 
 UNITS = np.arange(40, dtype=np.int32) % 24  # what the language model answers with: 0.8 s
@@ -30,11 +34,15 @@ def stored(tmp_path_factory) -> Path:
     return unpack_with_recordings(tmp_path_factory.mktemp("stored"))
 
 
-def samples(stored: Path, output: Path, report, language: bool = True, **config) -> GPSTSamples:
+def samples(
+    stored: Path, output: Path, report, language: bool = True, units: str = "front", **config
+) -> GPSTSamples:
     tokens = stored / "tokens"
     lm = (load_params(stored / "runs" / "lm"), stored / "sequences") if language else None
+    model = load_params(stored / "runs" / "gpst")
+    model = model._replace(config=model.config.override([f"data.units={units}"]))
     return GPSTSamples(
-        load_params(stored / "runs" / "gpst"),
+        model,
         tokens,
         DatasetSpec.load(tokens),
         stored / "recordings",
@@ -117,6 +125,47 @@ def test_what_does_not_fit_is_named(stored, tmp_path):
         samples(stored, tmp_path, print, language=False, modes=("tts",))
     with pytest.raises(UserError, match="--mode: unknown 'sing'; choose from unconditional"):
         GenerationConfig(modes=("sing",))
+
+
+def test_without_units_speech_is_of_unknown_words(stored, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        writer,
+        "ProcessPoolExecutor",
+        lambda workers, mp_context, **options: ThreadPoolExecutor(1, **options),
+    )
+    data = load_params(stored / "runs" / "gpst").config.data
+    assert default_modes(data, True) == (*DEFAULT_MODES, "tts")
+    data = dataclasses.replace(data, units="none")
+    modes = default_modes(data, True)
+    assert modes == ("unconditional", "continuation")
+    made = samples(
+        *(stored, tmp_path, print),
+        language=False,
+        units="none",
+        modes=(*modes, "speech_continuation"),
+        unconditional_seconds=0.5,
+        continuation_seconds=0.6,
+    )
+    counts = made.run()
+    assert counts["unconditional"] == 2
+    conditions = read_samples(tmp_path)
+    for name in (*modes, "speech_continuation"):
+        for sample in conditions[name]:
+            assert sample.text is None
+            assert sample.pair is None
+            assert soundfile.info(sample.audio).duration > 0
+    assert {one.ended_by for one in conditions["unconditional"]} <= {"end", "length"}
+    whole = {sample.id: soundfile.info(sample.audio) for sample in conditions["codec"]}
+    for sample in conditions["continuation"]:  # the rest of the recording, to the frame
+        assert soundfile.info(sample.audio).frames == whole[sample.id].frames
+    metrics = registry.configure(wer=(DIGITS_RECIPE,), similarity_items=0, mos_items=0, wer_items=2)
+    results, _ = suite.evaluate(
+        tmp_path, suite.EvaluationConfig(metrics, processes=1), show_progress=False
+    )
+    assert results["modes"]["unconditional"][DIGITS_RECIPE]["value"] is None
+
+    with pytest.raises(UserError, match="--mode=semantic_to_acoustic renders units"):
+        samples(stored, tmp_path, print, language=False, units="none")
 
 
 def test_content_and_voice_may_be_of_different_languages(stored, tmp_path, monkeypatch):

@@ -118,7 +118,7 @@ def test_what_the_model_collapses_is_collapsed(scorings):
     assert once.tokens["semantic"] == 4
 
 
-def _toy(tmp_path, **fields):
+def _toy(tmp_path, units="front", **fields):
     """A `paper` model of two units and one codebook of two codes, likely to end soon.
 
     Channel 0 of the hidden states is 1, so that row 0 of a head is a bias: specials that no
@@ -130,7 +130,7 @@ def _toy(tmp_path, **fields):
         semantic=dataclasses.replace(spec.semantic, vocab_size=2),
         codec=dataclasses.replace(spec.codec, codebook_size=2),
     ).sealed()
-    config = make_config(tmp_path / "dataset", "paper", **fields)
+    config = make_config(tmp_path / "dataset", "paper", **fields).override([f"data.units={units}"])
     params = random_params(config, spec)
     for net in ("global_net", "local_net"):
         norm = params[net]["final_norm"]
@@ -158,6 +158,22 @@ def test_probabilities_of_all_sequences_sum_to_one(tmp_path):
         1, abs=1e-4
     )
     assert max(math.exp(-score.total().nats) for score in scores) < 0.99  # not all on one
+
+
+def test_probabilities_of_all_frames_sum_to_one_without_units(tmp_path):
+    scorer = _toy(tmp_path, units="none")
+    assert scorer.streams == ("acoustic_q0",)
+    strings = [
+        np.array(string, np.int32)
+        for length in range(6)
+        for string in itertools.product(range(2), repeat=length)
+    ]
+    some_units = np.array([1, 0, 1], np.int32)  # of the recording: the model does not read them
+    scores = _scores(scorer, [(some_units, codes[None]) for codes in strings])
+    assert sum(math.exp(-score.total().nats) for score in scores) == pytest.approx(1, abs=1e-4)
+    again = _scores(scorer, [(some_units[:1], codes[None]) for codes in strings])
+    assert [one.nats for one in again] == [one.nats for one in scores]
+    assert scorer.fingerprint != _toy(tmp_path / "with").fingerprint
 
 
 def test_a_model_without_a_loss_on_units_has_no_likelihood_of_them(tmp_path):
