@@ -98,6 +98,13 @@ def locate_dataset(
     return config
 
 
+# What a packing plan is made of, beside the dataset.
+_PLAN_FIELDS = (
+    *("data.sequence_length", "data.frame_budget", "data.crop_seconds", "data.units"),
+    *("data.deduplicate", "data.positions", "data.join_speakers", "data.seed", "model.pattern"),
+)
+
+
 def read_config(record: Mapping[str, Any]) -> RunConfig:
     """The configuration in the record of a checkpoint, of any version.
 
@@ -120,20 +127,27 @@ def check_resume(saved: Mapping[str, Any], current: Mapping[str, Any], workdir: 
 
     Raises:
         CheckpointError: the family, dataset, packing plan or a field that shapes the training state
-            differs; the message names both values.
+            differs; the message names both values, those of the field where one changes the plan.
     """
+    # Parsed and written again, so that records of former versions compare equal.
+    old_fields, new_fields = (
+        flatten(json.loads(read_config(record).to_json())) for record in (saved, current)
+    )
     for name, old, new in (
         ("family", saved["family"], current["family"]),
         ("dataset fingerprint", saved["dataset_fingerprint"], current["dataset_fingerprint"]),
         ("packing plan", saved["data"]["plan"], current["data"]["plan"]),
     ):
-        if old != new:
-            raise _mismatch(workdir, name, old, new)
+        if old == new:
+            continue
+        if name == "packing plan":
+            for field in _PLAN_FIELDS:
+                if old_fields.get(field) != new_fields.get(field):
+                    name = f"config field {field}"
+                    old, new = old_fields.get(field), new_fields.get(field)
+                    break
+        raise _mismatch(workdir, name, old, new)
     changes = []
-    # Parsed and written again, so that records of former versions compare equal.
-    old_fields, new_fields = (
-        flatten(json.loads(read_config(record).to_json())) for record in (saved, current)
-    )
     for name in sorted(old_fields.keys() | new_fields.keys()):
         old, new = old_fields.get(name), new_fields.get(name)
         if old == new:

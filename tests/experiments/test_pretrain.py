@@ -128,3 +128,21 @@ def test_skipped_batches_are_in_the_data_state(start, dataset, config, tmp_path)
         data = saves.read_record(steps)["data"]
         saves.close()
         assert (data["row"], data["skipped"]) == (row, [[0, 4]])
+
+
+def test_frames_alone_are_trained_previewed_and_continued(start, dataset, config, tmp_path):
+    """`data.units=none`: no loss of units in the log, and a run with units is another run."""
+    command = (
+        *("experiments.pretrain", f"--config={config}", f"--workdir={tmp_path / 'run'}"),
+        f"--config.data.path={dataset}",
+    )
+    fields = ("--config.train.steps=3", "--config.train.preview_every=2")
+    program = start(*command, "--config.data.units=none", *fields)
+    assert program.wait(240) == 0, program.text()
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    names = {name for line in lines for name in line}
+    assert {"train/nll_acoustic", "train/bits_per_second", "preview/code_entropy_q0"} <= names
+    assert not any("semantic" in name for name in names)
+    program = start(*command, "--config.train.steps=4")
+    assert program.wait(240) == 2
+    assert "config field data.units is 'none', this run has 'front'" in program.text()
