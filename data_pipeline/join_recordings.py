@@ -227,15 +227,28 @@ def _define_flags() -> None:
         "output", None, "Directory of the corpus; created if missing.", required=True
     )
     flags.DEFINE_string("language", "und", "Language of rows that do not specify theirs.")
-    for name, what in (
-        ("utterances_per_speaker", "Training utterances of each training speaker."),
-        ("valid_per_speaker", "Validation utterances of each training speaker."),
-        ("unseen_per_speaker", "Utterances of each held-out speaker."),
-        ("min_recordings", "Fewest recordings in an utterance."),
-        ("max_recordings", "Most recordings in an utterance."),
-        ("seed", "Seeds splits, order and pauses."),
-    ):
-        flags.DEFINE_integer(name, getattr(default, name), what, lower_bound=0)
+    flags.DEFINE_integer(
+        "utterances_per_speaker",
+        default.utterances_per_speaker,
+        "Training utterances of each training speaker.",
+        0,
+    )
+    flags.DEFINE_integer(
+        "valid_per_speaker",
+        default.valid_per_speaker,
+        "Validation utterances of each training speaker.",
+        0,
+    )
+    flags.DEFINE_integer(
+        "unseen_per_speaker", default.unseen_per_speaker, "Utterances of each held-out speaker.", 0
+    )
+    flags.DEFINE_integer(
+        "min_recordings", default.min_recordings, "Fewest recordings in an utterance.", 0
+    )
+    flags.DEFINE_integer(
+        "max_recordings", default.max_recordings, "Most recordings in an utterance.", 0
+    )
+    flags.DEFINE_integer("seed", default.seed, "Seeds splits, order and pauses.", 0)
     flags.DEFINE_float("min_pause", default.min_pause, "Shortest pause in seconds.", 0)
     flags.DEFINE_float("max_pause", default.max_pause, "Longest pause in seconds.", 0)
     flags.DEFINE_float(
