@@ -69,7 +69,7 @@ def test_study_of_the_chains_compares_them_on_the_same_items(demo, tmp_path):
     fields = [*TINY, "train.steps=2", "optimizer.warmup_steps=1"]
     study = tmp_path / "flow_small.py"
     study.write_text(
-        "from experiments.study_files import flow\n\n"
+        "from experiments.study_files.coig import flow\n\n"
         "def get_study():\n"
         f"    return flow.make(('implicit', 'explicit'), (2,), 4, *{fields})\n"
     )
@@ -83,13 +83,13 @@ def test_study_of_the_chains_compares_them_on_the_same_items(demo, tmp_path):
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     implicit, explicit = (
-        json.loads((tmp_path / f"docs/results/flow/{name}-0.json").read_text())["scores"]
+        json.loads((tmp_path / f"docs/results/coig/flow/{name}-0.json").read_text())["scores"]
         for name in ("implicit", "explicit")
     )
     for scores in (implicit, explicit):
         assert {"words_2", "closer_2", "similarity_2", "dnsmos_2", "words_cool"} <= set(scores)
     assert implicit["codec"] == explicit["codec"]
-    text = (tmp_path / "docs" / "flow.md").read_text()
+    text = (tmp_path / "docs" / "coig" / "flow.md").read_text()
     difference = explicit["words_2"]["value"] - implicit["words_2"]["value"]
     assert f"{100 * difference + 0.0:+.1f}" in text
     assert "explicit - implicit" in text

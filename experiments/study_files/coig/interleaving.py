@@ -20,7 +20,7 @@ _TEXT = "{shared}/text_tokenizer"
 def get_study() -> Study:
     """The study; `--run` is the demo's."""
     return Study(
-        name="interleaving",
+        name="coig/interleaving",
         question="Does reading aloud gain from text and units in turns?",
         cells=tuple(_cell(name, tasks) for name, tasks in _TASKS.items()),
         figures=(

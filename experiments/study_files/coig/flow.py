@@ -51,7 +51,7 @@ def make(
     figures = [figure for part in parts for figure in _figures(*part)]
     codec = _words("codec", "word errors through the codec, %", parts[0][0], "codec")
     return Study(
-        name="flow",
+        name="coig/flow",
         question="Does a prior at the semantics beat conditioning on them in flow matching?",
         cells=cells,
         figures=(codec, *figures),
