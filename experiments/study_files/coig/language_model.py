@@ -44,10 +44,10 @@ def get_study() -> Study:
 
 
 def _cell(name: str, width: int, layers: int, questions: int) -> Cell:
-    corpus, tokens = ("{audio_dir}", "{tokens}"), ()
+    programs: tuple[Call, ...] = ()
+    audio_dir, made = "{audio_dir}", "{tokens}"
     if questions != _CELLS["3m"][2]:
-        corpus, tokens = _fewer(questions)
-    audio_dir, made = corpus
+        (audio_dir, made), programs = _fewer(questions)
     sequences = f"{{shared}}/sequences{questions}"
     prepare = (
         Call(
@@ -55,7 +55,7 @@ def _cell(name: str, width: int, layers: int, questions: int) -> Cell:
             "data_pipeline.fit_text_tokenizer",
             ("--source={tokens}", f"--output={_TEXT}", "--vocab_size=384"),
         ),
-        *tokens,
+        *programs,
         Call(
             f"sequences-{questions}",
             "data_pipeline.build_sequences",
