@@ -3,7 +3,7 @@
 Their lines stand before the one that matters, in every program: libtpu, where it is installed,
 looks for a TPU on any machine and reports at length that it found none; Orbax logs the stacks of
 every thread in which a save fails, and then raises the failure, which the program reports; once it
-has raised it, TensorStore tells Orbax's closed event loop of every other write that ends.
+has raised it, TensorStore reports every other write that ends to the closed event loop of Orbax.
 """
 
 import functools
@@ -47,7 +47,7 @@ def _is_no_leftover(record: logging.LogRecord) -> bool:
 
 
 def _report_unraisable(report: Callable[[Any], Any], unraisable: Any) -> None:
-    """Reports an error that nobody can catch, unless a closed event loop was told of a write.
+    """Reports an error that nobody can catch, unless it is of a write whose event loop is closed.
 
     Args:
         report: what reports it otherwise.

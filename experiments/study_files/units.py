@@ -26,7 +26,7 @@ def get_study() -> Study:
         notes=(
             *DEMO.notes,
             "Equal training FLOPs. Bits per second of both streams compare: a model of frames "
-            "alone predicts less, and is told less. Those of the codes are given the units in "
+            "alone predicts less, from less. Those of the codes are given the units in "
             "`front`.",
             "`none` has the modes unconditional, continuation and speech continuation; its "
             "continuation does not know what is to be said.",
