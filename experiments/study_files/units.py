@@ -29,7 +29,7 @@ def get_study() -> Study:
             "alone predicts less, from less. Those of the codes are given the units in "
             "`front`.",
             "`none` has the modes unconditional, continuation and speech continuation; its "
-            "continuation does not know what is to be said.",
+            "continuation is given no words.",
         ),
         layout=DEMO.layout,
     )

@@ -255,12 +255,11 @@ class GPSTSpeech:
         """The requests of a model of frames alone: each goes on from the last half window."""
         request, rate = utterance.request, self._layout.frame_rate
         window = round(self.window * rate)
-        exact = request.mode == "continuation" and utterance.source is not None
-        if exact and utterance.source is not None:
-            left = utterance.source[1].shape[1] - utterance.given[1].shape[1]
+        source, turn, exact = utterance.source, 0, request.mode == "continuation"
+        if exact and source is not None:
+            left = source[1].shape[1] - utterance.given[1].shape[1]
         else:
             left = round(self._seconds(request) * rate)
-        turn = 0
         while left > 0:
             before = utterance.codes
             if before.shape[1] + left > window:
